@@ -1,0 +1,77 @@
+"""Channel attention for any CNN: in a Composer Trainer, from YAML, or on a network of your own.
+
+Names load what they need when they are first used, so ``import composer_attn`` is quick, and the
+functions work where Composer cannot even be imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import wrapt
+
+if TYPE_CHECKING:
+    from composer_attn.algorithms import ECA, SqueezeExcite
+    from composer_attn.attention import (
+        EfficientChannelAttention,
+        SqueezeExcitation,
+        eca_kernel_size,
+    )
+    from composer_attn.functional import (
+        apply_eca,
+        apply_squeeze_excite,
+        attended_modules,
+        detach_attention,
+        plan_eca,
+        plan_squeeze_excite,
+    )
+    from composer_attn.surgery import Site, SurgeryPlan
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ECA": "algorithms",
+    "EfficientChannelAttention": "attention",
+    "Site": "surgery",
+    "SqueezeExcitation": "attention",
+    "SqueezeExcite": "algorithms",
+    "SurgeryPlan": "surgery",
+    "apply_eca": "functional",
+    "apply_squeeze_excite": "functional",
+    "attended_modules": "functional",
+    "detach_attention": "functional",
+    "eca_kernel_size": "attention",
+    "plan_eca": "functional",
+    "plan_squeeze_excite": "functional",
+}
+
+__all__ = [
+    "ECA",
+    "EfficientChannelAttention",
+    "Site",
+    "SqueezeExcitation",
+    "SqueezeExcite",
+    "SurgeryPlan",
+    "apply_eca",
+    "apply_squeeze_excite",
+    "attended_modules",
+    "detach_attention",
+    "eca_kernel_size",
+    "plan_eca",
+    "plan_squeeze_excite",
+]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+@wrapt.when_imported("composer.algorithms")
+def _register_algorithms(_module) -> None:
+    """Let Composer find our algorithms in checkpoints, whichever of the two is imported first."""
+    import_module(f"{__name__}.algorithms")

@@ -1,0 +1,65 @@
+"""Efficient Channel Attention as a Composer algorithm."""
+
+from composer_attn.algorithms.base import AttentionAlgorithm
+from composer_attn.functional import apply_eca
+from composer_attn.functional.common import Filter, Patterns
+
+
+class ComposerAttnECA(AttentionAlgorithm):
+    """Add Efficient Channel Attention after the convolutions of the model, at ``Event.INIT``.
+
+    Known to users as :class:`composer_attn.ECA`. The arguments, and what is raised for bad ones,
+    are those of :func:`composer_attn.functional.apply_eca`; the Trainer's optimizers follow by
+    themselves. Logs ``eca/num_layers`` and ``eca/num_parameters``.
+
+    Args:
+        kernel_size: odd number of weights; ``None`` is the paper's adaptive rule.
+        min_channels: attend convolutions with at least this many output channels.
+        gamma: divisor of the adaptive rule.
+        b: summand of the adaptive rule.
+        include: glob pattern(s) of module names to attend; all by default.
+        exclude: glob pattern(s) of module names to pass over.
+        filter_fn: ``filter_fn(name, module) -> bool``. A checkpoint cannot hold it: pass the
+            algorithm again when resuming.
+        start: ``paper`` or ``identity``.
+        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        param_group: index of the one parameter group that all new parameters join.
+
+    Example:
+        >>> from composer_attn import ECA
+        >>> ECA(kernel_size=3).key
+        'eca'
+    """
+
+    key = "eca"
+    function = staticmethod(apply_eca)
+
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        min_channels: int = 128,
+        *,
+        gamma: float = 2,
+        b: float = 1,
+        include: Patterns = None,
+        exclude: Patterns = None,
+        filter_fn: Filter = None,
+        start: str = "paper",
+        gate: str = "sigmoid",
+        param_group: int | None = None,
+    ):
+        super().__init__(
+            kernel_size=kernel_size,
+            min_channels=min_channels,
+            gamma=gamma,
+            b=b,
+            include=include,
+            exclude=exclude,
+            filter_fn=filter_fn,
+            start=start,
+            gate=gate,
+            param_group=param_group,
+        )
+
+
+ECA = ComposerAttnECA

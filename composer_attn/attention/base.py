@@ -1,0 +1,67 @@
+"""What every channel attention shares: pool, compute logits, gate, scale."""
+
+import torch.fx
+from torch import Tensor, nn
+
+from composer_attn.attention.gates import find_gate
+from composer_attn.checks import whole_number
+from composer_attn.ops import channel_means, scale_channels
+
+# Both look at the number of dimensions, which a symbolic trace does not know: keep them whole.
+torch.fx.wrap("channel_means")
+torch.fx.wrap("scale_channels")
+
+
+class ChannelAttention(nn.Module):
+    """Base of the attentions: rescales the channels of ``x`` by ``excitation(x)``.
+
+    A subclass builds its layers, then calls :meth:`zero_last_layer`; it names the layer that puts
+    out the logits in :attr:`last_layer`, and computes them from pooled averages in :meth:`logits`.
+
+    Args:
+        channels: number of channels ``C`` of the input.
+        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        start: ``paper`` leaves the layers at PyTorch's usual random initialization. ``identity``
+            zeroes the last layer and centres the gate on 1, so that a new attention multiplies by
+            exactly 1, and learns from there.
+    """
+
+    def __init__(self, channels: int, gate: str, start: str):
+        super().__init__()
+        self.channels = whole_number("channels", channels)
+        self.gate = gate
+        self.start = start
+        self._gate = find_gate(gate, start)
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The layer whose output is the logits."""
+        raise NotImplementedError
+
+    def logits(self, means: Tensor) -> Tensor:
+        """Compute the gate's input ``(N, C)`` from channel means ``(N, C)``."""
+        raise NotImplementedError
+
+    def excitation(self, x: Tensor) -> Tensor:
+        """Compute the scales ``(N, C)`` for an input ``(N, C, *spatial)``."""
+        return self._gate(self.logits(channel_means(x, self.channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format."""
+        return scale_channels(x, self.excitation(x))
+
+    def reset_parameters(self) -> None:
+        """Draw new initial parameters, as after building (useful after ``to_empty``)."""
+        for layer in self.children():
+            layer.reset_parameters()
+        self.zero_last_layer()
+
+    def zero_last_layer(self) -> None:
+        """Under ``start='identity'``, make every excitation exactly 1."""
+        if self.start == "identity":
+            for parameter in self.last_layer.parameters():
+                nn.init.zeros_(parameter)
+
+    def extra_repr(self) -> str:
+        """Summarize the shared arguments for ``print(model)``."""
+        return f"{self.channels}, gate={self.gate}, start={self.start}"

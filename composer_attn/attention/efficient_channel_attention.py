@@ -1,0 +1,120 @@
+"""Efficient Channel Attention."""
+
+from math import log2
+
+from torch import Tensor, nn
+
+from composer_attn.attention.base import ChannelAttention
+from composer_attn.checks import is_real, whole_number
+from composer_attn.errors import ArgumentError
+
+
+def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
+    """Compute the kernel size that the ECA paper adapts to a number of channels.
+
+    Equation 12 of `ECA-Net <https://arxiv.org/abs/1910.03151>`_ (Wang et al., 2020), as its
+    authors' code rounds it: ``t = int(|(log2(channels) + b) / gamma|)``, or ``t + 1`` where ``t``
+    is even.
+
+    Args:
+        channels: number of channels, at least 1.
+        gamma: divisor, any real number but 0.
+        b: summand, any real number.
+
+    Raises:
+        ArgumentError: an argument is not valid.
+
+    Example:
+        >>> [eca_kernel_size(channels) for channels in (64, 256, 2048)]
+        [3, 5, 7]
+    """
+    if not is_real(gamma) or gamma == 0:
+        raise ArgumentError(f"gamma must be a real number other than 0; got {gamma!r}")
+    if not is_real(b):
+        raise ArgumentError(f"b must be a real number; got {b!r}")
+    t = int(abs((log2(whole_number("channels", channels)) + b) / gamma))
+    return t if t % 2 else t + 1
+
+
+def resolve_kernel_size(kernel_size: int | None, channels: int, gamma: float, b: float) -> int:
+    """Return an explicit odd ``kernel_size`` as it is, or compute it where it is ``None``.
+
+    Raises:
+        ArgumentError: it is even, below 1 or no whole number; or gamma or b is not valid.
+    """
+    adaptive = eca_kernel_size(channels, gamma, b)
+    if kernel_size is None:
+        return adaptive
+    if whole_number("kernel_size", kernel_size) % 2 == 0:
+        raise ArgumentError(
+            "kernel_size must be odd, or None for the paper's adaptive rule "
+            f"({adaptive} for {channels} channels); got {kernel_size!r}"
+        )
+    return int(kernel_size)
+
+
+class EfficientChannelAttention(ChannelAttention):
+    """Efficient Channel Attention: scale channels by a convolution across their averages.
+
+    Equation 9 of `ECA-Net <https://arxiv.org/abs/1910.03151>`_ (Wang et al., 2020):
+    ``y = gate(conv1d(mean(x))) x``, a kernel of ``kernel_size`` weights that slides over
+    neighbouring channels, with zeros beyond the first and the last.
+
+    Args:
+        channels: number of channels ``C`` of the input.
+        kernel_size: odd number of weights; ``None`` computes it by :func:`eca_kernel_size`.
+        gamma: divisor of the adaptive rule.
+        b: summand of the adaptive rule.
+        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        start: ``paper`` (random kernel) or ``identity`` (scales of exactly 1 when newly built).
+        device: where the parameters live.
+        dtype: the parameters' dtype.
+
+    Shapes:
+        ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
+
+    Raises:
+        ArgumentError: an argument is not valid.
+
+    Example:
+        >>> import torch
+        >>> attention = EfficientChannelAttention(256)
+        >>> attention.kernel_size, attention(torch.randn(2, 256, 7, 7)).shape
+        (5, torch.Size([2, 256, 7, 7]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int | None = None,
+        *,
+        gamma: float = 2,
+        b: float = 1,
+        gate: str = "sigmoid",
+        start: str = "paper",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(channels, gate, start)
+        self.kernel_size = resolve_kernel_size(kernel_size, self.channels, gamma, b)
+        self.conv = nn.Conv1d(
+            1,
+            1,
+            self.kernel_size,
+            padding=self.kernel_size // 2,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+        self.zero_last_layer()
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The convolution across channels."""
+        return self.conv
+
+    def logits(self, means: Tensor) -> Tensor:
+        """Convolve means ``(N, C)`` along the channels."""
+        # A new dimension, not a transpose: the kernel's gradient keeps the kernel's strides, which
+        # DDP otherwise warns about.
+        return self.conv(means.to(self.conv.weight.dtype).unsqueeze(1)).squeeze(1)

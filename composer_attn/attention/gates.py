@@ -1,0 +1,69 @@
+"""Gates: the functions that turn an attention's logits into scales.
+
+=============  ============================  =====================================
+gate           ``start='paper'``             ``start='identity'`` (1 where z is 0)
+=============  ============================  =====================================
+sigmoid        1 / (1 + exp(-z))             2 / (1 + exp(-z))
+hard_sigmoid   clip(z / 6 + 1/2, 0, 1)       2 clip(z / 6 + 1/2, 0, 1)
+tanh           tanh(z)                       1 + tanh(z)
+relu           max(z, 0)                     max(1 + z, 0)
+=============  ============================  =====================================
+
+The SENet paper compares sigmoid, tanh and ReLU (table 12); MobileNetV3 introduced the hard sigmoid.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from composer_attn.errors import ArgumentError
+
+Gate = Callable[[Tensor], Tensor]
+
+
+def _doubled_sigmoid(z: Tensor) -> Tensor:
+    return 2 * torch.sigmoid(z)
+
+
+def _doubled_hard_sigmoid(z: Tensor) -> Tensor:
+    return 2 * F.hardsigmoid(z)
+
+
+def _one_plus_tanh(z: Tensor) -> Tensor:
+    return 1 + torch.tanh(z)
+
+
+def _relu_from_one(z: Tensor) -> Tensor:
+    return torch.relu(1 + z)
+
+
+# Each "identity" gate is exactly 1 at z = 0 in every float format, with a slope that is not 0.
+GATES: dict[str, dict[str, Gate]] = {
+    "paper": {
+        "sigmoid": torch.sigmoid,
+        "hard_sigmoid": F.hardsigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+    },
+    "identity": {
+        "sigmoid": _doubled_sigmoid,
+        "hard_sigmoid": _doubled_hard_sigmoid,
+        "tanh": _one_plus_tanh,
+        "relu": _relu_from_one,
+    },
+}
+
+
+def find_gate(gate: str, start: str) -> Gate:
+    """Look up the function of a gate.
+
+    Raises:
+        ArgumentError: ``gate`` or ``start`` is not one of the names in the table above.
+    """
+    if start not in GATES:
+        raise ArgumentError(f"start must be one of {', '.join(GATES)}; got {start!r}")
+    if gate not in GATES[start]:
+        raise ArgumentError(f"gate must be one of {', '.join(GATES[start])}; got {gate!r}")
+    return GATES[start][gate]

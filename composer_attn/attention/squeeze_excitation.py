@@ -1,0 +1,88 @@
+"""Squeeze-and-Excitation."""
+
+from numbers import Integral
+
+from torch import Tensor, nn
+
+from composer_attn.attention.base import ChannelAttention
+from composer_attn.checks import is_real
+from composer_attn.errors import ArgumentError
+
+
+def resolve_latent_channels(latent_channels: int | float, channels: int) -> int:
+    """Turn ``latent_channels``, a count or a fraction of ``channels``, into a count.
+
+    Raises:
+        ArgumentError: neither a whole number >= 1 nor a fraction strictly between 0 and 1.
+
+    Example:
+        >>> resolve_latent_channels(64, 256), resolve_latent_channels(1 / 16, 256)
+        (64, 16)
+    """
+    if isinstance(latent_channels, Integral) and not isinstance(latent_channels, bool):
+        if latent_channels >= 1:
+            return int(latent_channels)
+    elif is_real(latent_channels) and 0 < latent_channels < 1:
+        return max(1, round(latent_channels * channels))
+    raise ArgumentError(
+        "latent_channels must be a whole number >= 1, or a fraction of the channels strictly "
+        f"between 0 and 1; got {latent_channels!r}"
+    )
+
+
+class SqueezeExcitation(ChannelAttention):
+    """Squeeze-and-Excitation: scale channels by a small network of their averages.
+
+    Equations 2 to 4 of `Squeeze-and-Excitation Networks <https://arxiv.org/abs/1709.01507>`_ (Hu et
+    al., 2018): ``s = gate(W2 relu(W1 mean(x)))``, ``y = s x``. The paper's reduction ratio ``r`` is
+    ``latent_channels=1/r``.
+
+    Args:
+        channels: number of channels ``C`` of the input.
+        latent_channels: width of the hidden layer: a count >= 1, or a fraction of ``channels`` in
+            (0, 1), rounded to the nearest count, at least 1.
+        bias: whether both linear layers have a bias.
+        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        start: ``paper`` (random layers) or ``identity`` (scales of exactly 1 when newly built).
+        device: where the parameters live.
+        dtype: the parameters' dtype.
+
+    Shapes:
+        ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
+
+    Raises:
+        ArgumentError: an argument is not valid.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(2, 128, 7, 7)
+        >>> attention = SqueezeExcitation(128, latent_channels=1 / 16)
+        >>> attention(x).shape, attention.excitation(x).shape
+        (torch.Size([2, 128, 7, 7]), torch.Size([2, 128]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        latent_channels: int | float = 64,
+        *,
+        bias: bool = False,
+        gate: str = "sigmoid",
+        start: str = "paper",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(channels, gate, start)
+        self.latent_channels = resolve_latent_channels(latent_channels, self.channels)
+        self.fc1 = nn.Linear(self.channels, self.latent_channels, bias, device, dtype)
+        self.fc2 = nn.Linear(self.latent_channels, self.channels, bias, device, dtype)
+        self.zero_last_layer()
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The second linear layer."""
+        return self.fc2
+
+    def logits(self, means: Tensor) -> Tensor:
+        """Apply the bottleneck of two linear layers to means ``(N, C)``."""
+        return self.fc2(self.fc1(means.to(self.fc1.weight.dtype)).relu())

@@ -1,0 +1,37 @@
+"""Every error and warning the package raises on its own account.
+
+All errors derive from :class:`ComposerAttnError`, so ``except ComposerAttnError`` catches what this
+package refuses and nothing else; each is also the built-in exception a caller would expect.
+"""
+
+
+class ComposerAttnError(Exception):
+    """Base of every error this package raises."""
+
+
+class ArgumentError(ComposerAttnError, ValueError):
+    """An argument has a value that is not valid; the message says which values are."""
+
+
+class PatternError(ArgumentError):
+    """An ``include`` or ``exclude`` pattern matches no candidate of the model."""
+
+
+class ModelError(ComposerAttnError, RuntimeError):
+    """The model, or one of its modules, is in a state that surgery cannot work on."""
+
+
+class OptimizerError(ComposerAttnError, ValueError):
+    """New parameters cannot join the optimizers that were passed."""
+
+
+class AttentionRemovedError(ComposerAttnError, RuntimeError):
+    """Another algorithm rebuilt attended modules and dropped their attention."""
+
+
+class ConfigError(ComposerAttnError, ValueError):
+    """A run's YAML cannot be turned into a training run; the message lists every mistake."""
+
+
+class NothingAttendedWarning(UserWarning):
+    """A surgery found no module to attend (or none to detach), and changed nothing."""

@@ -1,0 +1,17 @@
+"""Surgery on any CNN, without Composer: attend its convolutions in place, and give it back.
+
+Importing this package loads torch alone.
+"""
+
+from composer_attn.functional.attended import attended_modules, detach_attention
+from composer_attn.functional.eca import apply_eca, plan_eca
+from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_squeeze_excite
+
+__all__ = [
+    "apply_eca",
+    "apply_squeeze_excite",
+    "attended_modules",
+    "detach_attention",
+    "plan_eca",
+    "plan_squeeze_excite",
+]

@@ -1,0 +1,59 @@
+"""Look at the attentions of a network, or take them out again."""
+
+import warnings
+
+from torch import nn
+
+from composer_attn.errors import NothingAttendedWarning
+from composer_attn.functional.common import Optimizers
+from composer_attn.surgery import detach_all, find_attended
+
+
+def attended_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the attentions of a model by the names of the modules that they attend.
+
+    Example:
+        >>> import torch
+        >>> from composer_attn import apply_eca, attended_modules
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 128, 3))
+        >>> _ = apply_eca(model)
+        >>> attended_modules(model)["0"].kernel_size
+        5
+    """
+    return {name: module.attention for name, module in find_attended(model).items()}
+
+
+def detach_attention(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.Module]:
+    """Take every attention of ours out of a model again, exactly.
+
+    Classes, state-dict keys, parameter groups and outputs are those of the model before surgery (as
+    far as it was not trained meanwhile).
+
+    Args:
+        model: an attended network.
+        optimizers: the optimizer(s) that hold the attentions' parameters; they, and their state,
+            leave the parameter groups.
+
+    Returns:
+        The attentions taken out, by the names of the modules that they attended.
+
+    Raises:
+        ModelError: the model is wrapped, compiled or scripted, or an attended module was extended
+            further. Nothing was changed.
+        OptimizerError: something passed is no optimizer that can be changed.
+
+    Warns:
+        NothingAttendedWarning: there was none.
+
+    Example:
+        >>> import torch
+        >>> from composer_attn import apply_eca, detach_attention
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 128, 3))
+        >>> _ = apply_eca(model)
+        >>> list(detach_attention(model)), type(model[0]).__name__
+        (['0'], 'Conv2d')
+    """
+    detached = detach_all(model, optimizers)
+    if not detached:
+        warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
+    return detached

@@ -1,0 +1,21 @@
+"""What the functions share: the types of their arguments, and the warning."""
+
+import warnings
+from collections.abc import Callable, Iterable
+
+from torch import nn
+from torch.optim import Optimizer
+
+from composer_attn.errors import NothingAttendedWarning
+from composer_attn.surgery import SurgeryPlan
+
+Patterns = str | Iterable[str] | None
+Filter = Callable[[str, nn.Module], bool] | None
+Optimizers = Optimizer | Iterable[Optimizer] | None
+
+
+def warn_if_nothing(plan: SurgeryPlan) -> SurgeryPlan:
+    """Warn where nothing was chosen, unless everything already is as asked."""
+    if not plan.chosen and not any(site.reason == "already attended" for site in plan.sites):
+        warnings.warn(f"nothing was attended\n{plan}", NothingAttendedWarning, stacklevel=3)
+    return plan

@@ -1,0 +1,120 @@
+"""Squeeze-and-Excitation on a network of your own."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from composer_attn.attention import SqueezeExcitation
+from composer_attn.functional.common import Filter, Optimizers, Patterns, warn_if_nothing
+from composer_attn.surgery import Selection, SurgeryPlan, operate, plan_surgery
+
+
+def apply_squeeze_excite(
+    model: nn.Module,
+    latent_channels: int | float = 64,
+    min_channels: int = 128,
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    filter_fn: Filter = None,
+    start: str = "paper",
+    gate: str = "sigmoid",
+    bias: bool = False,
+    optimizers: Optimizers = None,
+    param_group: int | None = None,
+) -> SurgeryPlan:
+    """Add Squeeze-and-Excitation after the convolutions of a model, in place.
+
+    Each chosen ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d`` stays the same object, with the same
+    parameters under the same state-dict keys, and scales its output channels by a new child module
+    named ``attention``: ``y = s conv(x)``, ``s = gate(W2 relu(W1 mean(conv(x))))`` (`Hu et al.,
+    2018 <https://arxiv.org/abs/1709.01507>`_, equations 2 to 4).
+
+    Convolutions inside an attention that the network came with, and attended ones, are passed over;
+    applying twice changes nothing. Apply before wrapping in DDP or FSDP, and before compiling.
+
+    Args:
+        model: any network.
+        latent_channels: width of the hidden layer: a count >= 1, or a fraction of the channels in
+            (0, 1); the paper's reduction ratio ``r`` is ``1/r``.
+        min_channels: attend convolutions with at least this many output channels.
+        include: glob pattern(s) of module names to attend, like ``'layer4.*'``; all by default. A
+            leading ``module.`` makes no difference.
+        exclude: glob pattern(s) of module names to pass over.
+        filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining convolution.
+        start: ``paper``: random layers; ``identity``: scales of exactly 1, so that a pretrained
+            network computes what it did before, and learns from there.
+        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        bias: whether the linear layers have biases.
+        optimizers: the optimizer(s) already built for the model. New parameters join, in place, the
+            parameter group that holds their convolution's weight. An optimizer that exists and is
+            not passed never trains them.
+        param_group: index of the one group that all new parameters join instead, counted through
+            all optimizers' groups in order; for a frozen backbone, whose weights are in none.
+
+    Returns:
+        The plan that was carried out; ``print`` shows every convolution, chosen or why not.
+
+    Raises:
+        ArgumentError: an argument is not valid.
+        PatternError: a pattern matches no convolution.
+        ModelError: the model is wrapped, compiled or scripted, or a site cannot be attended.
+        OptimizerError: a chosen convolution's weight is in none of the optimizers.
+        In each case model and optimizers are as they were.
+
+    Warns:
+        NothingAttendedWarning: no convolution was chosen.
+
+    Example:
+        >>> import torch
+        >>> from composer_attn import apply_squeeze_excite
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 128, 3), torch.nn.ReLU())
+        >>> print(apply_squeeze_excite(model, latent_channels=1 / 16))
+        SqueezeExcitation: 1 of 1 candidates chosen, 2,048 parameters added
+        site  kind    channels  parameters  chosen
+        0     Conv2d  128       2,048       yes
+    """
+    recipe = _recipe(latent_channels, bias, gate, start)
+    selection = Selection(min_channels, include, exclude, filter_fn)
+    return warn_if_nothing(operate(model, recipe, selection, optimizers, param_group))
+
+
+def plan_squeeze_excite(
+    model: nn.Module,
+    latent_channels: int | float = 64,
+    min_channels: int = 128,
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    filter_fn: Filter = None,
+    start: str = "paper",
+    gate: str = "sigmoid",
+    bias: bool = False,
+    optimizers: Optimizers = None,
+    param_group: int | None = None,
+) -> SurgeryPlan:
+    """Work out what :func:`apply_squeeze_excite` would do with the same arguments; touch nothing.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ComposerAttnError: whatever :func:`apply_squeeze_excite` would raise.
+
+    Example:
+        >>> import torch
+        >>> from composer_attn import plan_squeeze_excite
+        >>> plan = plan_squeeze_excite(torch.nn.Conv2d(3, 256, 3))
+        >>> len(plan.chosen), plan.parameters
+        (1, 32768)
+    """
+    recipe = _recipe(latent_channels, bias, gate, start)
+    selection = Selection(min_channels, include, exclude, filter_fn)
+    return plan_surgery(model, recipe, selection, optimizers, param_group)
+
+
+def _recipe(latent_channels, bias, gate, start) -> Callable[..., nn.Module]:
+    return partial(
+        SqueezeExcitation, latent_channels=latent_channels, bias=bias, gate=gate, start=start
+    )

@@ -1,0 +1,49 @@
+"""Plain-torch reference of the two passes over a feature map: read it pooled, write it scaled.
+
+Shapes: ``N`` samples, ``C`` channels, ``*spatial`` one to three spatial dimensions.
+"""
+
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def channel_means(x: Tensor, channels: int) -> Tensor:
+    """Average each channel of each sample over space: the "squeeze" of the SENet paper (eq. 2).
+
+    Half-precision inputs are averaged, and returned, in float32: a sum over many positions loses
+    digits in 16 bits.
+
+    Args:
+        x: feature map ``(N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
+        channels: the ``C`` that is expected.
+
+    Returns:
+        Means ``(N, C)``.
+
+    Raises:
+        ValueError: ``x`` has another number of dimensions or of channels.
+    """
+    # While torch.jit traces, sizes are tensors, and comparing them would bake in a warning.
+    expected = 3 <= x.dim() <= 5 and (torch.jit.is_tracing() or x.shape[1] == channels)
+    if not expected:
+        raise ValueError(
+            f"channel attention over {channels} channels takes inputs of shape "
+            f"(N, {channels}, *spatial) with 1, 2 or 3 spatial dimensions, got {tuple(x.shape)}"
+        )
+    dtype = torch.float32 if x.dtype in _HALF else None
+    return x.mean(dim=tuple(range(2, x.dim())), dtype=dtype)
+
+
+def scale_channels(x: Tensor, excitation: Tensor) -> Tensor:
+    """Multiply each channel of each sample by its excitation (SENet paper, eq. 4).
+
+    Args:
+        x: feature map ``(N, C, *spatial)``.
+        excitation: scales ``(N, C)``; cast to the dtype of ``x``.
+
+    Returns:
+        A tensor like ``x``, in the same dtype and memory format.
+    """
+    return x * excitation.to(x.dtype)[(...,) + (None,) * (x.dim() - 2)]

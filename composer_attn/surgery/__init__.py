@@ -1,0 +1,18 @@
+"""Surgery: select sites, plan, attend them in place, detach again. Needs torch alone.
+
+Public functions live in :mod:`composer_attn.functional`.
+"""
+
+from composer_attn.surgery.operate import detach_all, find_attended, operate, plan_surgery
+from composer_attn.surgery.plan import Site, SurgeryPlan
+from composer_attn.surgery.select import Selection
+
+__all__ = [
+    "Selection",
+    "Site",
+    "SurgeryPlan",
+    "detach_all",
+    "find_attended",
+    "operate",
+    "plan_surgery",
+]

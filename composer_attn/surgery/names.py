@@ -1,0 +1,73 @@
+"""Module names and the glob patterns that choose among them."""
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from composer_attn.errors import ArgumentError, PatternError
+
+
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every (name, module) path of a model; a shared module comes once for each name.
+
+    Unlike ``named_modules(remove_duplicate=False)`` it ends on models that contain themselves.
+    """
+
+    def visit(name: str, module: nn.Module, path: tuple[nn.Module, ...]):
+        yield name, module
+        # Not named_children(), which hides a child's second name.
+        for child_name, child in module._modules.items():
+            if child is not None and all(child is not above for above in (*path, module)):
+                full_name = f"{name}.{child_name}" if name else child_name
+                yield from visit(full_name, child, (*path, module))
+
+    yield from visit("", model, ())
+
+
+def unwrapped(name: str) -> str:
+    """Drop a leading ``module.``: a network's name inside a wrapper such as ComposerClassifier."""
+    return name.removeprefix("module.")
+
+
+def as_patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return one pattern or several as a tuple; ``None`` stays ``None``.
+
+    Raises:
+        ArgumentError: something among them is not a string.
+    """
+    if patterns is None:
+        return None
+    found = (patterns,) if isinstance(patterns, str) else patterns
+    found = tuple(found) if isinstance(found, Iterable) else (found,)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise ArgumentError(
+            f"{argument} must be a glob pattern of module names, or several of them; "
+            f"got {patterns!r}"
+        )
+    return found
+
+
+def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Say whether one of a module's names matches one of the patterns."""
+    bare = [unwrapped(name) for name in names]
+    return any(fnmatchcase(name, unwrapped(p)) for p in patterns for name in bare)
+
+
+def check_patterns(argument: str, patterns: Iterable[str] | None, names: list[str]) -> None:
+    """Make sure that every pattern matches one of the candidates' names.
+
+    Raises:
+        PatternError: one or more do not; the message lists near names.
+    """
+    lost = [p for p in patterns or () if not matches(names, [p])]
+    if not lost:
+        return
+    bare = [unwrapped(name) for name in names]
+    lines = [f"{argument} pattern {p!r} matches none of {len(bare)} convolutions" for p in lost]
+    for i, pattern in enumerate(lost):
+        near = [n for n in bare if n.startswith(unwrapped(pattern).rstrip("*."))][:3]
+        near = near or get_close_matches(unwrapped(pattern), bare, n=3, cutoff=0.3) or bare[:3]
+        lines[i] += f"; near names: {', '.join(near)}" if near else ""
+    raise PatternError("\n".join(lines))

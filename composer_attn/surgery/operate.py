@@ -1,0 +1,190 @@
+"""Plan, then act: every check before the first change, and all of the changes or none."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import lru_cache
+
+from torch import nn
+
+from composer_attn.errors import ArgumentError, ModelError
+from composer_attn.surgery.attend import (
+    CHILD,
+    AttendsOutput,
+    attend,
+    attended_class,
+    detach,
+    is_attended,
+)
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.optimizers import (
+    Home,
+    Optimizers,
+    as_optimizers,
+    find_homes,
+    join,
+    leave,
+    restorer,
+)
+from composer_attn.surgery.plan import Site, SurgeryPlan
+from composer_attn.surgery.select import Candidate, Selection, select
+
+# Wrappers that took note of the parameters when they were built, and what to do instead.
+_WRAPPERS = {
+    "DistributedDataParallel": "apply it to the plain model, then wrap in DistributedDataParallel",
+    "FullyShardedDataParallel": "apply it to the plain model, then wrap in FSDP",
+    "FSDPModule": "apply it to the plain model, then call fully_shard",
+    "OptimizedModule": "apply it to the plain model, then call torch.compile",
+    "ScriptModule": "apply it to the Python model, then use torch.jit.trace",
+}
+
+
+def plan_surgery(
+    model: nn.Module,
+    recipe: Callable[..., nn.Module],
+    selection: Selection,
+    optimizers: Optimizers = None,
+    param_group: int | None = None,
+) -> SurgeryPlan:
+    """Work out what :func:`operate` would do, and everything that would stop it; change nothing."""
+    return _prepare(model, recipe, selection, optimizers, param_group)[0]
+
+
+def operate(
+    model: nn.Module,
+    recipe: Callable[..., nn.Module],
+    selection: Selection,
+    optimizers: Optimizers = None,
+    param_group: int | None = None,
+) -> SurgeryPlan:
+    """Attend the selected sites of a model in place.
+
+    Args:
+        model: the network.
+        recipe: ``recipe(channels, device=, dtype=)`` builds an attention.
+        selection: which sites.
+        optimizers: live optimizers that the new parameters join.
+        param_group: the group that all new parameters join; see :func:`find_homes`.
+
+    Returns:
+        The plan that was carried out.
+
+    Raises:
+        ArgumentError, PatternError, ModelError, OptimizerError: nothing was changed.
+    """
+    plan, sites, homes = _prepare(model, recipe, selection, optimizers, param_group)
+    attentions = {name: _build(recipe, module) for name, module in sites.items()}
+    with ExitStack() as undo:
+        for name, module in sites.items():
+            undo.callback(detach, module)
+            attend(module, attentions[name])
+            for home in homes[name]:
+                undo.callback(restorer(home, attentions[name]))
+                join(home, attentions[name])
+        undo.pop_all()
+    return plan
+
+
+def find_attended(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the attended modules of a model by name; a shared module comes once."""
+    return {name: module for name, module in model.named_modules() if is_attended(module)}
+
+
+def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.Module]:
+    """Undo every surgery on a model; see :func:`composer_attn.functional.detach_attention`."""
+    check_model(model)
+    found_optimizers = as_optimizers(optimizers)
+    sites = find_attended(model)
+    covered = [name for name, m in sites.items() if AttendsOutput not in type(m).__bases__]
+    if covered:
+        raise ModelError(
+            f"the class of {', '.join(covered)} was extended after the surgery (by a "
+            "parametrization, or a wrapper): undo that first, then detach"
+        )
+    attentions = {name: module._modules[CHILD] for name, module in sites.items()}
+    for name, module in sites.items():
+        detach(module)
+        leave(found_optimizers, list(attentions[name].parameters()))
+    return attentions
+
+
+def check_model(model: nn.Module) -> None:
+    """Make sure that nothing in a model has already taken note of its parameters or its code.
+
+    Raises:
+        ArgumentError: it is no module.
+        ModelError: it is wrapped, compiled or scripted, as a whole or in part.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model must be a torch.nn.Module; got a {type(model).__name__}")
+    for name, module in walk(model):
+        bases = {cls.__name__ for cls in type(module).__mro__}
+        if module._compiled_call_impl is not None:
+            bases.add("OptimizedModule")
+        for wrapper in bases & set(_WRAPPERS):
+            raise ModelError(
+                f"{name or 'the model'} is a {wrapper}, on which surgery has no safe effect: "
+                f"{_WRAPPERS[wrapper]}"
+            )
+
+
+def _prepare(
+    model: nn.Module,
+    recipe: Callable[..., nn.Module],
+    selection: Selection,
+    optimizers: Optimizers,
+    param_group: int | None,
+) -> tuple[SurgeryPlan, dict[str, nn.Module], dict[str, list[Home]]]:
+    check_model(model)
+    live = as_optimizers(optimizers)
+    kind = type(recipe(1, device="meta"))  # wrong arguments: an error even where no site is chosen
+    selected = select(model, selection)
+    sites = {candidate.name: candidate.module for candidate, reason in selected if not reason}
+    _check_sites(sites)
+    homes = find_homes(sites, live, param_group)
+    count = lru_cache(lambda channels: _count(recipe(channels, device="meta")))
+    plan = SurgeryPlan(
+        attention=kind.__name__,
+        sites=tuple(_site(candidate, reason, count) for candidate, reason in selected),
+    )
+    return plan, sites, homes
+
+
+def _site(candidate: Candidate, reason: str, count: Callable[[int], int]) -> Site:
+    channels = candidate.module.out_channels
+    parameters = 0 if reason else count(channels)
+    return Site(candidate.name, type(candidate.module).__name__, channels, reason, parameters)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check_sites(sites: dict[str, nn.Module]) -> None:
+    """Refuse chosen sites that cannot be attended, all in one error."""
+    troubles = {name: _trouble(module) for name, module in sites.items()}
+    lines = [f"  {name or 'the model'}: {trouble}" for name, trouble in troubles.items() if trouble]
+    if lines:
+        raise ModelError(
+            "these convolutions cannot be attended; mend them, or name them in exclude:\n"
+            + "\n".join(lines)
+        )
+
+
+def _trouble(module: nn.Module) -> str:
+    if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
+        return "lazy, and not initialized yet: run one forward pass first"
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance, which a class cannot extend"
+    if hasattr(module, CHILD):
+        return f"it has an attribute named {CHILD!r} already"
+    if not next(module.parameters()).is_floating_point():
+        return f"its weights are {next(module.parameters()).dtype}, not real floating point"
+    return ""
+
+
+def _build(recipe: Callable[..., nn.Module], module: nn.Module) -> nn.Module:
+    """Build the attention of a site like the site: device, dtype, training or evaluation."""
+    weight = next(module.parameters())
+    attention = recipe(module.out_channels, device=weight.device, dtype=weight.dtype)
+    attended_class(type(module))  # what can fail, fails before anything has changed
+    return attention.train(module.training)

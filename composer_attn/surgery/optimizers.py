@@ -1,0 +1,170 @@
+"""Live optimizers follow a surgery: new parameters join a group in place, dropped ones leave it.
+
+In place, since schedulers keep one learning rate for each group and refuse or forget groups that
+come later, and since wrappers such as SAM share the group objects with the optimizer inside.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from composer_attn.errors import OptimizerError
+from composer_attn.surgery.attend import CHILD
+
+Optimizers = Optimizer | Iterable[Optimizer] | None
+
+# These lay out their parameters once, when they are built, and would never update later ones.
+_FIXED_PARAMETERS = frozenset({"LBFGS", "ZeroRedundancyOptimizer"})
+
+
+@dataclass(frozen=True)
+class Home:
+    """The parameter group that a site's new parameters join, and what to call them there."""
+
+    optimizer: Optimizer
+    group: dict
+    prefix: str
+
+
+def as_optimizers(optimizers: Optimizers) -> list[Optimizer]:
+    """Return one optimizer or several as a list of those that can be changed.
+
+    Raises:
+        OptimizerError: something among them is no optimizer, or one that cannot take parameters.
+    """
+    if optimizers is None:
+        return []
+    found = [optimizers] if not isinstance(optimizers, Iterable) else list(optimizers)
+    for optimizer in found:
+        name = type(optimizer).__name__
+        if not isinstance(optimizer, Optimizer):
+            raise OptimizerError(
+                f"optimizers must be a torch.optim.Optimizer or several of them; got a {name}"
+            )
+        if any(cls.__name__ in _FIXED_PARAMETERS for cls in type(optimizer).__mro__):
+            raise OptimizerError(
+                f"{name} never updates parameters added after it was built: "
+                f"apply the surgery first, then build {name} from model.parameters()"
+            )
+    return found
+
+
+def find_homes(
+    sites: dict[str, nn.Module], optimizers: list[Optimizer], param_group: int | None
+) -> dict[str, list[Home]]:
+    """Find, for each site, the groups that its new parameters join.
+
+    Args:
+        sites: the modules to attend, by name.
+        optimizers: live optimizers; without any there are no homes.
+        param_group: index of the one group that all join, counted through all optimizers' groups
+            in order; ``None`` for the groups that hold each site's own parameters.
+
+    Raises:
+        OptimizerError: there is no such group, or a site's parameters are in no optimizer.
+    """
+    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    if param_group is not None:
+        _check_index(param_group, len(groups))
+    if not optimizers:
+        return {name: [] for name in sites}
+    places = _places(groups)
+    homes = {name: _own_homes(name, module, places) for name, module in sites.items()}
+    if param_group is not None:
+        optimizer, group = groups[param_group]
+        for name, own in homes.items():
+            prefix = own[0].prefix if own else f"{name}." if name else ""
+            homes[name] = [Home(optimizer, group, prefix)]
+    lost = [name for name, found in homes.items() if not found]
+    if lost:
+        raise OptimizerError(
+            f"the weights of {len(lost)} sites are in no optimizer passed: {', '.join(lost[:5])}"
+            f"{', ...' if len(lost) > 5 else ''}. Pass the optimizer that holds them, or name the "
+            f"group that all new parameters join: param_group=0 to {len(groups) - 1}"
+        )
+    return homes
+
+
+def join(home: Home, attention: nn.Module) -> None:
+    """Add an attention's parameters to a group."""
+    for name, parameter in attention.named_parameters():
+        home.group["params"].append(parameter)
+        if "param_names" in home.group:
+            home.group["param_names"].append(f"{home.prefix}{CHILD}.{name}")
+    _fill_state(home, list(attention.parameters()))
+
+
+def restorer(home: Home, attention: nn.Module) -> Callable[[], None]:
+    """Return a function that undoes :func:`join`, however far it came."""
+    lengths = {key: len(home.group[key]) for key in ("params", "param_names") if key in home.group}
+
+    def restore():
+        for key, length in lengths.items():
+            del home.group[key][length:]
+        for parameter in attention.parameters():
+            home.optimizer.state.pop(parameter, None)
+
+    return restore
+
+
+def leave(optimizers: Iterable[Optimizer], parameters: Iterable[nn.Parameter]) -> None:
+    """Remove parameters from every group and every state that holds them."""
+    dropped = {id(parameter) for parameter in parameters}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            kept = [i for i, p in enumerate(group["params"]) if id(p) not in dropped]
+            for key in ("params", "param_names"):
+                if key in group:
+                    group[key][:] = [group[key][i] for i in kept]
+        for parameter in [p for p in optimizer.state if id(p) in dropped]:
+            del optimizer.state[parameter]
+
+
+def _check_index(param_group: object, groups: int) -> None:
+    if isinstance(param_group, bool) or not isinstance(param_group, int):
+        raise OptimizerError(f"param_group must be the index of a group; got {param_group!r}")
+    if not groups:
+        raise OptimizerError("param_group names a group of an optimizer: pass optimizers= too")
+    if not 0 <= param_group < groups:
+        raise OptimizerError(f"param_group must be 0 to {groups - 1}; got {param_group}")
+
+
+def _places(groups: list[tuple[Optimizer, dict]]) -> dict[int, list[tuple[Optimizer, dict, int]]]:
+    """Map each parameter's id to where it sits; groups that two optimizers share count once."""
+    places: dict[int, list] = {}
+    seen = set()
+    for optimizer, group in groups:
+        if id(group["params"]) in seen:
+            continue
+        seen.add(id(group["params"]))
+        for index, parameter in enumerate(group["params"]):
+            places.setdefault(id(parameter), []).append((optimizer, group, index))
+    return places
+
+
+def _own_homes(name: str, module: nn.Module, places: dict) -> list[Home]:
+    """Find the groups that hold a site's own weight, or else the first of its parameters found."""
+    named = dict(module.named_parameters())
+    order = sorted(named, key=lambda local: local != "weight")
+    for local in order:
+        found = places.get(id(named[local]))
+        if found:
+            return [Home(o, g, _prefix(name, local, g, index)) for o, g, index in found]
+    return []
+
+
+def _prefix(name: str, local: str, group: dict, index: int) -> str:
+    """Take the site's name from the optimizer's own names, which may have other leading parts."""
+    if "param_names" in group and group["param_names"][index].endswith(local):
+        return group["param_names"][index].removesuffix(local)
+    return f"{name}." if name else ""
+
+
+def _fill_state(home: Home, parameters: list[nn.Parameter]) -> None:
+    """Give parameters the state that Adagrad, alone among torch's, fills when it is built."""
+    if isinstance(home.optimizer, torch.optim.Adagrad):
+        arguments = {key: home.group[key] for key in home.optimizer.defaults}
+        home.optimizer.state.update(torch.optim.Adagrad(parameters, **arguments).state)
