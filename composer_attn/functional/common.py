@@ -4,14 +4,14 @@ import warnings
 from collections.abc import Callable, Iterable
 
 from torch import nn
-from torch.optim import Optimizer
 
 from composer_attn.errors import NothingAttendedWarning
-from composer_attn.surgery import SurgeryPlan
+from composer_attn.surgery import Optimizers, SurgeryPlan
+
+__all__ = ["Filter", "Optimizers", "Patterns", "warn_if_nothing"]
 
 Patterns = str | Iterable[str] | None
 Filter = Callable[[str, nn.Module], bool] | None
-Optimizers = Optimizer | Iterable[Optimizer] | None
 
 
 def warn_if_nothing(plan: SurgeryPlan) -> SurgeryPlan:

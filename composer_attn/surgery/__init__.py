@@ -4,10 +4,12 @@ Public functions live in :mod:`composer_attn.functional`.
 """
 
 from composer_attn.surgery.operate import detach_all, find_attended, operate, plan_surgery
+from composer_attn.surgery.optimizers import Optimizers
 from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.select import Selection
 
 __all__ = [
+    "Optimizers",
     "Selection",
     "Site",
     "SurgeryPlan",

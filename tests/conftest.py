@@ -1,0 +1,16 @@
+"""Shared by all tests: one thread a worker, the same seed for each test, no ranks inherited."""
+
+import os
+
+# Before torch is imported: pytest-xdist runs one worker a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
