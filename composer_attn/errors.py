@@ -30,7 +30,15 @@ class AttentionRemovedError(ComposerAttnError, RuntimeError):
 
 
 class ConfigError(ComposerAttnError, ValueError):
-    """A run's YAML cannot be turned into a training run; the message lists every mistake."""
+    """A run's YAML cannot be turned into a training run; the message lists every mistake.
+
+    Attributes:
+        mistakes: what is wrong, each an item whose ``str`` is one line of the message.
+    """
+
+    def __init__(self, *mistakes: object):
+        self.mistakes = mistakes
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
 
 
 class NothingAttendedWarning(UserWarning):

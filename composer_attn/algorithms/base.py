@@ -3,16 +3,19 @@
 import logging
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 
 from composer.algorithms.warnings import NoEffectWarning
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.utils import reproducibility
+from torch import nn
 
+from composer_attn.checks import is_real, whole_number
 from composer_attn.errors import ArgumentError, AttentionRemovedError, NothingAttendedWarning
-from composer_attn.functional import attended_modules
-from composer_attn.surgery import SurgeryPlan
-from composer_attn.surgery.names import unwrapped
+from composer_attn.functional.common import attends_nothing
+from composer_attn.surgery import SurgeryPlan, find_attended
+from composer_attn.surgery.names import as_patterns, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +26,36 @@ class AttentionAlgorithm(Algorithm):
     Attributes:
         key: what the algorithm's hyperparameters are logged under.
         function: the function of :mod:`composer_attn.functional` that does the work.
+        plan_function: its twin, which touches nothing.
         plan: what was done, after ``Event.INIT``.
+
+    Raises:
+        ArgumentError: an argument is wrong for any model. What depends on the model or the
+            optimizer is noticed at ``Event.INIT``.
     """
 
     key: str
     function: Callable[..., SurgeryPlan]
+    plan_function: Callable[..., SurgeryPlan]
 
     def __init__(self, param_group: int | None = None, filter_fn=None, **arguments):
-        self.param_group = param_group
+        for name in ("include", "exclude"):
+            arguments[name] = as_patterns(name, arguments[name])
+        self.param_group = _plain(param_group)
         self.filter_fn = filter_fn
-        self.arguments = arguments
+        self.arguments = {name: _plain(value) for name, value in arguments.items()}
         self.plan: SurgeryPlan | None = None
+        self._attended: dict[str, nn.Module] = {}
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if self.param_group is not None:
+            whole_number("param_group", self.param_group, minimum=0)
+        # A name of a function comes from a checkpoint, and is refused only where it is needed.
+        filter_fn = None if isinstance(self.filter_fn, str) else self.filter_fn
+        # Without a convolution, only the arguments themselves can be wrong.
+        anything = dict(self.arguments, include=None, exclude=None, filter_fn=filter_fn)
+        type(self).plan_function(nn.Identity(), **anything)
 
     def __repr__(self) -> str:
         # Composer evaluates this from checkpoints, and compares it as text.
@@ -61,7 +83,7 @@ class AttentionAlgorithm(Algorithm):
         """
         if event == Event.INIT:
             self._operate(state, logger)
-        elif self.plan is not None:
+        else:
             self._check_kept(state)
 
     def _operate(self, state: State, logger: Logger) -> None:
@@ -80,7 +102,8 @@ class AttentionAlgorithm(Algorithm):
                 optimizers=state.optimizers,
                 param_group=self.param_group if state.optimizers else None,
             )
-        if not self.plan.chosen:
+        self._attended = find_attended(state.model)
+        if attends_nothing(self.plan):
             warnings.warn(f"{self!r} attended nothing\n{self.plan}", NoEffectWarning, stacklevel=2)
         log.info("%r:\n%s", self, self.plan)
         logger.log_hyperparameters(
@@ -91,22 +114,33 @@ class AttentionAlgorithm(Algorithm):
         )
 
     def _check_kept(self, state: State) -> None:
-        attended = attended_modules(state.model)
-        lost = [site.name for site in self.plan.chosen if site.name not in attended]
+        # Not by name: FSDP's activation checkpointing has put wrappers in between.
+        kept = set(find_attended(state.model).values())
+        lost = [name for name, module in self._attended.items() if module not in kept]
         if lost:
             culprits = _rebuilders(state, lost)
+            own = type(self).__name__.removeprefix("ComposerAttn")
             raise AttentionRemovedError(
-                f"{culprits} rebuilt {len(lost)} convolutions that {type(self).__name__} attended "
+                f"{culprits} rebuilt {len(lost)} convolutions that {own} attended "
                 f"({', '.join(unwrapped(name) for name in lost[:3])}{', ...' * (len(lost) > 3)}), "
                 f"and dropped their attention. List {culprits} first: "
-                f"algorithms=[{culprits}(...), {type(self).__name__}(...)]"
+                f"algorithms=[{culprits}(...), {own}(...)]"
             )
+
+
+def _plain(value):
+    """Return numbers of other libraries as Python's own, whose repr Composer can evaluate."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if is_real(value) else value
 
 
 def _name_of(function) -> str:
     if isinstance(function, str):
         return function
-    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+    # An object's own repr may hold its address, which differs from run to run.
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{function.__module__}.{name}"
 
 
 def _rebuilders(state: State, lost: list[str]) -> str:

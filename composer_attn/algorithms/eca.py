@@ -1,7 +1,7 @@
 """Efficient Channel Attention as a Composer algorithm."""
 
 from composer_attn.algorithms.base import AttentionAlgorithm
-from composer_attn.functional import apply_eca
+from composer_attn.functional import apply_eca, plan_eca
 from composer_attn.functional.common import Filter, Patterns
 
 
@@ -33,6 +33,7 @@ class ComposerAttnECA(AttentionAlgorithm):
 
     key = "eca"
     function = staticmethod(apply_eca)
+    plan_function = staticmethod(plan_eca)
 
     def __init__(
         self,

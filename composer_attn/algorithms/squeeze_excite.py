@@ -1,7 +1,7 @@
 """Squeeze-and-Excitation as a Composer algorithm."""
 
 from composer_attn.algorithms.base import AttentionAlgorithm
-from composer_attn.functional import apply_squeeze_excite
+from composer_attn.functional import apply_squeeze_excite, plan_squeeze_excite
 from composer_attn.functional.common import Filter, Patterns
 
 
@@ -33,6 +33,7 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
 
     key = "squeeze_excite"
     function = staticmethod(apply_squeeze_excite)
+    plan_function = staticmethod(plan_squeeze_excite)
 
     def __init__(
         self,

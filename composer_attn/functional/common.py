@@ -8,14 +8,19 @@ from torch import nn
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.surgery import Optimizers, SurgeryPlan
 
-__all__ = ["Filter", "Optimizers", "Patterns", "warn_if_nothing"]
+__all__ = ["Filter", "Optimizers", "Patterns", "attends_nothing", "warn_if_nothing"]
 
 Patterns = str | Iterable[str] | None
 Filter = Callable[[str, nn.Module], bool] | None
 
 
+def attends_nothing(plan: SurgeryPlan) -> bool:
+    """Say whether nothing was chosen, and nothing is as asked already."""
+    return not plan.chosen and all(site.reason != "already attended" for site in plan.sites)
+
+
 def warn_if_nothing(plan: SurgeryPlan) -> SurgeryPlan:
     """Warn where nothing was chosen, unless everything already is as asked."""
-    if not plan.chosen and not any(site.reason == "already attended" for site in plan.sites):
+    if attends_nothing(plan):
         warnings.warn(f"nothing was attended\n{plan}", NothingAttendedWarning, stacklevel=3)
     return plan

@@ -1,0 +1,184 @@
+"""The one schema of a run, and how a YAML file becomes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from composer_attn.errors import ConfigError
+from composer_attn.runs.mistakes import Mistake, unknown
+
+_COMMAND_LINE = "command line"
+
+
+@dataclass
+class RunConfig:
+    """Everything that makes a run. A section is a mapping of ``name`` and its arguments.
+
+    Attributes:
+        run_name: names the run for loggers, and its folder.
+        seed: of the model's parameters, the data's order, everything.
+        model: ``{name: resnet50, num_classes: 1000, ...}``.
+        train_dataset: ``{name: digits, split: train, ...}``.
+        eval_dataset: like ``train_dataset``; without one nothing is evaluated.
+        batch_size: global: samples of one optimizer step, over all ranks.
+        device_train_microbatch_size: samples of one forward and backward pass, or ``auto``.
+        algorithms: ``{eca: {min_channels: 64}, ...}``, in any order.
+        optimizer: ``{name: decoupled_sgdw, lr: 0.1, ...}``.
+        scheduler: ``{name: cosine_annealing_with_warmup, t_warmup: 5ep, ...}``; constant without.
+        max_duration: like ``90ep``, ``1000ba``; Composer's time strings.
+        eval_interval: how often to evaluate; likewise.
+        precision: ``fp32``, ``amp_bf16``, ``amp_fp16``, ...; Composer's default for the device.
+        device: ``cpu``, ``gpu``, ``mps``; by default what there is.
+        compile: whether to ``torch.compile`` the model.
+        loggers: ``{tensorboard: {log_dir: ...}, ...}``.
+        callbacks: ``{lr_monitor: {}, ...}``.
+        save_folder: where checkpoints and the summary go; a run that is not resumed never writes
+            into a folder that holds something, but beside it, into ``-2``, ``-3``, ...
+        save_interval: how often to save a checkpoint.
+        autoresume: go on from the last checkpoint in ``save_folder``, if there is one.
+        load_path: a checkpoint to start from.
+        load_weights_only: whether to take only the weights from it.
+        dist_timeout: seconds after which a rank that does not answer ends the run.
+    """
+
+    run_name: str = "run"
+    seed: int = 17
+    model: dict[str, Any] = field(default_factory=dict)
+    train_dataset: dict[str, Any] = field(default_factory=dict)
+    eval_dataset: dict[str, Any] | None = None
+    batch_size: int = 256
+    device_train_microbatch_size: Any = None
+    algorithms: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] | None = None
+    max_duration: str = "1ep"
+    eval_interval: str = "1ep"
+    precision: str | None = None
+    device: str | None = None
+    compile: bool = False
+    loggers: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    save_folder: str = "runs/${run_name}"
+    save_interval: str = "1ep"
+    autoresume: bool = False
+    load_path: str | None = None
+    load_weights_only: bool = False
+    dist_timeout: float = 300.0
+
+
+KEYS = tuple(f.name for f in fields(RunConfig))
+REQUIRED = ("model", "train_dataset", "optimizer")
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A config, and the layers (files, command line) it was read from, to say where a key was set.
+
+    Attributes:
+        config: the run's config, every interpolation resolved.
+        layers: pairs of a source's name and what it sets, the later ones winning.
+    """
+
+    config: RunConfig
+    layers: tuple[tuple[str, DictConfig], ...]
+
+    def source_of(self, key: str) -> str:
+        """Return the file (or the command line) that set a key path, or the nearest above, last."""
+        while key:
+            for source, layer in reversed(self.layers):
+                if OmegaConf.select(layer, key) is not None:
+                    return source
+            key = key.rpartition(".")[0]
+        return self.layers[-2][0]
+
+    def located(self, mistakes: Sequence[Mistake]) -> list[Mistake]:
+        """Add to each mistake the file that it stands in."""
+        return [replace(m, file=m.file or self.source_of(m.key)) for m in mistakes]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
+    """Read a run's YAML, the ``base`` files it builds on, and ``key=value`` overrides.
+
+    ``base: other.yaml`` names a file, relative to this one, whose keys hold where this one sets no
+    others. ``${key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf.
+
+    Raises:
+        ConfigError: with every mistake of syntax, keys and types.
+    """
+    layers = (*_read(Path(path)), (_COMMAND_LINE, _read_overrides(overrides)))
+    mistakes: list[Mistake] = []
+    merged = OmegaConf.structured(RunConfig)
+    for source, layer in layers:
+        for key in layer:
+            if key not in KEYS:
+                mistakes.append(Mistake(str(key), unknown("key", key, KEYS), source))
+                continue
+            try:
+                merged = OmegaConf.merge(merged, OmegaConf.masked_copy(layer, key))
+            except OmegaConfBaseException as error:
+                mistakes.append(Mistake(str(key), _first_line(error), source))
+    mistakes += [
+        Mistake(key, "is required, like {name: ...}", str(path))
+        for key in REQUIRED
+        if not any(key in layer for _, layer in layers)
+    ]
+    mistakes += _unresolved(merged)
+    if mistakes:
+        raise ConfigError(*ConfigFile(merged, layers).located(mistakes))
+    return ConfigFile(OmegaConf.to_object(merged), layers)
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig]]:
+    """Read a file and the files it builds on, the first base first."""
+    try:
+        content = OmegaConf.load(path)
+    except OSError as error:
+        raise _error(path, f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise _error(path, f"is not plain YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, DictConfig):
+        raise _error(path, f"must be a mapping of keys to values; valid keys: {', '.join(KEYS)}")
+    base = content.pop("base", None)
+    if base is None:
+        return [(str(path), content)]
+    base_path = path.parent / str(base)
+    if base_path.resolve() in (path.resolve(), *seen):
+        raise _error(path, f"base: {base} leads back to a file that builds on it")
+    return [*_read(base_path, (*seen, path.resolve())), (str(path), content)]
+
+
+def _read_overrides(overrides: Sequence[str]) -> DictConfig:
+    wrong = [text for text in overrides if not text.partition("=")[1] or text.startswith("=")]
+    if wrong:
+        message = "must be key=value, like optimizer.lr=0.1"
+        raise ConfigError(*(Mistake(text, message, _COMMAND_LINE) for text in wrong))
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(Mistake(" ".join(overrides), _first_line(error), _COMMAND_LINE)) from None
+
+
+def _unresolved(merged: DictConfig) -> list[Mistake]:
+    """List the keys whose ``${...}`` cannot be filled in."""
+    mistakes = []
+    for key in KEYS:
+        try:
+            value = merged[key]
+            if OmegaConf.is_config(value):
+                OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException as error:
+            mistakes.append(Mistake(key, _first_line(error)))
+    return mistakes
+
+
+def _error(path: Path, message: str) -> ConfigError:
+    return ConfigError(Mistake("", message, str(path)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,25 @@
+"""Fixed random images, to measure throughput and to try recipes without their data."""
+
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+
+def synthetic(
+    num_samples: int = 1024,
+    num_classes: int = 1000,
+    size: int = 224,
+    channels: int = 3,
+    seed: int = 0,
+) -> Dataset:
+    """Draw normally distributed images ``(channels, size, size)`` and uniform labels, once.
+
+    Args:
+        num_samples: number of images.
+        num_classes: labels are 0 to ``num_classes - 1``.
+        size: height and width in pixels.
+        channels: channels of an image.
+        seed: of the draw; the same images in every process.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(num_samples, channels, size, size, generator=generator)
+    return TensorDataset(images, torch.randint(num_classes, (num_samples,), generator=generator))

@@ -1,0 +1,32 @@
+"""Collect every mistake of a config, to report them all at once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake: the key path it is at (``''``: the whole file), and what is wrong.
+
+    Attributes:
+        key: like ``optimizer.lr``.
+        message: what is wrong, and what would be valid.
+        file: where the key was set; filled in by :func:`composer_attn.runs.config.load_config`.
+    """
+
+    key: str
+    message: str
+    file: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.key, self.message) if part)
+
+
+def unknown(what: str, name: object, valid: Iterable[str]) -> str:
+    """Say that a name is unknown, which is the nearest valid one, and which are valid at all."""
+    names = sorted(valid)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+    return f"unknown {what} {name!r}{hint} Valid: {shown}"
