@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from composer_attn.algorithms.base import AttentionAlgorithm
-from composer_attn.errors import ConfigError
+from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, build_loader
 from composer_attn.runs.mistakes import Mistake
@@ -60,7 +60,22 @@ def build_parts(config: RunConfig) -> Parts:
 
 
 def build_trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
-    """Build the Trainer, which performs the surgeries."""
+    """Build the Trainer, which performs the surgeries.
+
+    Raises:
+        ConfigError: Composer refused an argument.
+        ComposerAttnError: a surgery did not work out.
+    """
+    try:
+        return _trainer(config, parts, save_folder)
+    except ComposerAttnError:
+        raise
+    except (TypeError, ValueError) as error:
+        message = f"Composer refused the run: {type(error).__name__}: {error}"
+        raise ConfigError(Mistake("", message)) from error
+
+
+def _trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,
@@ -80,6 +95,7 @@ def build_trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
         compile_config={} if config.compile else None,
         save_folder=save_folder,
         save_interval=config.save_interval,
+        save_num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
         autoresume=config.autoresume,
         load_path=config.load_path,
         load_weights_only=config.load_weights_only,
@@ -96,7 +112,7 @@ def _at(key: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (ArithmeticError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
+    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(Mistake(key, f"{type(error).__name__}: {error}")) from error
 
 

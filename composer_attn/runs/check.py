@@ -55,6 +55,7 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
     mistakes += _check_name("device", config.device, _DEVICES)
     mistakes += _check_name("precision", config.precision, [p.value for p in Precision])
     mistakes += _check_counts(config)
+    mistakes += _check_load_path(config.load_path)
     return mistakes
 
 
@@ -68,6 +69,13 @@ def _check_time(key: str, value: str) -> list[Mistake]:
 
 def _check_name(key: str, value: str | None, valid: Any) -> list[Mistake]:
     return [] if value is None or value in valid else [Mistake(key, unknown(key, value, valid))]
+
+
+def _check_load_path(path: str | None) -> list[Mistake]:
+    # What has a scheme, like s3://, is for Composer to look up; {rank} for it to fill in.
+    if path is None or "://" in path or "{" in path or Path(path).is_file():
+        return []
+    return [Mistake("load_path", f"there is no file {path!r}")]
 
 
 def _check_counts(config: RunConfig) -> list[Mistake]:

@@ -40,6 +40,7 @@ class RunConfig:
         save_folder: where checkpoints and the summary go; a run that is not resumed never writes
             into a folder that holds something, but beside it, into ``-2``, ``-3``, ...
         save_interval: how often to save a checkpoint.
+        save_num_checkpoints_to_keep: how many of the newest checkpoints to keep; -1 keeps all.
         autoresume: go on from the last checkpoint in ``save_folder``, if there is one.
         load_path: a checkpoint to start from.
         load_weights_only: whether to take only the weights from it.
@@ -65,6 +66,7 @@ class RunConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     save_folder: str = "runs/${run_name}"
     save_interval: str = "1ep"
+    save_num_checkpoints_to_keep: int = 2
     autoresume: bool = False
     load_path: str | None = None
     load_weights_only: bool = False
@@ -89,12 +91,11 @@ class ConfigFile:
 
     def source_of(self, key: str) -> str:
         """Return the file (or the command line) that set a key path, or the nearest above, last."""
-        while key:
-            for source, layer in reversed(self.layers):
-                if OmegaConf.select(layer, key) is not None:
-                    return source
-            key = key.rpartition(".")[0]
-        return self.layers[-2][0]
+        depths = [_depth(layer, key) for _, layer in self.layers]
+        if not any(depths):
+            return self.layers[-2][0]  # the file that was asked for
+        deepest_last = max((depth, index) for index, depth in enumerate(depths))
+        return self.layers[deepest_last[1]][0]
 
     def located(self, mistakes: Sequence[Mistake]) -> list[Mistake]:
         """Add to each mistake the file that it stands in."""
@@ -120,6 +121,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
                 continue
             try:
                 merged = OmegaConf.merge(merged, OmegaConf.masked_copy(layer, key))
+            except TypeError:  # what OmegaConf says of a list where a mapping belongs
+                mistakes.append(Mistake(str(key), "must be a mapping {...}", source))
             except OmegaConfBaseException as error:
                 mistakes.append(Mistake(str(key), _first_line(error), source))
     mistakes += [
@@ -131,6 +134,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     if mistakes:
         raise ConfigError(*ConfigFile(merged, layers).located(mistakes))
     return ConfigFile(OmegaConf.to_object(merged), layers)
+
+
+def _depth(layer: DictConfig, key: str) -> int:
+    """Count how many parts of a key path a layer sets."""
+    node: Any = OmegaConf.to_container(layer, resolve=False)
+    for depth, part in enumerate(key.split(".")):
+        if not isinstance(node, dict) or part not in node:
+            return depth
+        node = node[part]
+    return len(key.split("."))
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig]]:

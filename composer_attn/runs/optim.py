@@ -19,8 +19,8 @@ def build_optimizer(model: nn.Module, section: dict[str, Any]) -> Optimizer:
 
     Args:
         model: the network, before surgery.
-        section: ``{name, lr, ...}``; ``no_decay: [bias, norm, attention]`` puts such parameters into
-            a second group with a weight decay of 0.
+        section: ``{name, lr, ...}``; ``no_decay: [bias, norm, attention]`` puts such parameters
+            into a second group with a weight decay of 0.
 
     Raises:
         ArgumentError: ``no_decay`` names something else.

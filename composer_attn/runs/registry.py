@@ -83,7 +83,8 @@ class Kind:
 
 def snake_case(name: str) -> str:
     """Turn a class name into what YAML calls it: ``LRMonitor`` into ``lr_monitor``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    words = name.replace("NaN", "Nan")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", words).lower()
 
 
 def _composer_algorithms() -> dict[str, Callable[..., Algorithm]]:
@@ -114,6 +115,7 @@ ALGORITHMS = Kind(
         "squeeze_excite": SqueezeExcite,
         "eca": ECA,
     },
+    supplied=("filter_fn",),  # a function, which YAML cannot hold
 )
 
 OPTIMIZERS = Kind(

@@ -23,7 +23,11 @@ def train(config: RunConfig) -> Summary:
     parts = build_parts(config)
     parameters = count_parameters(parts.model)
     folder = _agree_on_folder(config)
-    trainer = build_trainer(config, parts, folder)
+    try:
+        trainer = build_trainer(config, parts, folder)
+    except Exception:
+        _remove_if_empty(folder)
+        raise
     try:
         trainer.fit()
         if trainer.state.evaluators and not _evaluated_at_end(trainer):
@@ -59,6 +63,12 @@ def _agree_on_folder(config: RunConfig) -> str:
     if isinstance(answer[0], ConfigError):
         raise answer[0]
     return answer[0]
+
+
+def _remove_if_empty(folder: str) -> None:
+    """Take back the folder of a run that never started; a resumed one's is not empty."""
+    if dist.get_global_rank() == 0 and not any(Path(folder).iterdir()):
+        Path(folder).rmdir()
 
 
 def unused(folder: Path) -> Path:

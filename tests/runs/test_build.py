@@ -1,0 +1,122 @@
+"""From a config to Composer's objects."""
+
+import pytest
+import torch
+
+from composer_attn.algorithms import ComposerAttnECA
+from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.runs.build import build_parts
+from composer_attn.runs.config import RunConfig
+from composer_attn.runs.data import build_loader, digits, synthetic
+from composer_attn.runs.optim import build_optimizer
+from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, LOGGERS, SCHEDULERS, snake_case
+
+
+def config(**changes) -> RunConfig:
+    return RunConfig(
+        **{
+            "model": {"name": "resnet10", "num_classes": 10},
+            "train_dataset": {"name": "synthetic", "num_samples": 8, "num_classes": 10, "size": 32},
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "batch_size": 4,
+            **changes,
+        }
+    )
+
+
+def test_the_same_seed_builds_the_same_parameters():
+    first, second, other = (build_parts(config(seed=s)).model.state_dict() for s in (1, 1, 2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["module.conv1.weight"], other["module.conv1.weight"])
+
+
+def test_algorithms_that_rebuild_convolutions_come_before_ours_whatever_the_order():
+    parts = build_parts(config(algorithms={"eca": None, "blurpool": {"min_channels": 8}}))
+    assert [type(a).__name__ for a in parts.algorithms] == ["BlurPool", "ComposerAttnECA"]
+
+
+def test_no_decay_splits_the_parameters_and_sends_attention_along():
+    section = {"name": "sgd", "lr": 0.1, "weight_decay": 0.5}
+    section["no_decay"] = ["bias", "norm", "attention"]
+    parts = build_parts(config(optimizer=section, algorithms={"eca": None}))
+    decayed, spared = parts.optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.5, 0.0)
+    network = parts.model.module
+    assert any(p is network.conv1.weight for p in decayed["params"])
+    for parameter in (network.bn1.weight, network.bn1.bias, network.fc.bias):
+        assert any(p is parameter for p in spared["params"])
+    total = len(decayed["params"]) + len(spared["params"])
+    assert total == len(list(parts.model.parameters()))
+    assert parts.algorithms[0].param_group == 1
+
+
+def test_no_decay_refuses_what_it_does_not_know():
+    with pytest.raises(ArgumentError, match="some of bias, norm, attention"):
+        build_optimizer(torch.nn.Linear(1, 1), {"name": "sgd", "lr": 1, "no_decay": ["biases"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"name": "resnet10", "num_classes": -1}}, "model: "),
+        (
+            {"optimizer": {"name": "sgd", "lr": -1.0}},
+            "optimizer: ValueError: Invalid learning",
+        ),
+        ({"batch_size": 9}, "train_dataset: ArgumentError: 8 samples do not fill one batch of 9"),
+        ({"train_dataset": {"name": "digits", "split": "trian"}}, "split of digits must be train"),
+        ({"algorithms": {"eca": {"kernel_size": 4}}}, "algorithms.eca: ArgumentError: kernel_size"),
+    ],
+)
+def test_a_component_that_refuses_its_arguments_is_named(changes, says):
+    with pytest.raises(ConfigError) as caught:
+        build_parts(config(**changes))
+    assert says in str(caught.value)
+
+
+def test_digits_are_split_in_equal_shares_without_overlap():
+    train, test = digits("train"), digits("test", size=16)
+    assert (len(train), len(test)) == (1437, 360)
+    image, _ = train[0]
+    assert image.shape == (3, 32, 32)
+    assert test[0][0].shape == (3, 16, 16)
+    assert -1 <= image.min() < image.max() <= 1
+    counts = torch.bincount(test.tensors[1])
+    assert counts.min() >= 34
+    assert counts.max() <= 37
+    seen = {tuple(row) for row in digits("train", size=8).tensors[0][:, 0].flatten(1).tolist()}
+    assert not any(
+        tuple(row) in seen for row in digits("test", size=8).tensors[0][:, 0].flatten(1).tolist()
+    )
+
+
+def test_synthetic_images_are_the_same_every_time():
+    first, second = (synthetic(num_samples=4, num_classes=3, size=8) for _ in range(2))
+    assert torch.equal(first.tensors[0], second.tensors[0])
+    assert first.tensors[0].shape == (4, 3, 8, 8)
+    assert first.tensors[1].max() < 3
+
+
+def test_the_order_of_batches_depends_on_the_seed_alone():
+    data = synthetic(num_samples=16, size=2)
+
+    def order(seed):
+        torch.manual_seed(torch.initial_seed() + 1)
+        return torch.cat([labels for _, labels in build_loader(data, 4, train=True, seed=seed)])
+
+    assert torch.equal(order(1), order(1))
+    assert not torch.equal(order(1), order(2))
+
+
+def test_every_component_has_one_snake_case_name():
+    names = ("LRMonitor", "BlurPool", "EMA", "NaNMonitor", "CosineAnnealingWithWarmup")
+    assert [snake_case(name) for name in names] == [
+        "lr_monitor", "blur_pool", "ema", "nan_monitor", "cosine_annealing_with_warmup",
+    ]  # fmt: skip
+    assert ALGORITHMS.table["eca"] is ComposerAttnECA
+    assert ALGORITHMS.table["blurpool"] is ALGORITHMS.table["blur_pool"]
+    assert ALGORITHMS.table["squeeze_excite"].__name__ == "ComposerAttnSqueezeExcite"
+    assert ALGORITHMS.table["composer_squeeze_excite"].__module__.startswith("composer.algorithms")
+    assert {"lr_monitor", "speed_monitor", "nan_monitor", "oom_observer"} <= set(CALLBACKS.table)
+    assert {"cosine_annealing_with_warmup", "multi_step", "constant"} <= set(SCHEDULERS.table)
+    assert {"file", "tensorboard", "wandb", "mlflow"} <= set(LOGGERS.table)
