@@ -1,7 +1,9 @@
 """Efficient Channel Attention."""
 
-from math import log2
+from math import log2, sqrt
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
@@ -47,10 +49,37 @@ def resolve_kernel_size(kernel_size: int | None, channels: int, gamma: float, b:
         return adaptive
     if whole_number("kernel_size", kernel_size) % 2 == 0:
         raise ArgumentError(
-            "kernel_size must be odd, or None for the paper's adaptive rule "
-            f"({adaptive} for {channels} channels); got {kernel_size!r}"
+            f"kernel_size must be odd, or None for the paper's adaptive rule; got {kernel_size!r}"
         )
     return int(kernel_size)
+
+
+class ChannelConvolution(nn.Module):
+    """A convolution along channels, ``(N, C) -> (N, C)``, with zeros beyond both ends.
+
+    Not an ``nn.Conv1d``: what changes every convolution of a network, like Composer's
+    WeightStandardization, is not meant for an attention's own.
+    """
+
+    def __init__(self, kernel_size: int, device=None, dtype=None):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.weight = nn.Parameter(torch.empty(1, 1, kernel_size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights as ``nn.Conv1d`` does."""
+        nn.init.kaiming_uniform_(self.weight, a=sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``(N, C)`` along the channels."""
+        # A new dimension, not a transpose: the kernel's gradient keeps the kernel's strides, which
+        # DDP otherwise warns about.
+        return F.conv1d(x.unsqueeze(1), self.weight, padding=self.kernel_size // 2).squeeze(1)
+
+    def extra_repr(self) -> str:
+        """Show the number of weights in ``print(model)``."""
+        return f"kernel_size={self.kernel_size}"
 
 
 class EfficientChannelAttention(ChannelAttention):
@@ -97,15 +126,7 @@ class EfficientChannelAttention(ChannelAttention):
     ):
         super().__init__(channels, gate, start)
         self.kernel_size = resolve_kernel_size(kernel_size, self.channels, gamma, b)
-        self.conv = nn.Conv1d(
-            1,
-            1,
-            self.kernel_size,
-            padding=self.kernel_size // 2,
-            bias=False,
-            device=device,
-            dtype=dtype,
-        )
+        self.conv = ChannelConvolution(self.kernel_size, device, dtype)
         self.zero_last_layer()
 
     @property
@@ -115,6 +136,4 @@ class EfficientChannelAttention(ChannelAttention):
 
     def logits(self, means: Tensor) -> Tensor:
         """Convolve means ``(N, C)`` along the channels."""
-        # A new dimension, not a transpose: the kernel's gradient keeps the kernel's strides, which
-        # DDP otherwise warns about.
-        return self.conv(means.to(self.conv.weight.dtype).unsqueeze(1)).squeeze(1)
+        return self.conv(means.to(self.conv.weight.dtype))

@@ -10,6 +10,8 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
+from composer_attn.errors import ModelError
+
 CHILD = "attention"
 
 # A class lives as long as a module (or a caller) uses it.
@@ -32,6 +34,21 @@ class AttendsOutput:
         args = tuple(original_class(self) if arg is type(self) else arg for arg in args)
         return _make_attended, (make, args), *state
 
+    def __prepare_scriptable__(self):
+        raise ModelError(
+            "torch.jit.script cannot compile an attended module: use torch.jit.trace or "
+            "torch.export, or call detach_attention first"
+        )
+
+
+# The signature of nn.Conv*d: where a convolution is the whole model, torch.fx cannot unpack *args,
+# and torch.export takes dynamic shapes by argument.
+_FORWARDS_OF_ONE_INPUT = {nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
+
+
+def _forward_of_one_input(self, input):
+    return AttendsOutput.forward(self, input)
+
 
 def _make_attended(make: Callable, args: tuple):
     module = make(*args)
@@ -43,7 +60,12 @@ def attended_class(original: type) -> type:
     """Return the class that extends ``original`` by attention; one for each original."""
     found = _attended_classes.get(original)
     if found is None:
-        found = type(f"Attended{original.__name__}", (AttendsOutput, original), {})
+        # torch.fx keeps a module whole where its class comes from torch.nn: so does ours, then, and
+        # what finds a network's convolutions in its graph (WeightStandardization) still does.
+        attributes = {"__module__": original.__module__}
+        if original.forward in _FORWARDS_OF_ONE_INPUT:
+            attributes["forward"] = _forward_of_one_input
+        found = type(f"Attended{original.__name__}", (AttendsOutput, original), attributes)
         _attended_classes[original] = found
     return found
 
@@ -57,6 +79,17 @@ def original_class(module: nn.Module) -> type:
 def is_attended(module: nn.Module) -> bool:
     """Say whether a module passes its output through an attention of ours."""
     return isinstance(module, AttendsOutput)
+
+
+def is_extended_further(module: nn.Module) -> bool:
+    """Say whether an attended module's class was extended after the surgery.
+
+    A parametrization extends the class, or, on a module that was parametrized before the surgery,
+    adds a property to it.
+    """
+    cls = type(module)
+    added = any(isinstance(value, property) for value in vars(cls).values())
+    return added or AttendsOutput not in cls.__bases__
 
 
 def set_class(module: nn.Module, cls: type) -> None:

@@ -9,11 +9,11 @@ from torch import nn
 from composer_attn.errors import ArgumentError, ModelError
 from composer_attn.surgery.attend import (
     CHILD,
-    AttendsOutput,
     attend,
     attended_class,
     detach,
     is_attended,
+    is_extended_further,
 )
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.optimizers import (
@@ -94,7 +94,7 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
     check_model(model)
     found_optimizers = as_optimizers(optimizers)
     sites = find_attended(model)
-    covered = [name for name, m in sites.items() if AttendsOutput not in type(m).__bases__]
+    covered = [name for name, m in sites.items() if is_extended_further(m)]
     if covered:
         raise ModelError(
             f"the class of {', '.join(covered)} was extended after the surgery (by a "
@@ -177,8 +177,11 @@ def _trouble(module: nn.Module) -> str:
         return "its forward was replaced on the instance, which a class cannot extend"
     if hasattr(module, CHILD):
         return f"it has an attribute named {CHILD!r} already"
-    if not next(module.parameters()).is_floating_point():
-        return f"its weights are {next(module.parameters()).dtype}, not real floating point"
+    weight = next(module.parameters(), None)
+    if weight is None:
+        return "it has no parameters, whose device and dtype its attention could share"
+    if not weight.is_floating_point():
+        return f"its weights are {weight.dtype}, not real floating point"
     return ""
 
 

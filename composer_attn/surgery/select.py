@@ -16,10 +16,12 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # modules over its versions, hence bare names), Composer's, ours, and those of papers' code.
 ATTENTIONS = frozenset({
     "BatNonLocalAttn", "BottleneckAttn", "CbamModule", "CecaModule", "ChannelAttention",
-    "EcaModule", "EffectiveSEModule", "GatherExcite", "GlobalContext", "HaloAttn", "LambdaLayer",
-    "LightCbamModule", "NonLocalAttn", "SEBlock", "SELayer", "SEModule", "SelectiveKernelAttn",
-    "SplitAttn", "SqueezeExcitation", "SqueezeExcite", "SqueezeExcite2d", "SqueezeExciteConv2d",
-    "SqueezeExciteCl", "eca_layer",
+    "ChannelAttn", "CoordAttn", "EcaModule", "EffectiveSEModule", "EfficientLocalAttn",
+    "GatherExcite", "GlobalContext", "HaloAttn", "LambdaLayer", "LightCbamModule",
+    "LightChannelAttn", "LightSpatialAttn", "NonLocalAttn", "SEBlock", "SELayer", "SEModule",
+    "SelectiveKernel", "SelectiveKernelAttn", "SimpleCoordAttn", "SpatialAttn", "SplitAttn",
+    "SqueezeExcitation", "SqueezeExcite", "SqueezeExcite2d", "SqueezeExciteCl",
+    "SqueezeExciteConv2d", "StripAttn", "eca_layer",
 })  # fmt: skip
 
 

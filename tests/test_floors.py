@@ -1,0 +1,125 @@
+"""The package's own order: imports go down only, files stay small, importing is cheap."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import composer_attn
+
+ROOT = Path(composer_attn.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+FLOORS = {
+    "errors": 0, "checks": 0, "attention": 0, "ops": 0,
+    "surgery": 1, "functional": 1,
+    "algorithms": 2, "callbacks": 2,
+    "runs": 3,
+    "cli": 4, "__main__": 5, "__init__": 5,
+}  # fmt: skip
+each_file = pytest.mark.parametrize(
+    "file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES]
+)
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports_of(file: Path) -> set[str]:
+    """List every module that a file imports, wherever in it, relative ones spelled out."""
+    package = ".".join(file.relative_to(ROOT.parent).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            deeper = {f"{base}.{alias.name}" for alias in node.names}
+            found |= deeper if base == "composer_attn" else {base}
+    return found
+
+
+def loaded_by(statement: str) -> set[str]:
+    """List the top-level packages that a statement loads in a fresh interpreter."""
+    code = f"{statement}; import sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    return set(done.stdout.split())
+
+
+def test_every_part_of_the_package_has_a_floor():
+    assert {part_of(file) for file in FILES} <= set(FLOORS)
+    assert len(FILES) > 20
+
+
+@each_file
+def test_imports_go_down_only(file):
+    own = [name.split(".")[1] for name in imports_of(file) if name.startswith("composer_attn.")]
+    above = [part for part in own if FLOORS.get(part, 0) > FLOORS[part_of(file)]]
+    assert above == []
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if FLOORS[part_of(f)] <= 1], ids=str)
+def test_the_lower_floors_need_torch_alone(file):
+    roots = {name.split(".")[0] for name in imports_of(file)}
+    assert roots - set(sys.stdlib_module_names) <= {"torch", "composer_attn"}
+
+
+@each_file
+def test_files_are_short(file):
+    assert len(file.read_text().splitlines()) < 300
+
+
+@pytest.mark.parametrize("module", ["functional", "surgery", "attention", "ops"])
+def test_the_lower_floors_load_neither_composer_nor_torchvision_nor_timm(module):
+    loaded = loaded_by(f"import composer_attn.{module}")
+    assert {"composer_attn", "torch"} <= loaded
+    assert loaded.isdisjoint({"composer", "torchvision", "timm", "torchmetrics", "omegaconf"})
+
+
+def test_importing_the_package_loads_no_torch():
+    loaded = loaded_by("import composer_attn")
+    assert "composer_attn" in loaded
+    assert loaded.isdisjoint({"torch", "numpy", "composer", "torchvision", "timm"})
+
+
+def test_functions_by_their_public_names_do_not_load_composer():
+    loaded = loaded_by("from composer_attn import apply_eca, apply_squeeze_excite, SurgeryPlan")
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"composer", "torchvision", "timm"})
+
+
+def test_every_public_name_resolves_and_is_listed_everywhere():
+    assert sorted(composer_attn.__all__) == sorted(composer_attn._HOMES)
+    for name in composer_attn.__all__:
+        assert getattr(composer_attn, name).__module__.startswith("composer_attn.")
+    assert set(composer_attn.__all__) <= set(dir(composer_attn))
+
+
+def test_names_for_type_checkers_are_the_public_ones():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    names = {alias.name: node.module for node in guarded.body for alias in node.names}
+    assert {name: module.split(".")[1] for name, module in names.items()} == composer_attn._HOMES
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'composer_attn' has no attribute 'CBAM'"):
+        _ = composer_attn.CBAM
+
+
+PACKAGES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], "composer_attn.")
+            if not name.endswith("__main__")]  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_imports_and_its_public_names_resolve(package):
+    module = importlib.import_module(package)
+    missing = [name for name in getattr(module, "__all__", []) if not hasattr(module, name)]
+    assert missing == []
