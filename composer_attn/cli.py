@@ -13,12 +13,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_MISTAKE_EXIT_CODE = 2
-
-
-@app.callback()
-def _main() -> None:
-    """Make ``train`` a verb even while it is the only one."""
+_INVALID = 1
+_REFUSED = 2
 
 
 @app.command()
@@ -28,18 +24,44 @@ def train(
         list[str] | None,
         typer.Argument(help="key=value, like max_duration=2ep or optimizer.lr=0.1"),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build everything, say what it is, and stop.")
+    ] = False,
 ) -> None:
     """Train, evaluate and summarize the run that a YAML file describes."""
     from composer.utils import dist
 
     from composer_attn.errors import ComposerAttnError
     from composer_attn.runs.check import load_checked
+    from composer_attn.runs.rehearse import rehearse
     from composer_attn.runs.train import train as run
 
     try:
-        summary = run(load_checked(config, overrides))
+        checked = load_checked(config, overrides)
+        summary = rehearse(checked) if dry_run else run(checked)
     except ComposerAttnError as error:
         print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_MISTAKE_EXIT_CODE) from error
-    if dist.get_global_rank() == 0:
+        raise typer.Exit(_REFUSED) from error
+    if summary is not None and dist.get_global_rank() == 0:
         summary.show()
+
+
+@app.command()
+def validate(
+    configs: Annotated[list[Path], typer.Argument(help="YAML files of runs.")],
+) -> None:
+    """Report every mistake in runs' YAML files; build only what costs nothing."""
+    from composer_attn.errors import ConfigError
+    from composer_attn.runs.check import load_checked
+
+    invalid = 0
+    for config in configs:
+        try:
+            load_checked(config)
+        except ConfigError as error:
+            invalid += 1
+            print(error, file=sys.stderr)
+        else:
+            print(f"{config}: valid")
+    if invalid:
+        raise typer.Exit(_INVALID)

@@ -1,24 +1,23 @@
 """From a checked config to the objects that Composer trains with."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from composer import Trainer
+from composer.core import DataSpec
 from composer.models import ComposerModel
 from composer.utils import get_device, reproducibility
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from composer_attn.algorithms.base import AttentionAlgorithm
-from composer_attn.errors import ComposerAttnError, ConfigError
+from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
-from composer_attn.runs.data import LOADER_ARGUMENTS, build_loader
-from composer_attn.runs.mistakes import Mistake
+from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
+from composer_attn.runs.mistakes import Mistake, at
 from composer_attn.runs.models import build_model
-from composer_attn.runs.optim import attention_group, build_optimizer
-from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS, SCHEDULERS
+from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
+from composer_attn.runs.parallel import parallelism_config
+from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,9 @@ class Parts:
 
     model: ComposerModel
     optimizer: Optimizer
-    train_loader: DataLoader
-    eval_loader: DataLoader | None
+    train_source: Source
+    train_data: DataSpec
+    eval_data: DataSpec | None
     scheduler: Any
     algorithms: list[Any]
     callbacks: list[Any]
@@ -42,25 +42,33 @@ def build_parts(config: RunConfig) -> Parts:
         ConfigError: a component refused its arguments; the message names the section.
     """
     reproducibility.seed_all(config.seed)  # the same parameters for the same seed
-    with _at("model"):
+    with at("model"):
         model = build_model(config.model)
-    with _at("optimizer"):
+    with at("optimizer"):
         optimizer = build_optimizer(model, config.optimizer)
         group = attention_group(config.optimizer)
+    with at("scheduler"):
+        scheduler = build_scheduler(config.scheduler)
+    train_source, train_data = _data("train_dataset", config, train=True)
+    eval_data = None
+    if config.eval_dataset:
+        eval_source, eval_data = _data("eval_dataset", config, train=False)
+        _check_classes(train_source, eval_source)
     return Parts(
         model=model,
         optimizer=optimizer,
-        train_loader=_loader("train_dataset", config, train=True),
-        eval_loader=_loader("eval_dataset", config, train=False) if config.eval_dataset else None,
-        scheduler=_scheduler(config),
+        train_source=train_source,
+        train_data=train_data,
+        eval_data=eval_data,
+        scheduler=scheduler,
         algorithms=_algorithms(config, group),
         callbacks=_all("callbacks", CALLBACKS.table, config.callbacks),
         loggers=_all("loggers", LOGGERS.table, config.loggers),
     )
 
 
-def build_trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
-    """Build the Trainer, which performs the surgeries.
+def build_trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> Trainer:
+    """Build the Trainer, which performs the surgeries; without a folder, one that saves nothing.
 
     Raises:
         ConfigError: Composer refused an argument.
@@ -75,12 +83,12 @@ def build_trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
         raise ConfigError(Mistake("", message)) from error
 
 
-def _trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
+def _trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> Trainer:
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,
-        train_dataloader=parts.train_loader,
-        eval_dataloader=parts.eval_loader,
+        train_dataloader=parts.train_data,
+        eval_dataloader=parts.eval_data,
         schedulers=parts.scheduler,
         algorithms=parts.algorithms,
         callbacks=parts.callbacks,
@@ -93,10 +101,11 @@ def _trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
         device=get_device(config.device),
         device_train_microbatch_size=config.device_train_microbatch_size,
         compile_config={} if config.compile else None,
+        parallelism_config=parallelism_config(config.parallelism),
         save_folder=save_folder,
         save_interval=config.save_interval,
         save_num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
-        autoresume=config.autoresume,
+        autoresume=config.autoresume and save_folder is not None,
         load_path=config.load_path,
         load_weights_only=config.load_weights_only,
         dist_timeout=config.dist_timeout,
@@ -105,37 +114,40 @@ def _trainer(config: RunConfig, parts: Parts, save_folder: str) -> Trainer:
     )
 
 
-@contextmanager
-def _at(key: str) -> Iterator[None]:
-    """Turn whatever a component raises over its arguments into a config's mistake at a key."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(Mistake(key, f"{type(error).__name__}: {error}")) from error
-
-
-def _loader(key: str, config: RunConfig, train: bool) -> DataLoader:
+def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
     section = dict(getattr(config, key))
     options = {name: section.pop(name) for name in LOADER_ARGUMENTS if name in section}
-    with _at(key):
-        dataset = DATASET_KIND.table[section.pop("name")](**section)
-        return build_loader(dataset, config.batch_size, train=train, seed=config.seed, **options)
+    with at(key):
+        source = DATASET_KIND.table[section.pop("name")](**section)
+        _check_labels(source, config.model)
+        data = build_loader(source, config.batch_size, train=train, seed=config.seed, **options)
+    return source, data
 
 
-def _scheduler(config: RunConfig) -> Any:
-    if config.scheduler is None:
-        return None
-    arguments = dict(config.scheduler)
-    with _at("scheduler"):
-        return SCHEDULERS.table[arguments.pop("name")](**arguments)
+def _check_labels(source: Source, model: dict[str, Any]) -> None:
+    width = model.get("num_classes", 1000)
+    if source.num_classes > width:
+        raise ArgumentError(
+            f"it has {source.num_classes} classes, and the model has {width}: "
+            f"model.num_classes={source.num_classes}"
+        )
+
+
+def _check_classes(train: Source, evaluation: Source) -> None:
+    """Make sure that a label means the same class in both."""
+    differing = sorted(set(train.classes) ^ set(evaluation.classes))
+    if train.classes and evaluation.classes and differing:
+        message = (
+            f"its {len(evaluation.classes)} classes are not the {len(train.classes)} of "
+            f"train_dataset; only in one: {', '.join(differing[:3])}"
+        )
+        raise ConfigError(Mistake("eval_dataset", message))
 
 
 def _all(key: str, table: Any, sections: dict[str, Any]) -> list[Any]:
     built = []
     for name, arguments in sections.items():
-        with _at(f"{key}.{name}"):
+        with at(f"{key}.{name}"):
             built.append(table[name](**(arguments or {})))
     return built
 

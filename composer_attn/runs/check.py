@@ -1,13 +1,20 @@
 """Check a config before anything is built."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from composer.core import Precision, Time
+from torch import nn
 
-from composer_attn.errors import ConfigError
+from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.config import ConfigFile, RunConfig, load_config
-from composer_attn.runs.mistakes import Mistake, unknown
+from composer_attn.runs.mistakes import Mistake, at, unknown
+from composer_attn.runs.models import build_model
+from composer_attn.runs.models.weights import is_file
+from composer_attn.runs.optim import build_optimizer, build_scheduler
+from composer_attn.runs.parallel import PARALLELISMS, parallelism_config
 from composer_attn.runs.registry import (
     ALGORITHMS,
     CALLBACKS,
@@ -37,7 +44,7 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
         ConfigError: lists every mistake, with file, key, what is wrong and what would be valid.
     """
     file: ConfigFile = load_config(path, overrides or ())
-    mistakes = find_mistakes(file.config)
+    mistakes = find_mistakes(file.config) or try_components(file.config)
     if mistakes:
         raise ConfigError(*file.located(mistakes))
     return file.config
@@ -52,11 +59,45 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
     for key, kind in _SEVERAL.items():
         mistakes += kind.check_all(key, getattr(config, key))
     mistakes += [m for key in _TIMES for m in _check_time(key, getattr(config, key))]
+    mistakes += _check_name("parallelism", config.parallelism, PARALLELISMS)
     mistakes += _check_name("device", config.device, _DEVICES)
     mistakes += _check_name("precision", config.precision, [p.value for p in Precision])
     mistakes += _check_counts(config)
     mistakes += _check_load_path(config.load_path)
     return mistakes
+
+
+def try_components(config: RunConfig) -> list[Mistake]:
+    """List what components say of their arguments, as far as building them costs nothing.
+
+    Networks are built on the meta device, optimizers for one parameter. Not tried: datasets, which
+    need their data, and loggers and callbacks, which may open files.
+    """
+    attempts = {
+        "model": lambda: _try_model(config.model),
+        "optimizer": lambda: build_optimizer(nn.Linear(1, 1), config.optimizer),
+        "parallelism": lambda: parallelism_config(config.parallelism),
+        "scheduler": lambda: build_scheduler(config.scheduler),
+    }
+    for name, arguments in config.algorithms.items():
+        attempts[f"algorithms.{name}"] = partial(ALGORITHMS.table[name], **(arguments or {}))
+    mistakes = []
+    for key, attempt in attempts.items():
+        try:
+            with at(key):
+                attempt()
+        except ConfigError as error:
+            mistakes += error.mistakes
+    return mistakes
+
+
+def _try_model(section: dict[str, Any]) -> None:
+    weights = section.get("weights")
+    if is_file(weights) and not Path(weights).is_file():
+        raise ArgumentError(f"there is no file {weights!r}")
+    without = {k: v for k, v in section.items() if k not in ("weights", "pretrained")}
+    with torch.device("meta"):
+        build_model(without)
 
 
 def _check_time(key: str, value: str) -> list[Mistake]:

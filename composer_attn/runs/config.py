@@ -35,6 +35,7 @@ class RunConfig:
         precision: ``fp32``, ``amp_bf16``, ``amp_fp16``, ...; Composer's default for the device.
         device: ``cpu``, ``gpu``, ``mps``; by default what there is.
         compile: whether to ``torch.compile`` the model.
+        parallelism: ``ddp``, or ``fsdp2`` to spread parameters over the ranks.
         loggers: ``{tensorboard: {log_dir: ...}, ...}``.
         callbacks: ``{lr_monitor: {}, ...}``.
         save_folder: where checkpoints and the summary go; a run that is not resumed never writes
@@ -62,6 +63,7 @@ class RunConfig:
     precision: str | None = None
     device: str | None = None
     compile: bool = False
+    parallelism: str = "ddp"
     loggers: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     save_folder: str = "runs/${run_name}"
@@ -106,7 +108,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     """Read a run's YAML, the ``base`` files it builds on, and ``key=value`` overrides.
 
     ``base: other.yaml`` names a file, relative to this one, whose keys hold where this one sets no
-    others. ``${key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf.
+    others; a section of another ``name`` takes the place of the base's whole. ``${key}`` and
+    ``${oc.env:NAME}`` are filled in by OmegaConf.
 
     Raises:
         ConfigError: with every mistake of syntax, keys and types.
@@ -120,6 +123,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
                 mistakes.append(Mistake(str(key), unknown("key", key, KEYS), source))
                 continue
             try:
+                if source != _COMMAND_LINE and _names_another(merged[key], layer[key]):
+                    merged[key] = {}
                 merged = OmegaConf.merge(merged, OmegaConf.masked_copy(layer, key))
             except TypeError:  # what OmegaConf says of a list where a mapping belongs
                 mistakes.append(Mistake(str(key), "must be a mapping {...}", source))
@@ -134,6 +139,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     if mistakes:
         raise ConfigError(*ConfigFile(merged, layers).located(mistakes))
     return ConfigFile(OmegaConf.to_object(merged), layers)
+
+
+def _names_another(below: Any, section: Any) -> bool:
+    """Say whether a file's section names another component than the files it builds on."""
+    if not isinstance(below, DictConfig) or not isinstance(section, DictConfig):
+        return False
+    names = {layer.get("name") for layer in (below, section)} - {None}
+    return len(names) > 1
 
 
 def _depth(layer: DictConfig, key: str) -> int:

@@ -1,8 +1,11 @@
 """Collect every mistake of a config, to report them all at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+
+from composer_attn.errors import ComposerAttnError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,15 @@ def unknown(what: str, name: object, valid: Iterable[str]) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else "."
     shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     return f"unknown {what} {name!r}{hint} Valid: {shown}"
+
+
+@contextmanager
+def at(key: str) -> Iterator[None]:
+    """Turn whatever a component raises over its arguments into a config's mistake at a key."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        name = "" if isinstance(error, ComposerAttnError) else f"{type(error).__name__}: "
+        raise ConfigError(Mistake(key, f"{name}{error}")) from error

@@ -1,4 +1,4 @@
-"""Optimizers with parameter groups that do not decay."""
+"""Optimizers, with parameter groups that do not decay, and schedulers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from composer_attn.errors import ArgumentError
-from composer_attn.runs.registry import OPTIMIZERS
+from composer_attn.runs.registry import OPTIMIZERS, SCHEDULERS
 
 # What ``no_decay`` can name. Attention is not there yet when the optimizer is built: its parameters
 # join the group that does not decay later, see ``attention_group``.
@@ -36,6 +36,14 @@ def build_optimizer(model: nn.Module, section: dict[str, Any]) -> Optimizer:
         {"params": [p for p in model.parameters() if id(p) in exempt], "weight_decay": 0.0},
     ]
     return build(groups, **arguments)
+
+
+def build_scheduler(section: dict[str, Any] | None) -> Any:
+    """Build the scheduler that a section ``{name, ...}`` names; ``None`` is a constant rate."""
+    if section is None:
+        return None
+    arguments = dict(section)
+    return SCHEDULERS.table[arguments.pop("name")](**arguments)
 
 
 def attention_group(section: dict[str, Any]) -> int | None:

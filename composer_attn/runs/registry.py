@@ -19,7 +19,7 @@ from composer.core import Algorithm
 from composer_attn.algorithms import ECA, SqueezeExcite
 from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS
 from composer_attn.runs.mistakes import Mistake, unknown
-from composer_attn.runs.models import MODELS
+from composer_attn.runs.models import MODEL_ARGUMENTS, MODELS
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,6 @@ LOGGERS = Kind(
 
 CALLBACKS = Kind("callback", _classes(composer.callbacks, ""))
 
-MODEL_KIND = Kind("model", MODELS)
+MODEL_KIND = Kind("model", MODELS, extra=MODEL_ARGUMENTS)
 
 DATASET_KIND = Kind("dataset", DATASETS, extra=LOADER_ARGUMENTS)

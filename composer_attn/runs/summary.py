@@ -1,15 +1,23 @@
 """What a run came to: printed at its end, and kept as ``summary.json``."""
 
 import json
+import platform
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from composer import Trainer
+from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
 
 from composer_attn.functional import attended_modules
+from composer_attn.runs.build import Parts
+from composer_attn.runs.config import RunConfig
+from composer_attn.runs.cost import count_macs, count_parameters, peak_memory
+
+_PACKAGES = ("composer-attn", "mosaicml", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,14 @@ class Summary:
         attended_layers: number of modules with attention of ours.
         parameters_before: of the network as built.
         parameters_after: of the network as trained.
+        macs: multiply-accumulates of one image's forward pass; None where parameters are spread
+            over ranks.
         images_per_second: training throughput over all ranks, evaluation not counted.
         seconds: wall time of training, evaluation not counted.
+        peak_memory: bytes, of this rank: on the GPU, or else of the process.
+        skipped_images: files of the training data left out, unreadable, over all ranks.
+        ranks: number of processes.
+        versions: of Python and the packages that matter.
         save_folder: where checkpoints, config and summary are.
     """
 
@@ -32,8 +46,13 @@ class Summary:
     attended_layers: int
     parameters_before: int
     parameters_after: int
+    macs: int | None
     images_per_second: float
     seconds: float
+    peak_memory: int
+    skipped_images: int
+    ranks: int
+    versions: dict[str, str]
     save_folder: str
 
     def write(self) -> None:
@@ -51,20 +70,24 @@ class Summary:
         table.add_row("attended layers", str(self.attended_layers))
         table.add_row("parameters before", f"{self.parameters_before:,}")
         table.add_row("parameters after", f"{self.parameters_after:,} ({added:+,})")
-        table.add_row("training", f"{self.images_per_second:,.0f} images/s, {self.seconds:.1f} s")
+        if self.macs is not None:
+            table.add_row("multiply-accumulates", f"{self.macs:,} an image")
+        rate = f"{self.images_per_second:,.0f} images/s, {self.seconds:.1f} s"
+        table.add_row("training", rate)
+        table.add_row("peak memory", f"{self.peak_memory / 2**20:,.0f} MiB")
+        if self.skipped_images:
+            table.add_row("skipped images", f"{self.skipped_images:,}")
         table.add_row("saved in", self.save_folder)
         (console or Console()).print(table)
 
 
-def count_parameters(model: torch.nn.Module) -> int:
-    """Count the parameters of a model, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def summarize(trainer: Trainer, parameters_before: int, save_folder: str) -> Summary:
-    """Take a run's closing figures from its Trainer."""
+def summarize(
+    config: RunConfig, parts: Parts, trainer: Trainer, parameters_before: int, folder: str
+) -> Summary:
+    """Take a run's closing figures from its Trainer; on every rank alike."""
     state = trainer.state
     seconds = state.timestamp.total_wct.total_seconds()
+    samples = state.timestamp.sample.value
     return Summary(
         run_name=state.run_name,
         metrics={
@@ -72,10 +95,25 @@ def summarize(trainer: Trainer, parameters_before: int, save_folder: str) -> Sum
             for metrics in state.eval_metrics.values()
             for name, metric in metrics.items()
         },
-        attended_layers=len(attended_modules(state.model)),
+        attended_layers=len(attended_modules(parts.model)),
         parameters_before=parameters_before,
-        parameters_after=count_parameters(state.model),
-        images_per_second=state.timestamp.sample.value / seconds if seconds else 0.0,
+        parameters_after=count_parameters(parts.model),
+        macs=macs_of(config, parts),
+        images_per_second=samples / seconds if seconds else 0.0,
         seconds=seconds,
-        save_folder=save_folder,
+        peak_memory=peak_memory(next(parts.model.parameters()).device),
+        skipped_images=sum(dist.all_gather_object(parts.train_source.skipped())),
+        ranks=dist.get_world_size(),
+        versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        save_folder=folder,
     )
+
+
+def macs_of(config: RunConfig, parts: Parts) -> int | None:
+    """Count the multiply-accumulates of one image, where one rank holds all parameters."""
+    if config.parallelism != "ddp":
+        return None
+    network = parts.model.module
+    parameter = next(network.parameters())
+    image = torch.zeros(1, *parts.train_source.image_shape)
+    return count_macs(network, image.to(parameter.device, parameter.dtype))

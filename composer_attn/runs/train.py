@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from composer_attn.errors import ConfigError
 from composer_attn.runs.build import build_parts, build_trainer
 from composer_attn.runs.config import RunConfig
+from composer_attn.runs.cost import count_parameters
 from composer_attn.runs.mistakes import Mistake
-from composer_attn.runs.summary import Summary, count_parameters, summarize
+from composer_attn.runs.summary import Summary, summarize
 
 
 def train(config: RunConfig) -> Summary:
@@ -32,7 +33,7 @@ def train(config: RunConfig) -> Summary:
         trainer.fit()
         if trainer.state.evaluators and not _evaluated_at_end(trainer):
             trainer.eval()
-        summary = summarize(trainer, parameters, folder)
+        summary = summarize(config, parts, trainer, parameters, folder)
     finally:
         trainer.close()
     if dist.get_global_rank() == 0:

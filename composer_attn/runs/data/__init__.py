@@ -1,9 +1,20 @@
 """The datasets that a config can name."""
 
+from composer_attn.runs.data.cifar import cifar10, cifar100
 from composer_attn.runs.data.digits import digits
+from composer_attn.runs.data.image_folder import image_folder
 from composer_attn.runs.data.loader import LOADER_ARGUMENTS, build_loader
+from composer_attn.runs.data.mds import mds
+from composer_attn.runs.data.source import Source
 from composer_attn.runs.data.synthetic import synthetic
 
-DATASETS = {"digits": digits, "synthetic": synthetic}
+DATASETS = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "digits": digits,
+    "image_folder": image_folder,
+    "mds": mds,
+    "synthetic": synthetic,
+}
 
-__all__ = ["DATASETS", "LOADER_ARGUMENTS", "build_loader"]
+__all__ = ["DATASETS", "LOADER_ARGUMENTS", "Source", "build_loader"]

@@ -2,15 +2,16 @@
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from composer_attn.errors import ArgumentError
+from composer_attn.runs.data.source import Source
 
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.2
 
 
-def digits(split: str, size: int = 32) -> Dataset:
+def digits(split: str, size: int = 32) -> Source:
     """Load one split of the handwritten digits of scikit-learn, nothing downloaded.
 
     The 8x8 images of the UCI "Optical Recognition of Handwritten Digits" test set, 0 to 9, resized
@@ -44,4 +45,6 @@ def digits(split: str, size: int = 32) -> Dataset:
     pixels, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
     images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
     images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-    return TensorDataset(images.expand(-1, 3, -1, -1), torch.as_tensor(labels, dtype=torch.long))
+    images = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    dataset = TensorDataset(images, torch.as_tensor(labels, dtype=torch.long))
+    return Source(dataset, num_classes=10, image_shape=(3, size, size), classes=tuple("0123456789"))

@@ -3,35 +3,40 @@
 from typing import Any
 
 import torch
+from composer.core import DataSpec
 from composer.utils import dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, DistributedSampler
 
 from composer_attn.errors import ArgumentError
+from composer_attn.runs.data.seeded import SeededDataset, SeededSampler
+from composer_attn.runs.data.source import Source
 
 # What a dataset section takes besides the dataset's own arguments.
-LOADER_ARGUMENTS = ("num_workers", "drop_last")
+LOADER_ARGUMENTS = ("num_workers", "prefetch_factor", "drop_last")
 
 
 def build_loader(
-    dataset: Dataset,
+    source: Source,
     batch_size: int,
     *,
     train: bool,
     seed: int,
     num_workers: int = 0,
+    prefetch_factor: int | None = None,
     drop_last: bool | None = None,
-) -> DataLoader:
+) -> DataSpec:
     """Batch a dataset for this rank.
 
-    The order comes from a sampler seeded on its own, so that a resumed run goes on with exactly the
+    Order and augmentation are seeded on their own, so that a resumed run goes on with exactly the
     batches that an uninterrupted one would see.
 
     Args:
-        dataset: a map-style dataset.
+        source: the dataset.
         batch_size: global: over all ranks.
         train: whether to shuffle, and to leave out a last batch that is not full.
-        seed: of the order.
+        seed: of order and augmentation.
         num_workers: processes of this rank that load.
+        prefetch_factor: batches that each of them keeps ready; PyTorch's default is 2.
         drop_last: overrides what ``train`` says of the last batch.
 
     Raises:
@@ -41,20 +46,47 @@ def build_loader(
     if batch_size < 1 or batch_size % ranks:
         raise ArgumentError(f"batch_size must be a multiple of the {ranks} ranks; got {batch_size}")
     drop_last = train if drop_last is None else drop_last
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size // ranks,
-        sampler=dist.get_sampler(dataset, drop_last=drop_last, shuffle=train, seed=seed),
-        drop_last=drop_last,
-        pin_memory=torch.cuda.is_available(),
-        **_worker_arguments(num_workers),
-    )
+    options: dict[str, Any] = {"batch_size": batch_size // ranks, "drop_last": drop_last}
+    options |= _worker_options(num_workers, prefetch_factor)
+    if source.collate:
+        options["collate_fn"] = source.collate
+    build = _stream if source.streams else _sampled
+    loader = build(source, options, train, seed)
     if not len(loader):
-        raise ArgumentError(f"{len(dataset)} samples do not fill one batch of {batch_size}")
-    return loader
+        raise ArgumentError(f"{len(loader.dataset)} samples do not fill one batch of {batch_size}")
+    return DataSpec(loader, microbatch_transforms=_on_images(source.device_transform))
 
 
-def _worker_arguments(num_workers: int) -> dict[str, Any]:
+def _sampled(source: Source, options: dict[str, Any], train: bool, seed: int) -> DataLoader:
+    dataset, kind = source.dataset, DistributedSampler
+    if source.random:
+        dataset, kind = SeededDataset(source.dataset, seed), SeededSampler
+    # What composer.utils.dist.get_sampler builds, for a class of sampler of our choice.
+    sampler = kind(
+        dataset,
+        num_replicas=dist.get_world_size(),
+        rank=dist.get_global_rank(),
+        shuffle=train,
+        seed=seed,
+        drop_last=options["drop_last"],
+    )
+    return DataLoader(dataset, sampler=sampler, pin_memory=torch.cuda.is_available(), **options)
+
+
+def _stream(source: Source, options: dict[str, Any], train: bool, seed: int) -> DataLoader:
+    from streaming import StreamingDataLoader
+
+    dataset = source.dataset(batch_size=options["batch_size"], shuffle=train, shuffle_seed=seed)
+    return StreamingDataLoader(dataset, pin_memory=torch.cuda.is_available(), **options)
+
+
+def _worker_options(num_workers: int, prefetch_factor: int | None) -> dict[str, Any]:
     if not num_workers:
         return {}
-    return {"num_workers": num_workers, "persistent_workers": True}
+    options = {"num_workers": num_workers, "persistent_workers": True}
+    return options | ({"prefetch_factor": prefetch_factor} if prefetch_factor else {})
+
+
+def _on_images(transform):
+    """Apply a transform to the images of a batch of images and labels."""
+    return transform and (lambda batch: (transform(batch[0]), *batch[1:]))

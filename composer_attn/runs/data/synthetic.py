@@ -1,7 +1,9 @@
 """Fixed random images, to measure throughput and to try recipes without their data."""
 
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
+
+from composer_attn.runs.data.source import Source
 
 
 def synthetic(
@@ -10,7 +12,7 @@ def synthetic(
     size: int = 224,
     channels: int = 3,
     seed: int = 0,
-) -> Dataset:
+) -> Source:
     """Draw normally distributed images ``(channels, size, size)`` and uniform labels, once.
 
     Args:
@@ -22,4 +24,5 @@ def synthetic(
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(num_samples, channels, size, size, generator=generator)
-    return TensorDataset(images, torch.randint(num_classes, (num_samples,), generator=generator))
+    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    return Source(TensorDataset(images, labels), num_classes, (channels, size, size))

@@ -1,6 +1,6 @@
 """The models that a config can name."""
 
-from composer_attn.runs.models.build import build_model
+from composer_attn.runs.models.build import MODEL_ARGUMENTS, build_model, build_network
 from composer_attn.runs.models.table import MODELS
 
-__all__ = ["MODELS", "build_model"]
+__all__ = ["MODELS", "MODEL_ARGUMENTS", "build_model", "build_network"]

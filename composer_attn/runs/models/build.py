@@ -2,31 +2,63 @@
 
 from typing import Any
 
+from composer.loss import binary_cross_entropy_with_logits, soft_cross_entropy
 from composer.metrics import CrossEntropy
 from composer.models import ComposerClassifier
+from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from composer_attn.errors import ArgumentError
 from composer_attn.runs.models.table import MODELS
+from composer_attn.runs.models.weights import is_file, load_weights
+
+# What a model section takes besides the network's own arguments.
+MODEL_ARGUMENTS = ("weights", "loss")
+
+# Both take class indices and, as mixup and label smoothing make them, probabilities of classes.
+LOSSES = {
+    "binary_cross_entropy": binary_cross_entropy_with_logits,
+    "cross_entropy": soft_cross_entropy,
+}
+
+
+def build_network(section: dict[str, Any]) -> nn.Module:
+    """Build the network that a section names, with its weights.
+
+    Args:
+        section: ``{name, num_classes, weights, ...}``; ``weights`` is a file, or the name of
+            weights that torchvision publishes; the rest are the network's own arguments.
+
+    Raises:
+        ArgumentError: the weights are another network's.
+        ImportError, OSError, TypeError, ValueError: whatever the network says of its arguments.
+    """
+    arguments = {k: v for k, v in section.items() if k not in ("name", "loss")}
+    file = arguments.pop("weights") if is_file(arguments.get("weights")) else None
+    network = MODELS[section["name"]](**arguments)
+    if file:
+        load_weights(network, file)
+    return network
 
 
 def build_model(section: dict[str, Any]) -> ComposerClassifier:
-    """Build the network that a section names, with top-1 (and top-5) accuracy to measure it.
-
-    Args:
-        section: ``{name, num_classes, ...}``; the rest are the network's own arguments.
+    """Build the network that a section names, with a loss, and top-1 and top-5 accuracy.
 
     Raises:
-        TypeError, ValueError: the network does not take an argument.
+        ArgumentError: there is no such loss, or the weights are another network's.
+        ImportError, OSError, TypeError, ValueError: whatever the network says of its arguments.
     """
-    arguments = {key: value for key, value in section.items() if key != "name"}
-    network = MODELS[section["name"]](**arguments)
+    loss = section.get("loss", "cross_entropy")
+    if loss not in LOSSES:
+        raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
     num_classes = section.get("num_classes", 1000)
     return ComposerClassifier(
-        network,
+        build_network(section),
         num_classes=num_classes,
         train_metrics=MulticlassAccuracy(num_classes=num_classes, average="micro"),
         val_metrics=_metrics(num_classes),
+        loss_fn=LOSSES[loss],
     )
 
 

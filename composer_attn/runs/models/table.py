@@ -8,6 +8,8 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from composer_attn.runs.models.simplified_efficientnet import SimplifiedEfficientNet
+
 
 def resnet10(num_classes: int = 1000, zero_init_residual: bool = False) -> nn.Module:
     """Build the smallest ResNet: one basic block a stage, widths 64 to 512."""
@@ -17,7 +19,10 @@ def resnet10(num_classes: int = 1000, zero_init_residual: bool = False) -> nn.Mo
 class ModelTable(Mapping):
     """What builds each model, by name; timm is imported only when it is asked for."""
 
-    _ours: Mapping[str, Callable[..., nn.Module]] = {"resnet10": resnet10}
+    _ours: Mapping[str, Callable[..., nn.Module]] = {
+        "resnet10": resnet10,
+        "simplified_efficientnet": SimplifiedEfficientNet,
+    }
 
     def __getitem__(self, name: str) -> Callable[..., nn.Module]:
         if name in self._ours:

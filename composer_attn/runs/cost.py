@@ -1,0 +1,40 @@
+"""What a network costs: parameters, multiply-accumulates, memory."""
+
+import resource
+import sys
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the parameters of a model, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(network: nn.Module, image: Tensor) -> int:
+    """Count the multiply-accumulates of one image's forward pass, by torch's flop counter.
+
+    Convolutions and matrix products count, as in the published tables; what is done element by
+    element does not.
+
+    Args:
+        network: maps images to logits; left in the mode it was found in.
+        image: ``(1, 3, H, W)``, on the network's device and of its dtype.
+    """
+    training = network.training
+    counter = FlopCounterMode(display=False)
+    # Eagerly: the counter does not see into compiled code.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
+        network.eval()(image)
+    network.train(training)
+    return counter.get_total_flops() // 2
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes that were allocated at the most, on a GPU, or else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

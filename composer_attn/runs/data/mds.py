@@ -1,0 +1,80 @@
+"""Shards of mosaicml-streaming: the way to data that no single machine holds."""
+
+from typing import Any
+
+from composer_attn.runs.data.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalize,
+    build_transform,
+    collate,
+)
+from composer_attn.runs.data.seeded import seeded
+from composer_attn.runs.data.source import Source
+
+
+def mds(
+    local: str,
+    augmentation: str,
+    num_classes: int,
+    remote: str | None = None,
+    split: str | None = None,
+    size: int = 224,
+    resize: int = 256,
+    image_column: str = "x",
+    label_column: str = "y",
+    cache_limit: str | None = None,
+) -> Source:
+    """Stream images from MDS shards, fetched as they are needed and kept in a local folder.
+
+    Args:
+        local: the folder of the shards, or of what is fetched from ``remote``.
+        augmentation: one of :data:`~composer_attn.runs.data.images.AUGMENTATIONS`.
+        num_classes: labels are 0 to ``num_classes - 1``.
+        remote: where the shards are: a path, ``s3://``, ``gs://``, ``oci://``, ...
+        split: the sub-folder of both, like ``train``.
+        size: height and width, in pixels, of what the network sees.
+        resize: what the shorter side becomes first, under ``center_crop`` and ``resize_crop``.
+        image_column: name of the column with the images (encoded ``pil``, ``jpeg`` or ``png``).
+        label_column: name of the column with the labels.
+        cache_limit: how much of the local disk to use, like ``100gb``.
+
+    Raises:
+        ImportError: mosaicml-streaming is not installed.
+    """
+    try:
+        from streaming import StreamingDataset
+    except ImportError as error:
+        raise ImportError(
+            "mds needs mosaicml-streaming: pip install 'composer-attn[streaming]'"
+        ) from error
+    transform = build_transform(augmentation, size, resize)
+
+    class Images(StreamingDataset):
+        """Decodes and augments; the stream itself takes care of the order, ranks and resuming."""
+
+        def __getitem__(self, sample_id: int) -> tuple[Any, int]:
+            sample = super().__getitem__(sample_id)
+            with seeded(self.shuffle_seed, self.next_epoch, sample_id):
+                image = transform(sample[image_column].convert("RGB"))
+            return image, int(sample[label_column])
+
+    def build(batch_size: int, shuffle: bool, shuffle_seed: int) -> StreamingDataset:
+        return Images(
+            local=local,
+            remote=remote,
+            split=split,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            shuffle_seed=shuffle_seed,
+            cache_limit=cache_limit,
+        )
+
+    return Source(
+        build,
+        num_classes=num_classes,
+        image_shape=(3, size, size),
+        collate=collate,
+        device_transform=Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        streams=True,
+    )
