@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from numbers import Integral
 
-from composer.algorithms.warnings import NoEffectWarning
+from composer.algorithms.warnings import NoEffectWarning, NotIntendedUseWarning
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.utils import reproducibility
@@ -105,6 +105,7 @@ class AttentionAlgorithm(Algorithm):
         self._attended = find_attended(state.model)
         if attends_nothing(self.plan):
             warnings.warn(f"{self!r} attended nothing\n{self.plan}", NoEffectWarning, stacklevel=2)
+        self._warn_of_untrained(state)
         log.info("%r:\n%s", self, self.plan)
         logger.log_hyperparameters(
             {
@@ -112,6 +113,24 @@ class AttentionAlgorithm(Algorithm):
                 f"{self.key}/num_parameters": self.plan.parameters,
             }
         )
+
+    def _warn_of_untrained(self, state: State) -> None:
+        """Notice surgery that was done without telling the optimizer, before this Trainer."""
+        groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        lost = [
+            unwrapped(name)
+            for name, module in self._attended.items()
+            if any(p.requires_grad and id(p) not in held for p in module.attention.parameters())
+        ]
+        if groups and lost:
+            warnings.warn(
+                f"no optimizer holds the attention of {', '.join(lost[:3])}"
+                f"{', ...' if len(lost) > 3 else ''}: it will not train. It was added without "
+                "optimizers= after the optimizer was built",
+                NotIntendedUseWarning,
+                stacklevel=2,
+            )
 
     def _check_kept(self, state: State) -> None:
         # Not by name: FSDP's activation checkpointing has put wrappers in between.

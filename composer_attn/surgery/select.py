@@ -13,15 +13,20 @@ from composer_attn.surgery.names import as_patterns, check_patterns, matches, wa
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # Class names of attention modules, whoever wrote them: torchvision's, timm's (which moved between
-# modules over its versions, hence bare names), Composer's, ours, and those of papers' code.
+# modules over its versions, hence bare names), Composer's, ours, and those of papers' code; channel
+# attention first, then spatial and self-attention, whose convolutions make queries, keys and values.
 ATTENTIONS = frozenset({
-    "BatNonLocalAttn", "BottleneckAttn", "CbamModule", "CecaModule", "ChannelAttention",
-    "ChannelAttn", "CoordAttn", "EcaModule", "EffectiveSEModule", "EfficientLocalAttn",
-    "GatherExcite", "GlobalContext", "HaloAttn", "LambdaLayer", "LightCbamModule",
-    "LightChannelAttn", "LightSpatialAttn", "NonLocalAttn", "SEBlock", "SELayer", "SEModule",
-    "SelectiveKernel", "SelectiveKernelAttn", "SimpleCoordAttn", "SpatialAttn", "SplitAttn",
-    "SqueezeExcitation", "SqueezeExcite", "SqueezeExcite2d", "SqueezeExciteCl",
-    "SqueezeExciteConv2d", "StripAttn", "eca_layer",
+    "CbamModule", "CecaModule", "ChannelAttention", "ChannelAttentionV2", "ChannelAttn",
+    "CoordAttn", "EcaModule", "EffectiveSEModule", "EfficientLocalAttn", "GatherExcite",
+    "GlobalContext", "LightCbamModule", "LightChannelAttn", "LightSpatialAttn", "SEBlock",
+    "SELayer", "SEModule", "SelectiveKernel", "SelectiveKernelAttn", "SimpleCoordAttn",
+    "SpatialAttn", "SplitAttn", "SqueezeExcitation", "SqueezeExcite", "SqueezeExcite2d",
+    "SqueezeExciteCl", "SqueezeExciteConv2d", "StripAttn", "eca_layer",
+    "Attention", "Attention2d", "Attention2dDownsample", "AttentionPool2d", "BatNonLocalAttn",
+    "BilinearAttnTransform", "BottleneckAttn", "CascadedGroupAttention", "ConvAttention",
+    "EfficientAdditiveAttention", "EfficientAttention", "GlobalSubSampleAttn", "HaloAttn",
+    "LambdaLayer", "LinearSelfAttention", "LocalWindowAttention", "MultiQueryAttention2d",
+    "MultiQueryAttentionV2", "NonLocalAttn", "RotAttentionPool2d", "SpatialAttention",
 })  # fmt: skip
 
 

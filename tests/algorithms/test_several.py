@@ -3,12 +3,13 @@
 import warnings
 
 import pytest
-from composer.algorithms.warnings import NoEffectWarning
+from composer.algorithms.warnings import NoEffectWarning, NotIntendedUseWarning
 
 from composer_attn import ECA, SqueezeExcite, attended_modules
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
 from tests.algorithms.training import (
     ALGORITHMS,
+    FUNCTIONS,
     assert_same,
     attended_beforehand,
     attention_weights,
@@ -17,6 +18,7 @@ from tests.algorithms.training import (
     logged,
     losses,
     moved,
+    sgd,
     trainer,
     weights,
 )
@@ -101,3 +103,24 @@ def test_a_second_trainer_goes_on_with_the_same_network(key, algorithm_again):
     second.fit()
     expected = {name for name in start if name in attention_weights(model)}
     assert expected <= moved(start, weights(model))
+
+
+def test_attention_that_an_older_optimizer_does_not_hold_is_pointed_out():
+    model = classifier()
+    optimizer = sgd(model)
+    FUNCTIONS["eca"](model)  # without optimizers=
+    with pytest.warns(NotIntendedUseWarning, match=r"attention of branches\.a, shortcut\.0.*train"):
+        trainer([eca()], model=model, optimizer=optimizer)
+
+
+def test_attention_that_the_optimizer_holds_or_that_is_frozen_is_no_matter():
+    held, frozen = classifier(), classifier()
+    FUNCTIONS["eca"](held)
+    older = sgd(frozen)
+    FUNCTIONS["eca"](frozen)
+    for attention in attended_modules(frozen).values():
+        attention.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotIntendedUseWarning)
+        trainer([eca()], model=held, optimizer=sgd(held))
+        trainer([eca()], model=frozen, optimizer=older)
