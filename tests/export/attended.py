@@ -1,0 +1,38 @@
+"""Attended networks to export, and what to compare them on."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from composer_attn.attention.gates import GATES
+from composer_attn.functional import attended_modules
+from tests.networks import Network
+
+each_gate = pytest.mark.parametrize(
+    ("gate", "start"), list(itertools.product(GATES["paper"], GATES))
+)
+
+
+def attended(network: Network, surgery, **options) -> nn.Module:
+    """Build a network in evaluation mode, every attention of which scales by something of its own.
+
+    (Under ``start='identity'`` a new one scales by 1.)
+    """
+    model = network.build().eval()
+    surgery.apply(model, **options)
+    for attention in attended_modules(model).values():
+        nn.init.normal_(attention.last_layer.weight)
+    return model
+
+
+def longer(x: torch.Tensor) -> torch.Tensor:
+    """Make another batch of one sample more, and of other numbers."""
+    return torch.randn(len(x) + 1, *x.shape[1:])
+
+
+def assert_same_numbers(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Compare to 1e-5 of the largest number."""
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
