@@ -12,14 +12,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list:
-    """List the code blocks of a language in all pages, with the page's name and their number."""
-    return [
-        pytest.param(block, id=f"{page.name}-{number}")
-        for page in PAGES
-        for number, block in enumerate(
-            re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
-        )
-    ]
+    """List the code blocks of a language in all pages, once each, by page and number."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    found = {}
+    for page in PAGES:
+        for number, block in enumerate(pattern.findall(page.read_text())):
+            found.setdefault(block, f"{page.name}-{number}")
+    return [pytest.param(block, id=name) for block, name in found.items()]
 
 
 def test_pages_have_blocks_of_each_kind():
