@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         plan_eca,
         plan_squeeze_excite,
     )
-    from composer_attn.surgery import Site, SurgeryPlan
+    from composer_attn.surgery import Site, SurgeryPlan, register_block
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,7 @@ _HOMES = {
     "eca_kernel_size": "attention",
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
+    "register_block": "surgery",
 }
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "eca_kernel_size",
     "plan_eca",
     "plan_squeeze_excite",
+    "register_block",
 ]
 
 

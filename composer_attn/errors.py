@@ -14,7 +14,11 @@ class ArgumentError(ComposerAttnError, ValueError):
 
 
 class PatternError(ArgumentError):
-    """An ``include`` or ``exclude`` pattern matches no candidate of the model."""
+    """An ``include`` or ``exclude`` pattern matches no point of the model."""
+
+
+class PlacementError(ArgumentError):
+    """The network has no place for the attention that was asked for."""
 
 
 class ModelError(ComposerAttnError, RuntimeError):

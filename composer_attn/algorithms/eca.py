@@ -40,6 +40,7 @@ class ComposerAttnECA(AttentionAlgorithm):
         kernel_size: int | None = None,
         min_channels: int = 128,
         *,
+        placement: str = "conv",
         gamma: float = 2,
         b: float = 1,
         include: Patterns = None,
@@ -52,6 +53,7 @@ class ComposerAttnECA(AttentionAlgorithm):
         super().__init__(
             kernel_size=kernel_size,
             min_channels=min_channels,
+            placement=placement,
             gamma=gamma,
             b=b,
             include=include,

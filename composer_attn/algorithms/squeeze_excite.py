@@ -40,6 +40,7 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
         latent_channels: int | float = 64,
         min_channels: int = 128,
         *,
+        placement: str = "conv",
         include: Patterns = None,
         exclude: Patterns = None,
         filter_fn: Filter = None,
@@ -51,6 +52,7 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
         super().__init__(
             latent_channels=latent_channels,
             min_channels=min_channels,
+            placement=placement,
             include=include,
             exclude=exclude,
             filter_fn=filter_fn,

@@ -15,6 +15,7 @@ def apply_eca(
     kernel_size: int | None = None,
     min_channels: int = 128,
     *,
+    placement: str = "conv",
     gamma: float = 2,
     b: float = 1,
     include: Patterns = None,
@@ -65,7 +66,7 @@ def apply_eca(
         0     Conv2d  128       5           yes
     """
     recipe = _recipe(kernel_size, gamma, b, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement)
     return warn_if_nothing(operate(model, recipe, selection, optimizers, param_group))
 
 
@@ -74,6 +75,7 @@ def plan_eca(
     kernel_size: int | None = None,
     min_channels: int = 128,
     *,
+    placement: str = "conv",
     gamma: float = 2,
     b: float = 1,
     include: Patterns = None,
@@ -99,7 +101,7 @@ def plan_eca(
         'fewer channels than min_channels=128'
     """
     recipe = _recipe(kernel_size, gamma, b, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement)
     return plan_surgery(model, recipe, selection, optimizers, param_group)
 
 

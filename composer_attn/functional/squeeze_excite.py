@@ -15,6 +15,7 @@ def apply_squeeze_excite(
     latent_channels: int | float = 64,
     min_channels: int = 128,
     *,
+    placement: str = "conv",
     include: Patterns = None,
     exclude: Patterns = None,
     filter_fn: Filter = None,
@@ -76,7 +77,7 @@ def apply_squeeze_excite(
         0     Conv2d  128       2,048       yes
     """
     recipe = _recipe(latent_channels, bias, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement)
     return warn_if_nothing(operate(model, recipe, selection, optimizers, param_group))
 
 
@@ -85,6 +86,7 @@ def plan_squeeze_excite(
     latent_channels: int | float = 64,
     min_channels: int = 128,
     *,
+    placement: str = "conv",
     include: Patterns = None,
     exclude: Patterns = None,
     filter_fn: Filter = None,
@@ -110,7 +112,7 @@ def plan_squeeze_excite(
         (1, 32768)
     """
     recipe = _recipe(latent_channels, bias, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement)
     return plan_surgery(model, recipe, selection, optimizers, param_group)
 
 

@@ -3,6 +3,7 @@
 Public functions live in :mod:`composer_attn.functional`.
 """
 
+from composer_attn.surgery.blocks import register_block
 from composer_attn.surgery.operate import detach_all, find_attended, operate, plan_surgery
 from composer_attn.surgery.optimizers import Optimizers
 from composer_attn.surgery.plan import Site, SurgeryPlan
@@ -17,4 +18,5 @@ __all__ = [
     "find_attended",
     "operate",
     "plan_surgery",
+    "register_block",
 ]

@@ -9,30 +9,27 @@ from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from composer_attn.errors import ModelError
 
 CHILD = "attention"
 
-# A class lives as long as a module (or a caller) uses it.
-_attended_classes: "WeakValueDictionary[type, type]" = WeakValueDictionary()
+# By the original class and by what is attended. A class lives as long as something uses it.
+_attended_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
 
 
-class AttendsOutput:
-    """Mixed into a module's class: passes the module's output through its attention."""
+class Attends:
+    """Mixed into the class of every attended module."""
 
     attention: nn.Module
-
-    def forward(self, *args, **kwargs):
-        """Compute what the module computes, then scale its channels."""
-        return self.attention(super().forward(*args, **kwargs))
 
     def __reduce_ex__(self, protocol):
         # The class has no importable name: copy and pickle make a module of the original class,
         # and extend that class again.
         make, args, *state = super().__reduce_ex__(max(protocol, 2))
         args = tuple(original_class(self) if arg is type(self) else arg for arg in args)
-        return _make_attended, (make, args), *state
+        return _make_attended, (make, args, attended_side(self)), *state
 
     def __prepare_scriptable__(self):
         raise ModelError(
@@ -41,44 +38,78 @@ class AttendsOutput:
         )
 
 
-# The signature of nn.Conv*d: where a convolution is the whole model, torch.fx cannot unpack *args,
-# and torch.export takes dynamic shapes by argument.
-_FORWARDS_OF_ONE_INPUT = {nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
+class AttendsOutput(Attends):
+    """Passes the module's output through its attention."""
+
+    def forward(self, *args, **kwargs):
+        """Compute what the module computes, then scale its channels."""
+        return self.attention(super().forward(*args, **kwargs))
 
 
-def _forward_of_one_input(self, input):
-    return AttendsOutput.forward(self, input)
+class AttendsInput(Attends):
+    """Passes the module's first input through its attention."""
+
+    def forward(self, x, *args, **kwargs):
+        """Scale the input's channels, then compute what the module computes."""
+        return super().forward(self.attention(x), *args, **kwargs)
 
 
-def _make_attended(make: Callable, args: tuple):
+class AttendsShortcut(Attends):
+    """Passes the shortcut of a block ``y = x + branch(x)`` through its attention."""
+
+    def forward(self, x, *args, **kwargs):
+        """Compute ``attention(x) + branch(x)``, the branch as it is."""
+        return super().forward(x, *args, **kwargs) + (self.attention(x) - x)
+
+
+SIDES: dict[str, type[Attends]] = {
+    "output": AttendsOutput,
+    "input": AttendsInput,
+    "shortcut": AttendsShortcut,
+}
+
+# These take one argument named input. Where a module is the whole model, torch.fx cannot unpack
+# *args, and torch.export takes dynamic shapes by argument: an attended one keeps the signature.
+_FORWARDS_OF_ONE_INPUT = {
+    cls.forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, _NormBase, nn.Sequential, nn.Identity)
+}
+
+
+def _make_attended(make: Callable, args: tuple, side: str):
     module = make(*args)
-    set_class(module, attended_class(type(module)))
+    set_class(module, attended_class(type(module), side))
     return module
 
 
-def attended_class(original: type) -> type:
-    """Return the class that extends ``original`` by attention; one for each original."""
-    found = _attended_classes.get(original)
+def attended_class(original: type, side: str = "output") -> type:
+    """Return the class that extends ``original`` by attention; one for each original and side."""
+    mixin = SIDES[side]
+    found = _attended_classes.get((original, mixin))
     if found is None:
         # torch.fx keeps a module whole where its class comes from torch.nn: so does ours, then, and
         # what finds a network's convolutions in its graph (WeightStandardization) still does.
         attributes = {"__module__": original.__module__}
         if original.forward in _FORWARDS_OF_ONE_INPUT:
-            attributes["forward"] = _forward_of_one_input
-        found = type(f"Attended{original.__name__}", (AttendsOutput, original), attributes)
-        _attended_classes[original] = found
+            attributes["forward"] = lambda self, input: mixin.forward(self, input)
+        found = type(f"Attended{original.__name__}", (mixin, original), attributes)
+        _attended_classes[original, mixin] = found
     return found
 
 
 def original_class(module: nn.Module) -> type:
     """Return the class that an attended module had before."""
     mro = type(module).__mro__
-    return mro[mro.index(AttendsOutput) + 1]
+    return mro[mro.index(Attends) + 1]
+
+
+def attended_side(module: nn.Module) -> str:
+    """Return what an attended module passes through its attention: a key of :data:`SIDES`."""
+    return next(side for side, mixin in SIDES.items() if isinstance(module, mixin))
 
 
 def is_attended(module: nn.Module) -> bool:
-    """Say whether a module passes its output through an attention of ours."""
-    return isinstance(module, AttendsOutput)
+    """Say whether a module passes its output (or input, or shortcut) through attention of ours."""
+    return isinstance(module, Attends)
 
 
 def is_extended_further(module: nn.Module) -> bool:
@@ -89,7 +120,7 @@ def is_extended_further(module: nn.Module) -> bool:
     """
     cls = type(module)
     added = any(isinstance(value, property) for value in vars(cls).values())
-    return added or AttendsOutput not in cls.__bases__
+    return added or not set(cls.__bases__) & set(SIDES.values())
 
 
 def set_class(module: nn.Module, cls: type) -> None:
@@ -97,9 +128,9 @@ def set_class(module: nn.Module, cls: type) -> None:
     object.__setattr__(module, "__class__", cls)
 
 
-def attend(module: nn.Module, attention: nn.Module) -> None:
-    """Make a module pass its output through ``attention``, in place."""
-    cls = attended_class(type(module))
+def attend(module: nn.Module, attention: nn.Module, side: str = "output") -> None:
+    """Make a module pass one of its sides through ``attention``, in place."""
+    cls = attended_class(type(module), side)
     module._modules[CHILD] = attention
     set_class(module, cls)
 

@@ -65,7 +65,7 @@ def check_patterns(argument: str, patterns: Iterable[str] | None, names: list[st
     if not lost:
         return
     bare = [unwrapped(name) for name in names]
-    lines = [f"{argument} pattern {p!r} matches none of {len(bare)} convolutions" for p in lost]
+    lines = [f"{argument} pattern {p!r} matches none of {len(bare)} candidates" for p in lost]
     for i, pattern in enumerate(lost):
         near = [n for n in bare if n.startswith(unwrapped(pattern).rstrip("*."))][:3]
         near = near or get_close_matches(unwrapped(pattern), bare, n=3, cutoff=0.3) or bare[:3]

@@ -26,7 +26,9 @@ from composer_attn.surgery.optimizers import (
     restorer,
 )
 from composer_attn.surgery.plan import Site, SurgeryPlan
-from composer_attn.surgery.select import Candidate, Selection, select
+from composer_attn.surgery.points import Point
+from composer_attn.surgery.select import Selection, select
+from composer_attn.surgery.slots import is_shortcut, occupy, split_name, vacate
 
 # Wrappers that took note of the parameters when they were built, and what to do instead.
 _WRAPPERS = {
@@ -72,14 +74,18 @@ def operate(
         ArgumentError, PatternError, ModelError, OptimizerError: nothing was changed.
     """
     plan, sites, homes = _prepare(model, recipe, selection, optimizers, param_group)
-    attentions = {name: _build(recipe, module) for name, module in sites.items()}
+    attentions = {point.name: _build(model, recipe, point) for point in sites}
     with ExitStack() as undo:
-        for name, module in sites.items():
-            undo.callback(detach, module)
-            attend(module, attentions[name])
-            for home in homes[name]:
-                undo.callback(restorer(home, attentions[name]))
-                join(home, attentions[name])
+        for point in sites:
+            attention = attentions[point.name]
+            undo.callback(detach, point.module)
+            attend(point.module, attention, point.side)
+            if point.slot:
+                undo.callback(vacate, model, point.slot)
+                occupy(model, point.slot, point.module)
+            for home in homes[point.name]:
+                undo.callback(restorer(home, attention))
+                join(home, attention)
         undo.pop_all()
     return plan
 
@@ -104,6 +110,8 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
     for name, module in sites.items():
         detach(module)
         leave(found_optimizers, list(attentions[name].parameters()))
+    for slot in [split_name(name) for name, module in walk(model) if is_shortcut(module)]:
+        vacate(model, slot)
     return attentions
 
 
@@ -133,61 +141,68 @@ def _prepare(
     selection: Selection,
     optimizers: Optimizers,
     param_group: int | None,
-) -> tuple[SurgeryPlan, dict[str, nn.Module], dict[str, list[Home]]]:
+) -> tuple[SurgeryPlan, list[Point], dict[str, list[Home]]]:
     check_model(model)
     live = as_optimizers(optimizers)
     kind = type(recipe(1, device="meta"))  # wrong arguments: an error even where no site is chosen
     selected = select(model, selection)
-    sites = {candidate.name: candidate.module for candidate, reason in selected if not reason}
-    _check_sites(sites)
-    homes = find_homes(sites, live, param_group)
+    sites = [point for point, reason in selected if not reason]
+    _check_sites(sites, model)
+    owners = {point.name: point.owner for point in sites}
+    homes = find_homes(model, owners, live, param_group)
     count = lru_cache(lambda channels: _count(recipe(channels, device="meta")))
     plan = SurgeryPlan(
         attention=kind.__name__,
-        sites=tuple(_site(candidate, reason, count) for candidate, reason in selected),
+        sites=tuple(_site(point, reason, count) for point, reason in selected),
     )
     return plan, sites, homes
 
 
-def _site(candidate: Candidate, reason: str, count: Callable[[int], int]) -> Site:
-    channels = candidate.module.out_channels
-    parameters = 0 if reason else count(channels)
-    return Site(candidate.name, type(candidate.module).__name__, channels, reason, parameters)
+def _site(point: Point, reason: str, count: Callable[[int], int]) -> Site:
+    parameters = 0 if reason else count(point.channels)
+    kind = type(point.module).__name__
+    return Site(point.name, kind, point.channels, reason, parameters, point.side)
 
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _check_sites(sites: dict[str, nn.Module]) -> None:
+def _check_sites(sites: list[Point], model: nn.Module) -> None:
     """Refuse chosen sites that cannot be attended, all in one error."""
-    troubles = {name: _trouble(module) for name, module in sites.items()}
+    troubles = {point.name: _trouble(point, model) for point in sites}
     lines = [f"  {name or 'the model'}: {trouble}" for name, trouble in troubles.items() if trouble]
     if lines:
         raise ModelError(
-            "these convolutions cannot be attended; mend them, or name them in exclude:\n"
+            "these sites cannot be attended; mend them, or name them in exclude:\n"
             + "\n".join(lines)
         )
 
 
-def _trouble(module: nn.Module) -> str:
-    if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
-        return "lazy, and not initialized yet: run one forward pass first"
-    if "forward" in vars(module):
+def _trouble(point: Point, model: nn.Module) -> str:
+    if "forward" in vars(point.module):
         return "its forward was replaced on the instance, which a class cannot extend"
-    if hasattr(module, CHILD):
+    if isinstance(point.module, nn.Sequential):
+        return "a Sequential, which would run an attention as one more of its children"
+    if hasattr(point.module, CHILD):
         return f"it has an attribute named {CHILD!r} already"
-    weight = next(module.parameters(), None)
-    if weight is None:
+    parameters = list(model.get_submodule(point.owner).parameters())
+    if any(isinstance(p, nn.UninitializedParameter) for p in parameters):
+        return "lazy, and not initialized yet: run one forward pass first"
+    if not parameters:
         return "it has no parameters, whose device and dtype its attention could share"
-    if not weight.is_floating_point():
-        return f"its weights are {weight.dtype}, not real floating point"
+    if not parameters[0].is_floating_point():
+        return f"its weights are {parameters[0].dtype}, not real floating point"
     return ""
 
 
-def _build(recipe: Callable[..., nn.Module], module: nn.Module) -> nn.Module:
-    """Build the attention of a site like the site: device, dtype, training or evaluation."""
-    weight = next(module.parameters())
-    attention = recipe(module.out_channels, device=weight.device, dtype=weight.dtype)
-    attended_class(type(module))  # what can fail, fails before anything has changed
-    return attention.train(module.training)
+def _build(model: nn.Module, recipe: Callable[..., nn.Module], point: Point) -> nn.Module:
+    """Build the attention of a site like its owner: device, dtype, training or evaluation."""
+    owner = model.get_submodule(point.owner)
+    weight = next(owner.parameters())
+    attention = recipe(point.channels, device=weight.device, dtype=weight.dtype)
+    # What can fail, fails before anything has changed.
+    attended_class(type(point.module), point.side)
+    if point.slot:
+        point.module.train(owner.training)
+    return attention.train(owner.training)

@@ -53,26 +53,31 @@ def as_optimizers(optimizers: Optimizers) -> list[Optimizer]:
 
 
 def find_homes(
-    sites: dict[str, nn.Module], optimizers: list[Optimizer], param_group: int | None
+    model: nn.Module,
+    owners: dict[str, str],
+    optimizers: list[Optimizer],
+    param_group: int | None,
 ) -> dict[str, list[Home]]:
     """Find, for each site, the groups that its new parameters join.
 
     Args:
-        sites: the modules to attend, by name.
+        model: the network.
+        owners: for each site to attend, the name of the module whose weights its parameters go
+            with.
         optimizers: live optimizers; without any there are no homes.
         param_group: index of the one group that all join, counted through all optimizers' groups
-            in order; ``None`` for the groups that hold each site's own parameters.
+            in order; ``None`` for the groups that hold its owner's parameters.
 
     Raises:
-        OptimizerError: there is no such group, or a site's parameters are in no optimizer.
+        OptimizerError: there is no such group, or an owner's parameters are in no optimizer.
     """
     groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
     if param_group is not None:
         _check_index(param_group, len(groups))
     if not optimizers:
-        return {name: [] for name in sites}
+        return {name: [] for name in owners}
     places = _places(groups)
-    homes = {name: _own_homes(name, module, places) for name, module in sites.items()}
+    homes = {name: _own_homes(model, name, owner, places) for name, owner in owners.items()}
     if param_group is not None:
         optimizer, group = groups[param_group]
         for name, own in homes.items():
@@ -145,22 +150,23 @@ def _places(groups: list[tuple[Optimizer, dict]]) -> dict[int, list[tuple[Optimi
     return places
 
 
-def _own_homes(name: str, module: nn.Module, places: dict) -> list[Home]:
-    """Find the groups that hold a site's own weight, or else the first of its parameters found."""
-    named = dict(module.named_parameters())
-    order = sorted(named, key=lambda local: local != "weight")
-    for local in order:
-        found = places.get(id(named[local]))
+def _own_homes(model: nn.Module, name: str, owner: str, places: dict) -> list[Home]:
+    """Find the groups that hold an owner's weight, or else the first of its parameters found."""
+    named = dict(model.get_submodule(owner).named_parameters(prefix=owner))
+    order = sorted(named, key=lambda full: full.removeprefix(f"{owner}.") != "weight")
+    for full in order:
+        found = places.get(id(named[full]))
         if found:
-            return [Home(o, g, _prefix(name, local, g, index)) for o, g, index in found]
+            return [Home(o, g, _prefix(name, full, g, index)) for o, g, index in found]
     return []
 
 
-def _prefix(name: str, local: str, group: dict, index: int) -> str:
-    """Take the site's name from the optimizer's own names, which may have other leading parts."""
-    if "param_names" in group and group["param_names"][index].endswith(local):
-        return group["param_names"][index].removesuffix(local)
-    return f"{name}." if name else ""
+def _prefix(name: str, full: str, group: dict, index: int) -> str:
+    """Take the leading part of names from the optimizer's own, which may be of a larger model."""
+    leading = ""
+    if "param_names" in group and group["param_names"][index].endswith(full):
+        leading = group["param_names"][index].removesuffix(full)
+    return f"{leading}{name}." if name else leading
 
 
 def _fill_state(home: Home, parameters: list[nn.Parameter]) -> None:

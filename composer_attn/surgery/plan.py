@@ -10,9 +10,11 @@ class Site:
     Attributes:
         name: the module's name in the model; ``''`` is the model itself.
         kind: the name of its class.
-        channels: its output channels, ``C``.
+        channels: the channels there, ``C``.
         reason: why it is passed over; empty where it is chosen.
         parameters: number of parameters its attention adds; 0 where it is passed over.
+        side: what of the module passes through its attention: its ``output``, its ``input``, or,
+            of a residual block, its ``shortcut``.
     """
 
     name: str
@@ -20,6 +22,7 @@ class Site:
     channels: int
     reason: str = ""
     parameters: int = 0
+    side: str = "output"
 
     @property
     def chosen(self) -> bool:
@@ -64,6 +67,7 @@ class SurgeryPlan:
         for site in self.sites:
             verdict = "yes" if site.chosen else f"no: {site.reason}"
             name = site.name or "(the model itself)"
+            name += "" if site.side == "output" else f" ({site.side})"
             rows.append((name, site.kind, str(site.channels), f"{site.parameters:,}", verdict))
         return "\n".join([head, *_align(rows)])
 

@@ -83,7 +83,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_near_names(
 ):
     model = build()
     before = snapshots.of_model(model)
-    message = f"{argument} pattern '{pattern}' matches none of 12 convolutions; near names: {near}"
+    message = f"{argument} pattern '{pattern}' matches none of 12 candidates; near names: {near}"
     with pytest.raises(PatternError, match=message):
         surgery.apply(model, **{argument: ["conv1", pattern]})
     assert snapshots.of_model(model) == before

@@ -72,7 +72,7 @@ def test_other_things_than_patterns_are_errors(patterns):
 def test_a_lost_pattern_is_an_error_that_lists_near_names(pattern, near):
     with pytest.raises(PatternError) as caught:
         check_patterns("include", [pattern], NAMES)
-    start = f"include pattern {pattern!r} matches none of 4 convolutions; near names: {near}"
+    start = f"include pattern {pattern!r} matches none of 4 candidates; near names: {near}"
     assert str(caught.value).startswith(start)
 
 
@@ -87,7 +87,7 @@ def test_every_lost_pattern_is_listed_and_no_other():
 
 
 def test_a_pattern_on_a_model_without_convolutions_is_lost():
-    with pytest.raises(PatternError, match=r"matches none of 0 convolutions$"):
+    with pytest.raises(PatternError, match=r"matches none of 0 candidates$"):
         check_patterns("include", ["*"], [])
 
 

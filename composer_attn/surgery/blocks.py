@@ -1,0 +1,130 @@
+"""Residual blocks: which child is where.
+
+A block computes ``y = shortcut(x) + branch(x)``, with or without an activation after the addition.
+The table is matched by qualified class names, so that timm need not be installed. A block that is
+not in it is traced: see :mod:`composer_attn.surgery.trace`.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from composer_attn.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a residual block keeps its parts.
+
+    Attributes:
+        first: name of the child that the branch starts with.
+        last: name of the child whose output ends the branch, before the addition.
+        shortcut: name of the child on the shortcut, None (or absent) on blocks where the shortcut
+            is the input itself; empty where blocks have no such child.
+        has_shortcut: name of the attribute that says whether a block adds its input; empty where
+            all do.
+        adds_last: whether nothing follows the addition, no activation.
+    """
+
+    first: str
+    last: str
+    shortcut: str = ""
+    has_shortcut: str = ""
+    adds_last: bool = False
+
+
+_TV = "torchvision.models."
+_TIMM = "timm.models."
+
+BLOCKS: dict[str, Block] = {
+    f"{_TV}resnet.BasicBlock": Block("conv1", "bn2", "downsample"),
+    f"{_TV}resnet.Bottleneck": Block("conv1", "bn3", "downsample"),
+    f"{_TV}video.resnet.BasicBlock": Block("conv1", "conv2", "downsample"),
+    f"{_TV}video.resnet.Bottleneck": Block("conv1", "conv3", "downsample"),
+    f"{_TV}regnet.ResBottleneckBlock": Block("f", "f", "proj"),
+    f"{_TV}mobilenetv2.InvertedResidual": Block(
+        "conv", "conv", has_shortcut="use_res_connect", adds_last=True
+    ),
+    f"{_TV}mobilenetv3.InvertedResidual": Block(
+        "block", "block", has_shortcut="use_res_connect", adds_last=True
+    ),
+    f"{_TV}efficientnet.MBConv": Block(
+        "block", "block", has_shortcut="use_res_connect", adds_last=True
+    ),
+    f"{_TV}efficientnet.FusedMBConv": Block(
+        "block", "block", has_shortcut="use_res_connect", adds_last=True
+    ),
+    f"{_TV}convnext.CNBlock": Block("block", "block", adds_last=True),
+    f"{_TV}mnasnet._InvertedResidual": Block(
+        "layers", "layers", has_shortcut="apply_residual", adds_last=True
+    ),
+    f"{_TIMM}resnet.BasicBlock": Block("conv1", "bn2", "downsample"),
+    f"{_TIMM}resnet.Bottleneck": Block("conv1", "bn3", "downsample"),
+    f"{_TIMM}res2net.Bottle2neck": Block("conv1", "bn3", "downsample"),
+    f"{_TIMM}resnest.ResNestBottleneck": Block("conv1", "bn3", "downsample"),
+    f"{_TIMM}regnet.Bottleneck": Block("conv1", "conv3", "downsample"),
+    f"{_TIMM}byobnet.BasicBlock": Block("conv1_kxk", "conv2_kxk", "shortcut"),
+    f"{_TIMM}byobnet.BottleneckBlock": Block("conv1_1x1", "conv3_1x1", "shortcut"),
+    f"{_TIMM}_efficientnet_blocks.InvertedResidual": Block(
+        "conv_pw", "bn3", has_shortcut="has_skip", adds_last=True
+    ),
+    f"{_TIMM}_efficientnet_blocks.DepthwiseSeparableConv": Block(
+        "conv_dw", "bn2", has_shortcut="has_skip", adds_last=True
+    ),
+    f"{_TIMM}_efficientnet_blocks.EdgeResidual": Block(
+        "conv_exp", "bn2", has_shortcut="has_skip", adds_last=True
+    ),
+}
+
+_registered: dict[type, Block] = {}
+
+
+def register_block(
+    cls: type,
+    *,
+    first: str,
+    last: str,
+    shortcut: str = "",
+    has_shortcut: str = "",
+    adds_last: bool = False,
+) -> None:
+    """Say where a residual block of your own keeps its parts, for ``placement=``.
+
+    Args:
+        cls: the block's class; its subclasses are blocks too.
+        first: name of the child that the residual branch starts with.
+        last: name of the child whose output ends the branch, before the addition.
+        shortcut: name of the child on the shortcut, which may be None on some blocks; empty where
+            blocks have no such child.
+        has_shortcut: name of the attribute that says whether a block adds its input; empty where
+            all do.
+        adds_last: whether nothing follows the addition, no activation.
+
+    Raises:
+        ArgumentError: ``cls`` is no class of modules.
+
+    Example:
+        >>> from torch import nn
+        >>> from composer_attn import apply_eca, register_block
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.conv = nn.Conv2d(128, 128, 3, padding=1)
+        ...     def forward(self, x):
+        ...         return x + (self.conv(x) if x.sum() > 0 else 0)
+        >>> register_block(Block, first="conv", last="conv", adds_last=True)
+        >>> [site.name for site in apply_eca(nn.Sequential(Block()), placement="residual").chosen]
+        ['0.conv']
+    """
+    if not isinstance(cls, type) or not issubclass(cls, nn.Module):
+        raise ArgumentError(f"register_block takes a class of torch.nn.Module; got {cls!r}")
+    _registered[cls] = Block(first, last, shortcut, has_shortcut, adds_last)
+
+
+def known_block(module: nn.Module) -> Block | None:
+    """Return where a module keeps its parts, if its class (or one it derives from) is known."""
+    for cls in type(module).__mro__:
+        found = _registered.get(cls) or BLOCKS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if found:
+            return found
+    return None

@@ -1,0 +1,221 @@
+"""The points of a network that a placement means: what to attend, on which side."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from torch import nn
+
+from composer_attn.errors import ArgumentError, PlacementError
+from composer_attn.surgery.attend import is_attended
+from composer_attn.surgery.blocks import Block, known_block
+from composer_attn.surgery.foreign import foreign_attentions, inside
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.slots import Shortcut
+from composer_attn.surgery.trace import traced_block
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place for an attention.
+
+    Attributes:
+        name: the first name, in the model, of the module to attend.
+        names: all of the names that patterns may match.
+        module: the module to attend.
+        side: what of it passes through the attention: ``output``, ``input`` or ``shortcut``.
+        channels: how many channels there are.
+        owner: name of the module whose weights the new parameters go with: same device, dtype,
+            parameter group.
+        obstacle: why there can be no attention here; empty where there can.
+        slot: names of a block and of its child, None until now, that the module is to become.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    module: nn.Module
+    side: str
+    channels: int
+    owner: str
+    obstacle: str = ""
+    slot: tuple[str, str] | None = None
+
+
+def find_points(model: nn.Module, placement: str) -> list[Point]:
+    """List every point of a placement once, in the order in which the model names them.
+
+    Raises:
+        ArgumentError: there is no such placement.
+        PlacementError: the network has no block for it.
+    """
+    if placement not in PLACEMENTS:
+        raise ArgumentError(f"placement must be one of {', '.join(PLACEMENTS)}; got {placement!r}")
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in walk(model):
+        names.setdefault(module, []).append(name)
+    foreign = foreign_attentions(model)
+    points = {(point.name, point.side): point for point in PLACEMENTS[placement](names, placement)}
+    return [_guarded(point, foreign) for point in points.values()]
+
+
+def _guarded(point: Point, foreign: dict[str, str]) -> Point:
+    """Note what speaks against a point: it is attended, or lies inside an attention."""
+    if is_attended(point.module):
+        return replace(point, obstacle="already attended")
+    enclosing = next(filter(None, (inside(name, foreign) for name in point.names)), "")
+    return replace(point, obstacle=enclosing) if enclosing else point
+
+
+def _convolutions(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+    for module, known in names.items():
+        if isinstance(module, CONVOLUTIONS):
+            yield Point(known[0], tuple(known), module, "output", module.out_channels, known[0])
+
+
+def _norms(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+    """Find the norm that follows each convolution: the next child of the same module."""
+    for parent, known in names.items():
+        children = [(name, child) for name, child in parent._modules.items() if child is not None]
+        for (name, conv), (next_name, norm) in pairwise([*children, ("", None)]):
+            if isinstance(conv, CONVOLUTIONS):
+                convs, norms = (tuple(_join(k, n) for k in known) for n in (name, next_name))
+                point = Point(convs[0], convs, conv, "output", conv.out_channels, convs[0])
+                if isinstance(norm, NORMS) and norm_channels(norm) == conv.out_channels:
+                    yield replace(point, name=norms[0], names=(*norms, *convs), module=norm)
+                else:
+                    yield replace(point, obstacle="no norm follows it")
+
+
+def _blocks(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+    found = False
+    untraced: dict[str, str] = {}
+    for module, known in list(names.items()):
+        block = _block_of(module, untraced)
+        if block is not None:
+            found = True
+            yield _block_point(module, tuple(known), block, placement)
+    if not found:
+        raise PlacementError(_no_blocks(next(iter(names)), placement, untraced))
+
+
+def _block_of(module: nn.Module, untraced: dict[str, str]) -> Block | None:
+    known = known_block(module)
+    has_convolution = any(isinstance(m, CONVOLUTIONS) for m in module.modules())
+    plain = isinstance(module, (nn.Sequential, *CONVOLUTIONS)) or not module._modules
+    if known is not None or plain or not has_convolution:
+        return known
+    try:
+        return traced_block(module)
+    except Exception as error:  # whatever a forward raises on symbolic inputs
+        kind = type(module)
+        untraced[f"{kind.__module__}.{kind.__qualname__}"] = str(error).splitlines()[0]
+        return None
+
+
+def _block_point(block: nn.Module, known: tuple[str, ...], parts: Block, placement: str) -> Point:
+    first, last = block.get_submodule(parts.first), block.get_submodule(parts.last)
+    if placement == "residual":
+        return _at_child(block, known, parts.last, "output", channels_out(last))
+    if placement == "pre":
+        return _at_child(block, known, parts.first, "input", channels_in(first))
+    if placement == "post":
+        return Point(known[0], known, block, "output", channels_out(last), known[0])
+    if parts.has_shortcut and not getattr(block, parts.has_shortcut):
+        return Point(known[0], known, block, "shortcut", 0, known[0], obstacle="it has no shortcut")
+    if parts.shortcut and getattr(block, parts.shortcut, None) is not None:
+        child = block.get_submodule(parts.shortcut)
+        return _at_child(block, known, parts.shortcut, "output", channels_out(child))
+    channels = channels_in(first)
+    if parts.shortcut:
+        names = (*(_join(k, parts.shortcut) for k in known), *known)
+        slot = (known[0], parts.shortcut)
+        return Point(names[0], names, Shortcut(), "output", channels, known[0], slot=slot)
+    point = Point(known[0], known, block, "shortcut", channels, known[0])
+    if parts.adds_last:
+        return point
+    trouble = "its shortcut has no module, and something follows the addition"
+    return replace(point, obstacle=trouble)
+
+
+def _at_child(
+    block: nn.Module, known: tuple[str, ...], child: str, side: str, channels: int
+) -> Point:
+    path, module = _within_sequence(child, block.get_submodule(child), side)
+    names = (*(_join(k, path) for k in known), *known)
+    point = Point(names[0], names, module, side, channels, known[0])
+    if isinstance(module, nn.Sequential):
+        return replace(point, obstacle="an empty Sequential, which has nothing to attend")
+    return point
+
+
+def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.Module]:
+    """Go down to what a Sequential starts or ends with: it would run an attention of its own."""
+    while type(module).forward is nn.Sequential.forward and len(module):
+        child = list(module._modules)[-1 if side == "output" else 0]
+        path, module = f"{path}.{child}", module._modules[child]
+    return path, module
+
+
+def channels_out(module: nn.Module) -> int:
+    """Return the channels that a module puts out: those of its last convolution or norm."""
+    for part in reversed(list(module.modules())):
+        if isinstance(part, CONVOLUTIONS):
+            return part.out_channels
+        if isinstance(part, NORMS):
+            return norm_channels(part)
+    return 0
+
+
+def channels_in(module: nn.Module) -> int:
+    """Return the channels that a module takes in: those of its first convolution or norm."""
+    for part in module.modules():
+        if isinstance(part, CONVOLUTIONS):
+            return part.in_channels
+        if isinstance(part, NORMS):
+            return norm_channels(part)
+    return 0
+
+
+def norm_channels(norm: nn.Module) -> int:
+    """Return the number of channels that a norm normalizes."""
+    return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _no_blocks(model: nn.Module, placement: str, untraced: dict[str, str]) -> str:
+    message = (
+        f"placement={placement!r} is a place in residual blocks, and {type(model).__name__} has "
+        "none that is known or could be traced; placement='conv' and 'norm' need no blocks"
+    )
+    if untraced:
+        listed = "\n".join(f"  {name}: {error}" for name, error in list(untraced.items())[:5])
+        message += (
+            f". Not traced, to be described by composer_attn.register_block(cls, first=, last=, "
+            f"...) if they are residual blocks:\n{listed}"
+        )
+    return message
+
+
+PLACEMENTS: dict[str, Callable[[dict, str], Iterator[Point]]] = {
+    "conv": _convolutions,
+    "norm": _norms,
+    "residual": _blocks,
+    "pre": _blocks,
+    "post": _blocks,
+    "identity": _blocks,
+}

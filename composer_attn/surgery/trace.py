@@ -1,0 +1,67 @@
+"""Find the addition of a residual block by tracing its forward, children kept whole."""
+
+import operator
+from collections.abc import Iterator
+
+import torch
+from torch import fx, nn
+
+from composer_attn.surgery.blocks import Block
+
+_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+
+
+class _Shallow(fx.Tracer):
+    """Traces a module's own forward only."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def traced_block(module: nn.Module) -> Block | None:
+    """Return where a block keeps its parts, or None where it is no residual block.
+
+    Raises:
+        Exception: whatever the forward raises on symbolic inputs, where it cannot be traced.
+    """
+    graph = _Shallow().trace(module)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    additions = [node for node in graph.nodes if node.target in _ADDITIONS and len(node.args) == 2]
+    if not inputs or not additions:
+        return None
+    addition = additions[-1]
+    sides = [list(_back(argument)) for argument in addition.args if isinstance(argument, fx.Node)]
+    if len(sides) != 2:
+        return None
+    shortcut, branch = sorted(sides, key=lambda path: len(_children(path)))
+    if shortcut[-1] is not inputs[0] or branch[-1] is not inputs[0]:
+        return None
+    parts = [n for n in _children(branch) if _has_channels(module.get_submodule(n.target))]
+    if not parts or any(len(n.users) > 1 for n in branch[:-1]) or len(_children(shortcut)) > 1:
+        return None
+    # Between the last part and the addition only what leaves channels alone: dropout, no function.
+    behind = branch[: branch.index(parts[0])]
+    targets = [str(node.target) for node in parts]
+    if any(node.op != "call_module" for node in behind) or len(set(targets)) < len(targets):
+        return None
+    name = _children(shortcut)[0].target if _children(shortcut) else ""
+    output = next(node for node in graph.nodes if node.op == "output")
+    return Block(targets[-1], targets[0], name, adds_last=output.args[0] is addition)
+
+
+def _back(node: fx.Node) -> Iterator[fx.Node]:
+    """Walk from a node to the input, as long as each node has one tensor argument."""
+    while True:
+        yield node
+        arguments = node.all_input_nodes
+        if len(arguments) != 1:
+            return
+        node = arguments[0]
+
+
+def _children(path: list[fx.Node]) -> list[fx.Node]:
+    return [node for node in path if node.op == "call_module"]
+
+
+def _has_channels(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
