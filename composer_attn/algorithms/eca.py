@@ -17,6 +17,7 @@ class ComposerAttnECA(AttentionAlgorithm):
         min_channels: attend convolutions with at least this many output channels.
         gamma: divisor of the adaptive rule.
         b: summand of the adaptive rule.
+        placement: ``conv``, ``norm``, ``residual``, ``pre``, ``post`` or ``identity``.
         include: glob pattern(s) of module names to attend; all by default.
         exclude: glob pattern(s) of module names to pass over.
         filter_fn: ``filter_fn(name, module) -> bool``. A checkpoint cannot hold it: pass the

@@ -16,6 +16,7 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
     Args:
         latent_channels: width of the hidden layer: a count >= 1 or a fraction in (0, 1).
         min_channels: attend convolutions with at least this many output channels.
+        placement: ``conv``, ``norm``, ``residual``, ``pre``, ``post`` or ``identity``.
         include: glob pattern(s) of module names to attend; all by default.
         exclude: glob pattern(s) of module names to pass over.
         filter_fn: ``filter_fn(name, module) -> bool``. A checkpoint cannot hold it: pass the

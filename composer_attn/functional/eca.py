@@ -36,10 +36,11 @@ def apply_eca(
         model: any network.
         kernel_size: odd number of weights of each attention; ``None`` is the paper's adaptive rule,
             :func:`~composer_attn.attention.eca_kernel_size`.
-        min_channels: attend convolutions with at least this many output channels.
+        min_channels: attend where there are at least this many channels.
         gamma: divisor of the adaptive rule.
         b: summand of the adaptive rule.
-        include: see :func:`apply_squeeze_excite`, as for all that follow.
+        placement: see :func:`apply_squeeze_excite`, as for all that follow.
+        include: glob pattern(s) of module names to attend; all by default.
         exclude: glob pattern(s) of module names to pass over.
         filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining convolution.
         start: ``paper`` or ``identity``.

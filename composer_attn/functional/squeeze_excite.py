@@ -39,7 +39,12 @@ def apply_squeeze_excite(
         model: any network.
         latent_channels: width of the hidden layer: a count >= 1, or a fraction of the channels in
             (0, 1); the paper's reduction ratio ``r`` is ``1/r``.
-        min_channels: attend convolutions with at least this many output channels.
+        min_channels: attend where there are at least this many channels: of a convolution's
+            output, or at the point of another ``placement``.
+        placement: ``conv``: after each convolution; ``norm``: after the norm that follows it; and in
+            residual blocks, as the SENet paper draws them: ``residual``: at the end of the branch,
+            before the addition; ``pre``: before the branch; ``post``: after the block;
+            ``identity``: on the shortcut.
         include: glob pattern(s) of module names to attend, like ``'layer4.*'``; all by default. A
             leading ``module.`` makes no difference.
         exclude: glob pattern(s) of module names to pass over.
@@ -59,7 +64,8 @@ def apply_squeeze_excite(
 
     Raises:
         ArgumentError: an argument is not valid.
-        PatternError: a pattern matches no convolution.
+        PatternError: a pattern matches no candidate.
+        PlacementError: the network has no residual block, or none that could be found.
         ModelError: the model is wrapped, compiled or scripted, or a site cannot be attended.
         OptimizerError: a chosen convolution's weight is in none of the optimizers.
         In each case model and optimizers are as they were.
