@@ -1,5 +1,6 @@
 """What the attention algorithms share: operate at INIT, stand guard until training."""
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,12 @@ from composer.utils import reproducibility
 from torch import nn
 
 from composer_attn.checks import is_real, whole_number
-from composer_attn.errors import ArgumentError, AttentionRemovedError, NothingAttendedWarning
+from composer_attn.errors import (
+    ArgumentError,
+    AttentionRemovedError,
+    NothingAttendedWarning,
+    PlacementError,
+)
 from composer_attn.functional.common import attends_nothing
 from composer_attn.surgery import SurgeryPlan, find_attended
 from composer_attn.surgery.names import as_patterns, unwrapped
@@ -55,7 +61,8 @@ class AttentionAlgorithm(Algorithm):
         filter_fn = None if isinstance(self.filter_fn, str) else self.filter_fn
         # Without a convolution, only the arguments themselves can be wrong.
         anything = dict(self.arguments, include=None, exclude=None, filter_fn=filter_fn)
-        type(self).plan_function(nn.Identity(), **anything)
+        with contextlib.suppress(PlacementError):  # it has no residual blocks either
+            type(self).plan_function(nn.Identity(), **anything)
 
     def __repr__(self) -> str:
         # Composer evaluates this from checkpoints, and compares it as text.

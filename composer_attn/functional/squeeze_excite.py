@@ -41,9 +41,9 @@ def apply_squeeze_excite(
             (0, 1); the paper's reduction ratio ``r`` is ``1/r``.
         min_channels: attend where there are at least this many channels: of a convolution's
             output, or at the point of another ``placement``.
-        placement: ``conv``: after each convolution; ``norm``: after the norm that follows it; and in
-            residual blocks, as the SENet paper draws them: ``residual``: at the end of the branch,
-            before the addition; ``pre``: before the branch; ``post``: after the block;
+        placement: ``conv``: after each convolution; ``norm``: after the norm that follows it; and
+            in residual blocks, as the SENet paper draws them: ``residual``: at the end of the
+            branch, before the addition; ``pre``: before the branch; ``post``: after the block;
             ``identity``: on the shortcut.
         include: glob pattern(s) of module names to attend, like ``'layer4.*'``; all by default. A
             leading ``module.`` makes no difference.

@@ -162,11 +162,12 @@ def _own_homes(model: nn.Module, name: str, owner: str, places: dict) -> list[Ho
 
 
 def _prefix(name: str, full: str, group: dict, index: int) -> str:
-    """Take the leading part of names from the optimizer's own, which may be of a larger model."""
-    leading = ""
-    if "param_names" in group and group["param_names"][index].endswith(full):
-        leading = group["param_names"][index].removesuffix(full)
-    return f"{leading}{name}." if name else leading
+    """Name a site as the optimizer does, whose model may be a larger one, or a part of this."""
+    prefix = f"{name}." if name else ""
+    known = group["param_names"][index] if "param_names" in group else full
+    if known.endswith(full):
+        return known.removesuffix(full) + prefix
+    return prefix.removeprefix(full.removesuffix(known)) if full.endswith(known) else prefix
 
 
 def _fill_state(home: Home, parameters: list[nn.Parameter]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from composer_attn.errors import ArgumentError, PlacementError
 from composer_attn.surgery.attend import is_attended
 from composer_attn.surgery.blocks import Block, known_block
-from composer_attn.surgery.foreign import foreign_attentions, inside
+from composer_attn.surgery.foreign import foreign_attentions, inside, is_attention
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.slots import Shortcut
 from composer_attn.surgery.trace import traced_block
@@ -66,8 +66,17 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
     for name, module in walk(model):
         names.setdefault(module, []).append(name)
     foreign = foreign_attentions(model)
-    points = {(point.name, point.side): point for point in PLACEMENTS[placement](names, placement)}
-    return [_guarded(point, foreign) for point in points.values()]
+    points: dict[tuple[nn.Module, str], Point] = {}
+    for point in PLACEMENTS[placement](names, placement):
+        # By the module, which may go by other names too, and under the first of them.
+        known = tuple(dict.fromkeys((*names.get(point.module, ()), *point.names)))
+        points.setdefault((point.module, point.side), replace(point, name=known[0], names=known))
+    order = {module: i for i, module in enumerate(names)}
+    places = [
+        p.module if p.slot is None else model.get_submodule(p.slot[0]) for p in points.values()
+    ]
+    found = sorted(zip(places, points.values(), strict=True), key=lambda pair: order[pair[0]])
+    return [_guarded(point, foreign) for _, point in found]
 
 
 def _guarded(point: Point, foreign: dict[str, str]) -> Point:
@@ -125,14 +134,14 @@ def _block_of(module: nn.Module, untraced: dict[str, str]) -> Block | None:
 
 
 def _block_point(block: nn.Module, known: tuple[str, ...], parts: Block, placement: str) -> Point:
-    first, last = block.get_submodule(parts.first), block.get_submodule(parts.last)
+    first, last = _part(block, known, parts.first), _part(block, known, parts.last)
     if placement == "residual":
         return _at_child(block, known, parts.last, "output", channels_out(last))
     if placement == "pre":
         return _at_child(block, known, parts.first, "input", channels_in(first))
     if placement == "post":
         return Point(known[0], known, block, "output", channels_out(last), known[0])
-    if parts.has_shortcut and not getattr(block, parts.has_shortcut):
+    if parts.has_shortcut and not getattr(block, parts.has_shortcut, True):
         return Point(known[0], known, block, "shortcut", 0, known[0], obstacle="it has no shortcut")
     if parts.shortcut and getattr(block, parts.shortcut, None) is not None:
         child = block.get_submodule(parts.shortcut)
@@ -147,6 +156,18 @@ def _block_point(block: nn.Module, known: tuple[str, ...], parts: Block, placeme
         return point
     trouble = "its shortcut has no module, and something follows the addition"
     return replace(point, obstacle=trouble)
+
+
+def _part(block: nn.Module, known: tuple[str, ...], name: str) -> nn.Module:
+    try:
+        return block.get_submodule(name)
+    except AttributeError as error:
+        kind = type(block)
+        raise PlacementError(
+            f"{known[0] or 'the model'}: {kind.__qualname__} is described as a block with a child "
+            f"{name!r}, which it has not; its children: {', '.join(block._modules)}. Describe it "
+            "by composer_attn.register_block(cls, first=, last=, ...)"
+        ) from error
 
 
 def _at_child(
@@ -170,7 +191,7 @@ def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.M
 
 def channels_out(module: nn.Module) -> int:
     """Return the channels that a module puts out: those of its last convolution or norm."""
-    for part in reversed(list(module.modules())):
+    for part in reversed(list(_parts(module))):
         if isinstance(part, CONVOLUTIONS):
             return part.out_channels
         if isinstance(part, NORMS):
@@ -180,12 +201,20 @@ def channels_out(module: nn.Module) -> int:
 
 def channels_in(module: nn.Module) -> int:
     """Return the channels that a module takes in: those of its first convolution or norm."""
-    for part in module.modules():
+    for part in _parts(module):
         if isinstance(part, CONVOLUTIONS):
             return part.in_channels
         if isinstance(part, NORMS):
             return norm_channels(part)
     return 0
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """Walk through a module, but not into attentions, whose convolutions say nothing of it."""
+    yield module
+    for child in module.children():
+        if not is_attention(child):
+            yield from _parts(child)
 
 
 def norm_channels(norm: nn.Module) -> int:

@@ -4,10 +4,17 @@ from torch import nn
 
 
 class Shortcut(nn.Identity):
-    """Stands where a block has None for a shortcut, so that there is something to attend."""
+    """Stands where a block has None for a shortcut, so that there is something to attend.
+
+    Attributes:
+        displaced: where the None was: among the block's ``children`` or its plain ``attributes``;
+            empty where there was none.
+    """
+
+    displaced: str = ""
 
 
-def is_shortcut(module: nn.Module) -> bool:
+def is_shortcut(module: nn.Module | None) -> bool:
     """Say whether a module only stands in for a shortcut."""
     return isinstance(module, Shortcut)
 
@@ -21,13 +28,22 @@ def split_name(name: str) -> tuple[str, str]:
 def occupy(model: nn.Module, slot: tuple[str, str], module: nn.Module) -> None:
     """Put a module where a block has None."""
     block = model.get_submodule(slot[0])
-    # nn.Module keeps None as a plain attribute, which would hide the module.
-    vars(block).pop(slot[1], None)
+    # nn.Module keeps None as a plain attribute, which would hide the module, or as a child.
+    places = {"attributes": vars(block), "children": block._modules}
+    module.displaced = next((place for place, held in places.items() if slot[1] in held), "")
     block._modules[slot[1]] = module
+    vars(block).pop(slot[1], None)
 
 
 def vacate(model: nn.Module, slot: tuple[str, str]) -> None:
-    """Undo :func:`occupy`."""
+    """Undo :func:`occupy`; harmless where it was not done."""
     block = model.get_submodule(slot[0])
-    block._modules.pop(slot[1], None)
-    vars(block)[slot[1]] = None
+    module = block._modules.get(slot[1])
+    if not is_shortcut(module):
+        return
+    if module.displaced == "children":
+        block._modules[slot[1]] = None
+        return
+    del block._modules[slot[1]]
+    if module.displaced == "attributes":
+        vars(block)[slot[1]] = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
+from composer_attn.surgery.attend import is_attended, original_class
 from composer_attn.surgery.blocks import Block
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -24,7 +25,8 @@ def traced_block(module: nn.Module) -> Block | None:
     Raises:
         Exception: whatever the forward raises on symbolic inputs, where it cannot be traced.
     """
-    graph = _Shallow().trace(module)
+    with torch.random.fork_rng(devices=[]):
+        graph = _Shallow().trace(_untouched(module))
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     additions = [node for node in graph.nodes if node.target in _ADDITIONS and len(node.args) == 2]
     if not inputs or not additions:
@@ -33,11 +35,19 @@ def traced_block(module: nn.Module) -> Block | None:
     sides = [list(_back(argument)) for argument in addition.args if isinstance(argument, fx.Node)]
     if len(sides) != 2:
         return None
-    shortcut, branch = sorted(sides, key=lambda path: len(_children(path)))
-    if shortcut[-1] is not inputs[0] or branch[-1] is not inputs[0]:
+    if any(path[-1] is not inputs[0] for path in sides):
         return None
+    # A pre-activation may come before both: it belongs to the branch.
+    shared = {node for node in sides[0] if node in sides[1]}
+    own = [[node for node in path if node not in shared] for path in sides]
+    sizes = [_size(module, path) for path in own]
+    if sizes[0] == sizes[1]:
+        raise ValueError("which side of its addition is the shortcut cannot be told")
+    shortcut, branch = own if sizes[0] < sizes[1] else own[::-1]
+    unshared = branch
+    branch = sides[own.index(branch)]
     parts = [n for n in _children(branch) if _has_channels(module.get_submodule(n.target))]
-    if not parts or any(len(n.users) > 1 for n in branch[:-1]) or len(_children(shortcut)) > 1:
+    if not parts or any(len(n.users) > 1 for n in unshared) or len(_children(shortcut)) > 1:
         return None
     # Between the last part and the addition only what leaves channels alone: dropout, no function.
     behind = branch[: branch.index(parts[0])]
@@ -46,7 +56,25 @@ def traced_block(module: nn.Module) -> Block | None:
         return None
     name = _children(shortcut)[0].target if _children(shortcut) else ""
     output = next(node for node in graph.nodes if node.op == "output")
-    return Block(targets[-1], targets[0], name, adds_last=output.args[0] is addition)
+    adds_input = inputs[0] in addition.args
+    adds_last = output.args[0] is addition and bool(name or adds_input)
+    return Block(targets[-1], targets[0], name, adds_last=adds_last)
+
+
+def _untouched(module: nn.Module) -> nn.Module:
+    """Copy a module, unattended: whatever its forward sets on itself is lost with the copy."""
+    copy = object.__new__(original_class(module) if is_attended(module) else type(module))
+    tables = {name: dict(v) if isinstance(v, dict) else v for name, v in vars(module).items()}
+    # A forward that counts in a buffer would count this call.
+    tables["_buffers"] = {n: b if b is None else b.clone() for n, b in module._buffers.items()}
+    vars(copy).update(tables)
+    return copy
+
+
+def _size(module: nn.Module, path: list[fx.Node]) -> tuple[int, int]:
+    """Count the children that a path calls, and the modules in them."""
+    children = [module.get_submodule(node.target) for node in _children(path)]
+    return len(children), sum(len(list(child.modules())) for child in children)
 
 
 def _back(node: fx.Node) -> Iterator[fx.Node]:
