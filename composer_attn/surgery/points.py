@@ -129,7 +129,8 @@ def _block_of(module: nn.Module, untraced: dict[str, str]) -> Block | None:
         return traced_block(module)
     except Exception as error:  # whatever a forward raises on symbolic inputs
         kind = type(module)
-        untraced[f"{kind.__module__}.{kind.__qualname__}"] = str(error).splitlines()[0]
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        untraced[f"{kind.__module__}.{kind.__qualname__}"] = why
         return None
 
 
