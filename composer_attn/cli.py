@@ -13,13 +13,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Not checked by typer: what cannot be read is a mistake like any other.
+_File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
+_Files = Annotated[list[Path], typer.Argument(readable=False, help="YAML files of runs.")]
+
 _INVALID = 1
 _REFUSED = 2
 
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    config: _File,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="key=value, like max_duration=2ep or optimizer.lr=0.1"),
@@ -47,9 +51,7 @@ def train(
 
 
 @app.command()
-def validate(
-    configs: Annotated[list[Path], typer.Argument(help="YAML files of runs.")],
-) -> None:
+def validate(configs: _Files) -> None:
     """Report every mistake in runs' YAML files; build only what costs nothing."""
     from composer_attn.errors import ConfigError
     from composer_attn.runs.check import load_checked

@@ -1,10 +1,12 @@
-"""Run the commands a user runs, in processes of their own."""
+"""Run the commands a user runs: in processes of their own, or, where start-up is dear, in this."""
 
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -13,12 +15,21 @@ _BIN = Path(sys.executable).parent
 
 def run(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run one of this environment's commands, one thread a process, and return what it printed."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    # So that `composer-attn` and `composer` are those of this environment, also from a shell.
-    environment["PATH"] = f"{_BIN}{os.pathsep}{environment['PATH']}"
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
+        command, cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start a command as :func:`run` does, with all its processes in a group of their own."""
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -28,7 +39,24 @@ def launch(ranks: int, *command: str, cwd: Path) -> subprocess.CompletedProcess[
     return run("composer", "-n", str(ranks), "--master_port", port, *command, cwd=cwd)
 
 
+def invoke(*arguments: str) -> int:
+    """Run composer-attn in this process and return its exit code; ``capfd`` has what it printed."""
+    from composer_attn.cli import app
+
+    with pytest.raises(SystemExit) as left:
+        app(list(arguments), prog_name="composer-attn")
+    return left.value.code
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _environment() -> dict[str, str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    # So that `composer-attn` and `composer` are those of this environment, also from a shell.
+    environment["PATH"] = f"{_BIN}{os.pathsep}{environment['PATH']}"
+    return environment

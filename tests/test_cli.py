@@ -1,8 +1,11 @@
 """The command line, as a user runs it: exit codes, what is printed where."""
 
-import json
+import re
 
-from tests.commands import ROOT, launch, run
+import pytest
+from composer import Trainer
+
+from tests.commands import invoke, run
 
 CONFIG = """
 model: {name: resnet10, num_classes: 10}
@@ -37,32 +40,85 @@ def test_mistakes_go_to_stderr_with_exit_code_2(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
 
-def test_two_ranks_train_and_one_reports(tmp_path):
-    (tmp_path / "run.yaml").write_text(CONFIG)
-    done = launch(2, "-m", "composer_attn", "train", "run.yaml", "run_name=two", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("attended layers") == 1
-    assert "do not match bucket view strides" not in done.stderr
-    summary = json.loads((tmp_path / "runs/two/summary.json").read_text())
-    assert summary["attended_layers"] == 9
-    alone = run("python", "-m", "composer_attn", "train", "run.yaml", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    single = json.loads((tmp_path / "runs/run/summary.json").read_text())
-    # Batch norm sees half of each batch: not the same numbers, but the same network and data.
-    assert summary["parameters_after"] == single["parameters_after"]
-    assert abs(summary["metrics"]["cross_entropy"] - single["metrics"]["cross_entropy"]) < 1
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a config into a folder of its own, which is the working one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")  # tables as wide as they like
+
+    def write(text: str = CONFIG, name: str = "run.yaml") -> str:
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
 
 
-def test_a_batch_that_ranks_cannot_share_ends_all_ranks(tmp_path):
-    (tmp_path / "run.yaml").write_text(CONFIG)
-    done = launch(2, "-m", "composer_attn", "train", "run.yaml", "batch_size=7", cwd=tmp_path)
-    assert done.returncode != 0
-    assert "batch_size must be a multiple of the 2 ranks; got 7" in done.stderr + done.stdout
+def test_validate_says_what_is_valid_and_exits_with_0(write, capfd):
+    assert invoke("validate", write(), write(CONFIG + "seed: 3\n", "other.yaml")) == 0
+    assert capfd.readouterr() == ("run.yaml: valid\nother.yaml: valid\n", "")
 
 
-def test_recipes_open_with_the_command_that_runs_them():
-    recipes = sorted((ROOT / "yamls").glob("*.yaml"))
-    assert len(recipes) >= 3
-    for recipe in recipes:
-        first = recipe.read_text().splitlines()[0]
-        assert first == f"# composer-attn train yamls/{recipe.name}"
+def test_validate_reports_every_mistake_of_every_file_and_exits_with_1(write, tmp_path, capfd):
+    first = CONFIG.replace("lr: 0.01", "lrr: 0.01").replace("device: cpu", "device: gpus")
+    second = CONFIG.replace("name: resnet10", "name: resnet_10") + "max_duratoin: 3ep\n"
+    files = [write(first, "a.yaml"), write(), "absent.yaml", write(second, "b.yaml")]
+    before = sorted(tmp_path.rglob("*"))
+    assert invoke("validate", *files) == 1
+    out, err = capfd.readouterr()
+    assert out == "run.yaml: valid\n"
+    starts = [
+        "a.yaml: optimizer.lrr: unknown argument of sgd 'lrr'; did you mean 'lr'? Valid: ",
+        "a.yaml: device: unknown device 'gpus'; did you mean 'gpu'? Valid: cpu, gpu, mps, tpu",
+        "absent.yaml: cannot be read: No such file or directory",
+        "b.yaml: max_duratoin: unknown key 'max_duratoin'; did you mean 'max_duration'? Valid: ",
+    ]
+    assert [
+        line[: len(start)] for line, start in zip(err.splitlines(), starts, strict=True)
+    ] == starts
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_validate_looks_at_values_in_the_file_where_they_stand(write, capfd):
+    write(CONFIG, "base.yaml")
+    variant = write("base: base.yaml\noptimizer: {momentum: much}\n", "variant.yaml")
+    assert invoke("validate", variant) == 1
+    assert capfd.readouterr().err == "variant.yaml: optimizer.momentum: must be float; got 'much'\n"
+
+
+def test_a_dry_run_shows_plan_groups_and_sizes_and_leaves_nothing(
+    write, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("it trained"))
+    more = """
+optimizer: {name: sgd, lr: 0.01, weight_decay: 0.5, no_decay: [bias, norm, attention]}
+scheduler: {name: cosine_annealing_with_warmup, t_warmup: 1ep}
+loggers: {tensorboard: {}, file: {filename: logs/run.txt}}
+callbacks: {checkpoint_saver: {folder: saved}, lr_monitor: {}}
+"""
+    file = write(CONFIG.replace("optimizer: {name: sgd, lr: 0.01, momentum: 0.9}", more))
+    assert invoke("train", "--dry-run", file) == 0
+    out, err = capfd.readouterr()
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)] for line in out.splitlines()]
+    assert out.startswith("SqueezeExcitation: 6 of 12 candidates chosen, 294,912 parameters added")
+    assert "\nEfficientChannelAttention: 3 of 12 candidates chosen, 15 parameters added\n" in out
+    assert re.search(r"module.layer4.0.conv2 +Conv2d +512 +65,536 +yes\n", out)
+    added = 294_912 + 15
+    norms = sum(2 * width for width in (64, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512))
+    spared = norms + 10 + added
+    total = 4_910_922 + added
+    assert ["", "0", "0.01", "0.5", "13", f"{total - spared:,}", ""] in rows
+    assert ["", "1", "0.01", "0", str(24 + 1 + 12 + 3), f"{spared:,}", ""] in rows
+    sizes = {row[1]: row[2] for row in rows if len(row) == 4}
+    assert sizes["parameters before"] == "4,910,922"
+    assert sizes["parameters after"] == f"{total:,}"
+    assert sizes["train samples"] == "16 in 2 batches a rank"
+    assert sizes["batch size"] == "8 over 1 ranks"
+    assert sizes["max duration"] == "2ep"
+    assert "error" not in err.lower()
+    assert [path.name for path in tmp_path.rglob("*")] == ["run.yaml"]
+
+
+def test_a_dry_run_refuses_what_a_run_refuses(write, tmp_path, capfd):
+    assert invoke("train", "--dry-run", write(), "algorithms.eca.include=nowhere.*") == 2
+    assert "composer-attn: include pattern 'nowhere.*' matches none" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["run.yaml"]

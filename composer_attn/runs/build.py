@@ -13,7 +13,7 @@ from composer_attn.algorithms.base import AttentionAlgorithm
 from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
-from composer_attn.runs.mistakes import Mistake, at
+from composer_attn.runs.mistakes import Mistake, at, foreign
 from composer_attn.runs.models import build_model
 from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
 from composer_attn.runs.parallel import parallelism_config
@@ -78,8 +78,10 @@ def build_trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> T
         return _trainer(config, parts, save_folder)
     except ComposerAttnError:
         raise
-    except (TypeError, ValueError) as error:
-        message = f"Composer refused the run: {type(error).__name__}: {error}"
+    except Exception as error:
+        # Composer loads the checkpoint here, and says of one that is none: KeyError: 'state'.
+        loading = f", from the checkpoint {config.load_path}" if config.load_path else ""
+        message = f"Composer refused the run{loading}: {foreign(error)}"
         raise ConfigError(Mistake("", message)) from error
 
 
@@ -96,7 +98,7 @@ def _trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> Traine
         run_name=config.run_name,
         seed=config.seed,
         max_duration=config.max_duration,
-        eval_interval=config.eval_interval,
+        eval_interval=config.eval_interval if parts.eval_data else 1,  # else it warns
         precision=config.precision,
         device=get_device(config.device),
         device_train_microbatch_size=config.device_train_microbatch_size,

@@ -1,18 +1,19 @@
 """Check a config before anything is built."""
 
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from composer.core import Precision, Time
+from composer.core import Precision, Time, TimeUnit
 from torch import nn
 
 from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.config import ConfigFile, RunConfig, load_config
 from composer_attn.runs.mistakes import Mistake, at, unknown
 from composer_attn.runs.models import build_model
-from composer_attn.runs.models.weights import is_file
+from composer_attn.runs.models.weights import check_published, is_file
 from composer_attn.runs.optim import build_optimizer, build_scheduler
 from composer_attn.runs.parallel import PARALLELISMS, parallelism_config
 from composer_attn.runs.registry import (
@@ -33,6 +34,7 @@ _SINGLE = {
     "scheduler": SCHEDULERS,
 }
 _SEVERAL = {"algorithms": ALGORITHMS, "callbacks": CALLBACKS, "loggers": LOGGERS}
+_DURATIONS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE)
 _TIMES = ("max_duration", "eval_interval", "save_interval")
 _DEVICES = ("cpu", "gpu", "mps", "tpu")
 
@@ -63,7 +65,7 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
     mistakes += _check_name("device", config.device, _DEVICES)
     mistakes += _check_name("precision", config.precision, [p.value for p in Precision])
     mistakes += _check_counts(config)
-    mistakes += _check_load_path(config.load_path)
+    mistakes += _check_load_path(config.load_path) + _check_save_folder(config.save_folder)
     return mistakes
 
 
@@ -95,16 +97,31 @@ def _try_model(section: dict[str, Any]) -> None:
     weights = section.get("weights")
     if is_file(weights) and not Path(weights).is_file():
         raise ArgumentError(f"there is no file {weights!r}")
+    if weights is not None and not is_file(weights):
+        check_published(section["name"], weights)
     without = {k: v for k, v in section.items() if k not in ("weights", "pretrained")}
-    with torch.device("meta"):
-        build_model(without)
+    try:
+        with torch.device("meta"):
+            build_model(without)
+    except RuntimeError as error:
+        # RegNets compute with tensors as they are built; what came before that is valid.
+        if "meta tensor" not in str(error):
+            raise
 
 
 def _check_time(key: str, value: str) -> list[Mistake]:
     try:
-        Time.from_timestring(value)
+        time = Time.from_timestring(value)
     except ValueError:
         return [Mistake(key, f"must be a time like 90ep, 1000ba or 0.5dur; got {value!r}")]
+    if key == "max_duration" and (time.unit not in _DURATIONS or time.value < 1):
+        return [Mistake(key, f"must be a number of ep, ba or sp, like 90ep; got {value!r}")]
+    return []
+
+
+def _check_save_folder(path: str) -> list[Mistake]:
+    if "://" in path:
+        return [Mistake("save_folder", f"must be a local folder; got {path!r}")]
     return []
 
 
@@ -114,15 +131,27 @@ def _check_name(key: str, value: str | None, valid: Any) -> list[Mistake]:
 
 def _check_load_path(path: str | None) -> list[Mistake]:
     # What has a scheme, like s3://, is for Composer to look up; {rank} for it to fill in.
-    if path is None or "://" in path or "{" in path or Path(path).is_file():
+    if path is None or "://" in path or "{" in path:
         return []
-    return [Mistake("load_path", f"there is no file {path!r}")]
+    if not Path(path).is_file():
+        return [Mistake("load_path", f"there is no file {path!r}")]
+    if not zipfile.is_zipfile(path):  # as which torch.save writes it
+        return [Mistake("load_path", f"{path} is no checkpoint, or not a whole one")]
+    return []
 
 
 def _check_counts(config: RunConfig) -> list[Mistake]:
-    mistakes = []
-    if config.batch_size < 1:
-        mistakes.append(Mistake("batch_size", f"must be at least 1; got {config.batch_size}"))
+    limits = {
+        "batch_size": (config.batch_size >= 1, "at least 1"),
+        "seed": (0 <= config.seed < 2**32, "from 0 to 2**32 - 1"),
+        "dist_timeout": (config.dist_timeout > 0, "more than 0 seconds"),
+        "save_num_checkpoints_to_keep": (config.save_num_checkpoints_to_keep >= -1, "at least -1"),
+    }
+    mistakes = [
+        Mistake(key, f"must be {valid}; got {getattr(config, key)}")
+        for key, (fits, valid) in limits.items()
+        if not fits
+    ]
     micro = config.device_train_microbatch_size
     whole = isinstance(micro, int) and not isinstance(micro, bool) and micro >= 1
     if micro is not None and micro != "auto" and not whole:

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from textwrap import shorten
 
 from composer_attn.errors import ComposerAttnError, ConfigError
+
+_LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,13 @@ def at(key: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        name = "" if isinstance(error, ComposerAttnError) else f"{type(error).__name__}: "
-        raise ConfigError(Mistake(key, f"{name}{error}")) from error
+    except ComposerAttnError as error:
+        raise ConfigError(Mistake(key, str(error))) from error
+    except Exception as error:  # components are others' code, and raise what they like
+        raise ConfigError(Mistake(key, foreign(error))) from error
+
+
+def foreign(error: Exception) -> str:
+    """Say in one line what code that is not ours raised."""
+    text = shorten(str(error), _LONGEST, placeholder=" ...")
+    return f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -53,9 +53,9 @@ def attention_group(section: dict[str, Any]) -> int | None:
 
 def _kinds(section: dict[str, Any]) -> list[str]:
     kinds = section.get("no_decay") or []
-    if not isinstance(kinds, list) or not set(kinds) <= set(NO_DECAY):
+    if not isinstance(kinds, list) or not all(kind in NO_DECAY for kind in kinds):
         raise ArgumentError(
-            f"no_decay must be a list of some of {', '.join(NO_DECAY)}; got {kinds}"
+            f"no_decay must be a list of some of {', '.join(NO_DECAY)}; got {kinds!r}"
         )
     return kinds
 

@@ -1,16 +1,30 @@
 """How a run is spread over processes."""
 
 import torch
+from composer.utils import dist, get_device
 from composer.utils.parallelism import FSDP2Config, ParallelismConfig
 from packaging.version import Version
 
 from composer_attn.errors import ArgumentError
+from composer_attn.runs.config import RunConfig
+from composer_attn.runs.mistakes import at
 
 PARALLELISMS = ("ddp", "fsdp2")
 
 # Under Composer 0.32.1 on CPU, with or without attention, FSDP2's losses are those of DDP with this
 # version of torch, and are others with 2.7.0.
 _FSDP2_TORCH = Version("2.13")
+
+
+def join_ranks(config: RunConfig) -> None:
+    """Connect this process to the run's others; nothing is waited for in a run of one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    with at("device"):
+        device = get_device(config.device)
+    dist.initialize_dist(device, timeout=config.dist_timeout)
 
 
 def parallelism_config(parallelism: str) -> ParallelismConfig | None:

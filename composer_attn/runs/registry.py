@@ -6,8 +6,8 @@ Nothing is imported by a name from YAML, and nothing evaluated: what is not in a
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
 import composer.algorithms
 import composer.callbacks
@@ -17,7 +17,8 @@ from composer import loggers
 from composer.core import Algorithm
 
 from composer_attn.algorithms import ECA, SqueezeExcite
-from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS
+from composer_attn.runs.annotations import annotations_of, misfit
+from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS, build_loader
 from composer_attn.runs.mistakes import Mistake, unknown
 from composer_attn.runs.models import MODEL_ARGUMENTS, MODELS
 
@@ -30,13 +31,13 @@ class Kind:
         label: what messages call it.
         table: what builds each component, by name.
         supplied: arguments that the run supplies itself, which a config must not.
-        extra: arguments that every component of the kind takes besides its own.
+        extra: arguments that every component of the kind takes besides its own, and their types.
     """
 
     label: str
     table: Mapping[str, Callable[..., Any]]
     supplied: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, key: str, section: Any) -> list[Mistake]:
         """List what is wrong with a section ``{name: ..., argument: ...}``."""
@@ -62,7 +63,7 @@ class Kind:
     def check_call(
         self, key: str, name_key: str, name: Any, arguments: Mapping[str, Any]
     ) -> list[Mistake]:
-        """List what is wrong with a name and the names of its arguments."""
+        """List what is wrong with a name, and with the names and types of its arguments."""
         if name not in self.table:
             return [Mistake(name_key, unknown(self.label, name, self.table))]
         parameters = inspect.signature(self.table[name]).parameters.values()
@@ -78,7 +79,18 @@ class Kind:
             p.name for p in named
             if p.default is p.empty and p.name not in arguments and p.name not in self.supplied
         ]  # fmt: skip
-        return mistakes + [Mistake(key, f"{name} needs the argument {m!r}") for m in missing]
+        mistakes += [Mistake(key, f"{name} needs the argument {m!r}") for m in missing]
+        by_default = {p.name for p in named if p.default is None}  # annotated as such or not
+        given = {n: v for n, v in arguments.items() if v is not None or n not in by_default}
+        return mistakes + self._check_types(key, name, given)
+
+    def _check_types(self, key: str, name: str, arguments: Mapping[str, Any]) -> list[Mistake]:
+        types = annotations_of(self.table[name]) | dict(self.extra)
+        return [
+            Mistake(f"{key}.{argument}", f"must be {wanted}; got {value!r}")
+            for argument, value in arguments.items()
+            if (wanted := misfit(value, types.get(argument, Any)))
+        ]
 
 
 def snake_case(name: str) -> str:
@@ -137,7 +149,7 @@ OPTIMIZERS = Kind(
         "sgd": torch.optim.SGD,
     },
     supplied=("params",),
-    extra=("no_decay",),
+    extra={"no_decay": list},
 )
 
 SCHEDULERS = Kind(
@@ -159,4 +171,6 @@ CALLBACKS = Kind("callback", _classes(composer.callbacks, ""))
 
 MODEL_KIND = Kind("model", MODELS, extra=MODEL_ARGUMENTS)
 
-DATASET_KIND = Kind("dataset", DATASETS, extra=LOADER_ARGUMENTS)
+_LOADER_TYPES = get_type_hints(build_loader)
+
+DATASET_KIND = Kind("dataset", DATASETS, extra={n: _LOADER_TYPES[n] for n in LOADER_ARGUMENTS})

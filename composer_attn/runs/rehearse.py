@@ -1,7 +1,9 @@
 """A dry run: build everything, say what would be trained, and stop."""
 
+from dataclasses import replace
+
 from composer import Trainer
-from composer.utils import dist, get_device
+from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
 
@@ -9,6 +11,7 @@ from composer_attn.algorithms.base import AttentionAlgorithm
 from composer_attn.runs.build import Parts, build_parts, build_trainer
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_parameters
+from composer_attn.runs.parallel import join_ranks
 from composer_attn.runs.summary import macs_of
 
 
@@ -18,10 +21,12 @@ def rehearse(config: RunConfig, console: Console | None = None) -> None:
     Raises:
         ConfigError: something in the config does not work out.
     """
-    dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
+    join_ranks(config)
     parts = build_parts(config)
     before = count_parameters(parts.model)
-    trainer = build_trainer(config, parts, save_folder=None)
+    # Loggers and callbacks would write their files as soon as the Trainer is built.
+    silent = replace(parts, loggers=[], callbacks=[])
+    trainer = build_trainer(config, silent, save_folder=None)
     try:
         if dist.get_global_rank() == 0:
             _report(config, parts, trainer, before, console or Console())

@@ -1,25 +1,142 @@
-"""Every recipe in yamls/; the digits for real."""
+"""Every recipe in yamls/: its command, its mistakes, a training step; the digits for real."""
 
 import pytest
+import torch
 
+from composer_attn.functional import attended_modules
+from composer_attn.runs.build import build_parts, build_trainer
 from composer_attn.runs.check import load_checked
+from composer_attn.runs.cost import count_parameters
+from composer_attn.runs.models.simplified_efficientnet import BLOCKS
 from composer_attn.runs.train import train
 from tests.commands import ROOT
 
 RECIPES = sorted((ROOT / "yamls").glob("*.yaml"))
 
+# Layers with attention of ours.
+ATTENDED = {
+    "digits_plain": 0,
+    "digits_se": 9,
+    "digits_eca": 9,
+    "resnet50_imagenet_plain": 0,
+    "resnet50_imagenet_se": 46,
+    "resnet50_imagenet_eca": 16,
+    "efficientnet_b0_imagenet_plain": 0,
+    "efficientnet_b0_imagenet_se": 34,
+    "efficientnet_b0_imagenet_eca": 34,
+    "mobilenet_v2_imagenet_plain": 0,
+    "mobilenet_v2_imagenet_se": 35,
+    "mobilenet_v2_imagenet_eca": 35,
+    "simplified_efficientnet_plain": 0,
+    "simplified_efficientnet_se": 16,
+    "simplified_efficientnet_condconv": 0,
+    "imagenet_mds_se": 46,
+}
+# Published, or counted with the peers' own code.
+PARAMETERS = {
+    "resnet50_imagenet_plain": 25_557_032,
+    "resnet50_imagenet_se": 28_899_368,
+    "resnet50_imagenet_eca": 25_557_118,
+    "efficientnet_b0_imagenet_plain": 5_288_548,
+    "efficientnet_b0_imagenet_se": 7_852_644,
+    "mobilenet_v2_imagenet_plain": 3_504_872,
+    "mobilenet_v2_imagenet_se": 5_565_160,
+    "imagenet_mds_se": 28_899_368,
+}
+# What a test machine changes of a recipe: the data, how much of it, what needs a GPU, and the
+# warm-up, in whose first two batches the learning rate is 0.
+VARIANT = """
+base: {recipe}
+train_dataset: {{name: synthetic, num_samples: 8, num_classes: {classes}, size: 32}}
+eval_dataset: {{name: synthetic, num_samples: 2, num_classes: {classes}, size: 32}}
+batch_size: 4
+max_duration: 2ba
+scheduler: {{t_warmup: 0ba}}
+precision: fp32
+device: cpu
+"""
 
-def test_there_are_recipes():
-    assert len(RECIPES) >= 3
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def command_of(recipe) -> str:
+    """Say how a recipe of this name is run: the small ones alone, ImageNet on 8 GPUs."""
+    train = f"train yamls/{recipe.name}"
+    if recipe.stem.startswith(("digits", "simplified")):
+        return f"composer-attn {train}"
+    nodes = " --world_size 16 --node_rank 0 --master_addr HOST --master_port 29500"
+    return f"composer -n 8{nodes if 'mds' in recipe.stem else ''} -m composer_attn {train}"
+
+
+@pytest.fixture
+def variant(tmp_path, monkeypatch):
+    """Return a function that writes a recipe's variant for this machine, and loads it."""
+    monkeypatch.chdir(tmp_path)
+
+    def variant(recipe):
+        classes = load_checked(recipe).model.get("num_classes", 1000)
+        path = tmp_path / "variant.yaml"
+        path.write_text(VARIANT.format(recipe=recipe, classes=classes))
+        return load_checked(path)
+
+    return variant
+
+
+def test_every_recipe_is_known_and_there_are_16():
+    assert len(RECIPES) == 16
+    assert {path.stem for path in RECIPES} == set(ATTENDED)
+
+
+@each_recipe
+def test_a_recipe_opens_with_the_command_that_runs_it(recipe):
+    assert recipe.read_text().splitlines()[0] == f"# {command_of(recipe)}"
+
+
+@each_recipe
 def test_a_recipe_is_without_mistakes_and_carries_its_own_name(recipe):
-    assert load_checked(recipe).run_name == recipe.stem
+    config = load_checked(recipe)
+    assert config.run_name == recipe.stem
+    assert config.save_folder == f"runs/{recipe.stem}"
+
+
+@each_recipe
+def test_a_recipe_takes_training_steps(recipe, variant):
+    config = variant(recipe)
+    assert config.run_name == recipe.stem
+    parts = build_parts(config)
+    trainer = build_trainer(config, parts, save_folder=None)
+    network = parts.model.module
+    assert len(attended_modules(network)) == ATTENDED[recipe.stem]
+    if recipe.stem in PARAMETERS:
+        assert count_parameters(network) == PARAMETERS[recipe.stem]
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    trainer.fit()
+    assert trainer.state.timestamp.batch == "2ba"
+    assert torch.isfinite(trainer.state.loss)
+    after = dict(network.named_parameters())
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    trainer.close()
+
+
+def test_the_simplified_efficientnet_attends_the_expanded_width_with_reduction_4(variant):
+    sizes = []
+    for kind in ("plain", "se"):
+        config = variant(ROOT / f"yamls/simplified_efficientnet_{kind}.yaml")
+        parts = build_parts(config)
+        build_trainer(config, parts, save_folder=None).close()
+        sizes.append(count_parameters(parts.model))
+    widths = [4 * channels_in for channels_in, _, _ in BLOCKS]
+    # Two layers without bias: width -> width / 4 -> width.
+    assert sizes[1] - sizes[0] == sum(2 * width * (width // 4) for width in widths)
 
 
 @pytest.mark.parametrize(
-    ("variant", "layers", "added"), [("plain", 0, 0), ("se", 9, 344_064), ("eca", 9, 45)]
+    ("variant", "layers", "added"),
+    [
+        pytest.param("plain", 0, 0, marks=pytest.mark.slow),
+        pytest.param("se", 9, 344_064, marks=pytest.mark.slow),
+        ("eca", 9, 45),
+    ],
 )
 def test_the_digits_recipes_reach_97_percent(variant, layers, added, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

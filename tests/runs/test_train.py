@@ -79,7 +79,7 @@ def test_metrics_are_those_of_the_end_of_training(config):
     [
         ("algorithms.eca.include=nowhere.*", PatternError, "'nowhere.*' matches none"),
         ("save_folder=run.yaml/inside", ConfigError, "save_folder: cannot be written"),
-        ("scheduler={name: linear, alpha_f: x}", ConfigError, "Composer refused the run"),
+        ("scheduler={name: multi_step, milestones: [x]}", ConfigError, "Composer refused the run"),
         ("load_path=absent.pt", ConfigError, "load_path: there is no file 'absent.pt'"),
     ],
 )
@@ -87,8 +87,7 @@ def test_what_does_not_work_out_stops_before_training(config, tmp_path, override
     with pytest.raises(error) as caught:
         train(config(override))
     assert says in str(caught.value)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["run.yaml"]
-    assert not (tmp_path / "runs" / "small").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["run.yaml"]
 
 
 def test_unused_counts_on_from_the_last(tmp_path):
@@ -101,3 +100,36 @@ def test_unused_counts_on_from_the_last(tmp_path):
     (tmp_path / "run-9").mkdir()
     (tmp_path / "run-x").mkdir()
     assert unused(folder) == tmp_path / "run-10"
+
+
+def test_a_run_that_had_come_to_its_end_is_evaluated_again(config):
+    first = train(config("autoresume=true"))
+    again = train(config("autoresume=true"))
+    assert again.save_folder == first.save_folder
+    assert again.metrics == first.metrics
+    assert again.attended_layers == first.attended_layers == 6
+
+
+def test_a_run_that_fails_in_its_first_step_leaves_no_folder(config, tmp_path):
+    (tmp_path / "kept").mkdir()
+    for folder in ("runs/deep/small", "kept"):
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+            train(config("train_dataset.size=0", f"save_folder={folder}"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "run.yaml"]
+
+
+# The published counts of sites, 31 and 68, less the two of their auxiliary classifiers.
+@pytest.mark.parametrize(
+    ("name", "side", "layers"), [("googlenet", 32, 29), ("inception_v3", 80, 66)]
+)
+def test_networks_with_auxiliary_classifiers_train_without_them(config, name, side, layers):
+    summary = train(
+        config(
+            f"model.name={name}",
+            f"train_dataset.size={side}",
+            "algorithms.eca.min_channels=128",
+            "eval_dataset=null",
+            "max_duration=1ba",
+        )
+    )
+    assert summary.attended_layers == layers

@@ -7,8 +7,10 @@ on the device.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from composer_attn.errors import ArgumentError
@@ -78,21 +80,45 @@ def collate(samples: list[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
     found = [sample for sample in samples if sample is not None]
     if not found:
         raise ArgumentError(f"none of the {len(samples)} images of a batch can be read")
-    images = torch.stack([image.permute(1, 2, 0) for image, _ in found]).permute(0, 3, 1, 2)
-    return images, torch.tensor([label for _, label in found])
+    # In a worker, PyTorch's own collation stacks right into memory shared with the main process.
+    images, labels = default_collate([(image.permute(1, 2, 0), label) for image, label in found])
+    return images.permute(0, 3, 1, 2), labels
 
 
 class Normalize:
     """Turn uint8 images ``(N, 3, H, W)`` into float32 of mean 0 and deviation 1, by channel."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean = torch.tensor(mean).view(1, -1, 1, 1) * 255
-        self.std = torch.tensor(std).view(1, -1, 1, 1) * 255
+        self.mean = torch.tensor(mean) * 255
+        self.std = torch.tensor(std) * 255
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Keep the memory format; work on whatever device the images are.
+        """Return channels-last memory; work on whatever device the images are.
 
         Images may be floats already, of the same range: MixUp mixes the bytes.
         """
-        mean, std = (t.to(images.device, non_blocking=True) for t in (self.mean, self.std))
-        return (images - mean).div_(std)  # the batch itself stays: SAM trains on it twice
+        # Whole rows of pixels, (N, H, W * 3): on a CPU, arithmetic that broadcasts over the three
+        # channels, innermost, takes twice as long.
+        rows = images.permute(0, 2, 3, 1).flatten(2)
+        mean, std = (
+            t.repeat(images.shape[3]).to(images.device, non_blocking=True)
+            for t in (self.mean, self.std)
+        )
+        of_bytes = images.is_cpu and images.dtype == torch.uint8
+        rows = (_standardize_bytes if of_bytes else _standardize)(rows, mean, std)
+        return rows.unflatten(2, (images.shape[3], -1)).permute(0, 3, 1, 2)
+
+
+def _standardize(rows: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    # A copy, of floats too: the batch itself stays, SAM trains on it twice.
+    return rows.to(torch.float32, copy=True).sub_(mean).div_(std)
+
+
+def _standardize_bytes(rows: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Compute the same on a CPU, in this thread alone.
+
+    PyTorch's pool of threads spins between operations, on cores that the loader's workers need: on
+    two cores 0.5 ms an image of 224x224 instead of 0.2, where a worker takes 2.4.
+    """
+    floats = np.subtract(rows.numpy(), mean.numpy(), dtype=np.float32)
+    return torch.from_numpy(np.divide(floats, std.numpy(), out=floats))

@@ -9,12 +9,13 @@ from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.models.table import MODELS
 from composer_attn.runs.models.weights import is_file, load_weights
 
 # What a model section takes besides the network's own arguments.
-MODEL_ARGUMENTS = ("weights", "loss")
+MODEL_ARGUMENTS = {"weights": str | None, "loss": str}
 
 # Both take class indices and, as mixup and label smoothing make them, probabilities of classes.
 LOSSES = {
@@ -34,11 +35,14 @@ def build_network(section: dict[str, Any]) -> nn.Module:
         ArgumentError: the weights are another network's.
         ImportError, OSError, TypeError, ValueError: whatever the network says of its arguments.
     """
-    arguments = {k: v for k, v in section.items() if k not in ("name", "loss")}
-    file = arguments.pop("weights") if is_file(arguments.get("weights")) else None
-    network = MODELS[section["name"]](**arguments)
-    if file:
-        load_weights(network, file)
+    arguments = {k: v for k, v in section.items() if k not in ("name", "loss", "weights")}
+    build, weights = MODELS[section["name"]], section.get("weights")
+    if weights is None:
+        return build(**arguments)
+    if not is_file(weights):
+        return build(**arguments, weights=weights)
+    network = build(**arguments)
+    load_weights(network, weights)
     return network
 
 
@@ -52,7 +56,7 @@ def build_model(section: dict[str, Any]) -> ComposerClassifier:
     loss = section.get("loss", "cross_entropy")
     if loss not in LOSSES:
         raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
-    num_classes = section.get("num_classes", 1000)
+    num_classes = whole_number("num_classes", section.get("num_classes", 1000), minimum=2)
     return ComposerClassifier(
         build_network(section),
         num_classes=num_classes,

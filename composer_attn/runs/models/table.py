@@ -3,11 +3,13 @@
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from composer_attn.errors import ArgumentError
 from composer_attn.runs.models.simplified_efficientnet import SimplifiedEfficientNet
 
 
@@ -28,7 +30,10 @@ class ModelTable(Mapping):
         if name in self._ours:
             return self._ours[name]
         if name in torchvision.models.list_models(module=torchvision.models):
-            return torchvision.models.get_model_builder(name)
+            build = torchvision.models.get_model_builder(name)
+            return partial(_one_output, build) if name in _SEVERAL_OUTPUTS else build
+        if str(name).startswith("timm/") and not _has_timm():
+            return _without_timm
         if str(name).startswith("timm/") and name in _timm_names():
             import timm
 
@@ -38,11 +43,37 @@ class ModelTable(Mapping):
     def __iter__(self) -> Iterator[str]:
         yield from self._ours
         yield from torchvision.models.list_models(module=torchvision.models)
-        if importlib.util.find_spec("timm"):
+        if _has_timm():
             yield from _timm_names()
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+# Their auxiliary classifiers give training several outputs; Composer's algorithms take one.
+_SEVERAL_OUTPUTS = ("googlenet", "inception_v3")
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
+
+
+def _one_output(build: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
+    """Build a network of :data:`_SEVERAL_OUTPUTS` without its auxiliary classifiers."""
+    if arguments.pop("aux_logits", False):
+        raise ArgumentError("auxiliary classifiers cannot be trained here: leave out aux_logits")
+    arguments.setdefault("init_weights", not arguments.get("weights"))
+    network = build(**arguments, aux_logits=True)  # published weights insist on it
+    network.aux_logits = False
+    for name in AUXILIARY:
+        if hasattr(network, name):
+            setattr(network, name, None)
+    return network
+
+
+def _has_timm() -> bool:
+    return importlib.util.find_spec("timm") is not None
+
+
+def _without_timm(**arguments: Any) -> nn.Module:
+    raise ImportError("models named timm/... need timm: pip install 'composer-attn[timm]'")
 
 
 def _timm_names() -> list[str]:

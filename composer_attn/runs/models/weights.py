@@ -1,14 +1,15 @@
 """Pretrained weights from a file."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from composer_attn.errors import ArgumentError
+from composer_attn.runs.models.table import AUXILIARY
 
 # What training scripts nest a state dict under.
 _NESTS = ("state_dict", "model", "model_state_dict", "model_ema")
@@ -18,6 +19,21 @@ def is_file(weights: Any) -> bool:
     """Say whether ``weights`` means a file, rather than the name of published weights."""
     text = str(weights)
     return "/" in text or text.endswith((".pt", ".pth", ".bin")) or Path(text).exists()
+
+
+def check_published(model: str, weights: str) -> None:
+    """Make sure that a name of weights is one that torchvision publishes for a model.
+
+    Raises:
+        ArgumentError: it is not; the message says which are.
+    """
+    if model not in torchvision.models.list_models(module=torchvision.models):
+        instead = "; pretrained: true" if model.startswith("timm/") else ""
+        raise ArgumentError(f"weights of {model} must be a file{instead}; got {weights!r}")
+    published = torchvision.models.get_model_weights(model)
+    if weights.removeprefix(f"{published.__name__}.") not in published.__members__:
+        valid = ", ".join(["a file", *sorted(published.__members__)])
+        raise ArgumentError(f"weights of {model} must be one of {valid}; got {weights!r}")
 
 
 def load_weights(network: nn.Module, path: str) -> None:
@@ -32,11 +48,16 @@ def load_weights(network: nn.Module, path: str) -> None:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except OSError:
+        raise
+    except Exception as error:  # of all kinds: the file may hold anything
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ArgumentError(f"{path} holds no weights that are safe to load: {first}") from error
-    weights = _state_dict(content, path)
     expected = network.state_dict()
+    weights = _state_dict(content, path)
+    # Of networks that were built without these.
+    auxiliary = tuple(f"{name}." for name in AUXILIARY)
+    weights = {n: w for n, w in weights.items() if n in expected or not n.startswith(auxiliary)}
     problems = [
         *(f"{name} is missing" for name in expected if name not in weights),
         *(f"{name} has no place in the model" for name in weights if name not in expected),
