@@ -14,11 +14,3 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def no_process_group_is_left():
-    """Composer leaves its process group behind, and the next test may want one of its own."""
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
