@@ -12,6 +12,7 @@ OWN = {
 BUILT_IN = {
     "ArgumentError": ValueError,
     "PatternError": ValueError,
+    "PlacementError": ValueError,
     "ModelError": RuntimeError,
     "OptimizerError": ValueError,
     "AttentionRemovedError": RuntimeError,
