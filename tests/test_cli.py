@@ -71,6 +71,7 @@ def test_validate_reports_every_mistake_of_every_file_and_exits_with_1(write, tm
         "a.yaml: device: unknown device 'gpus'; did you mean 'gpu'? Valid: cpu, gpu, mps, tpu",
         "absent.yaml: cannot be read: No such file or directory",
         "b.yaml: max_duratoin: unknown key 'max_duratoin'; did you mean 'max_duration'? Valid: ",
+        "b.yaml: model.name: unknown model 'resnet_10'; did you mean 'resnet10'? Valid: ",
     ]
     assert [
         line[: len(start)] for line, start in zip(err.splitlines(), starts, strict=True)

@@ -14,7 +14,7 @@ class ComposerAttnECA(AttentionAlgorithm):
 
     Args:
         kernel_size: odd number of weights; ``None`` is the paper's adaptive rule.
-        min_channels: attend convolutions with at least this many output channels.
+        min_channels: attend where there are at least this many channels.
         gamma: divisor of the adaptive rule.
         b: summand of the adaptive rule.
         placement: ``conv``, ``norm``, ``residual``, ``pre``, ``post`` or ``identity``.

@@ -15,7 +15,7 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
 
     Args:
         latent_channels: width of the hidden layer: a count >= 1 or a fraction in (0, 1).
-        min_channels: attend convolutions with at least this many output channels.
+        min_channels: attend where there are at least this many channels.
         placement: ``conv``, ``norm``, ``residual``, ``pre``, ``post`` or ``identity``.
         include: glob pattern(s) of module names to attend; all by default.
         exclude: glob pattern(s) of module names to pass over.

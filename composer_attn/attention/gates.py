@@ -62,8 +62,8 @@ def find_gate(gate: str, start: str) -> Gate:
     Raises:
         ArgumentError: ``gate`` or ``start`` is not one of the names in the table above.
     """
-    if start not in GATES:
+    if not isinstance(start, str) or start not in GATES:
         raise ArgumentError(f"start must be one of {', '.join(GATES)}; got {start!r}")
-    if gate not in GATES[start]:
+    if not isinstance(gate, str) or gate not in GATES[start]:
         raise ArgumentError(f"gate must be one of {', '.join(GATES[start])}; got {gate!r}")
     return GATES[start][gate]

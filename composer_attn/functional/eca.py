@@ -42,7 +42,7 @@ def apply_eca(
         placement: see :func:`apply_squeeze_excite`, as for all that follow.
         include: glob pattern(s) of module names to attend; all by default.
         exclude: glob pattern(s) of module names to pass over.
-        filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining convolution.
+        filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining one.
         start: ``paper`` or ``identity``.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
         optimizers: the optimizer(s) already built for the model.
@@ -55,7 +55,7 @@ def apply_eca(
         ComposerAttnError: as :func:`apply_squeeze_excite`; nothing was changed.
 
     Warns:
-        NothingAttendedWarning: no convolution was chosen.
+        NothingAttendedWarning: nothing was chosen.
 
     Example:
         >>> import torch

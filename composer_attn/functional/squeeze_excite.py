@@ -48,14 +48,15 @@ def apply_squeeze_excite(
         include: glob pattern(s) of module names to attend, like ``'layer4.*'``; all by default. A
             leading ``module.`` makes no difference.
         exclude: glob pattern(s) of module names to pass over.
-        filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining convolution.
+        filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining
+            module to attend.
         start: ``paper``: random layers; ``identity``: scales of exactly 1, so that a pretrained
             network computes what it did before, and learns from there.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
         bias: whether the linear layers have biases.
         optimizers: the optimizer(s) already built for the model. New parameters join, in place, the
-            parameter group that holds their convolution's weight. An optimizer that exists and is
-            not passed never trains them.
+            parameter group that holds their convolution's (or block's) weights. An optimizer that
+            exists and is not passed never trains them.
         param_group: index of the one group that all new parameters join instead, counted through
             all optimizers' groups in order; for a frozen backbone, whose weights are in none.
 
@@ -71,7 +72,7 @@ def apply_squeeze_excite(
         In each case model and optimizers are as they were.
 
     Warns:
-        NothingAttendedWarning: no convolution was chosen.
+        NothingAttendedWarning: nothing was chosen.
 
     Example:
         >>> import torch

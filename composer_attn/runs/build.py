@@ -14,7 +14,7 @@ from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.mistakes import Mistake, at, foreign
-from composer_attn.runs.models import build_model
+from composer_attn.runs.models import build_model, num_classes_of
 from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
 from composer_attn.runs.parallel import parallelism_config
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
@@ -127,7 +127,7 @@ def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
 
 
 def _check_labels(source: Source, model: dict[str, Any]) -> None:
-    width = model.get("num_classes", 1000)
+    width = num_classes_of(model)
     if source.num_classes > width:
         raise ArgumentError(
             f"it has {source.num_classes} classes, and the model has {width}: "

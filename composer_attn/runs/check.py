@@ -1,6 +1,7 @@
 """Check a config before anything is built."""
 
 import zipfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,13 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
         ConfigError: lists every mistake, with file, key, what is wrong and what would be valid.
     """
     file: ConfigFile = load_config(path, overrides or ())
-    mistakes = find_mistakes(file.config) or try_components(file.config)
+    mistakes = list(file.mistakes)
+    faulty = {mistake.key.split(".")[0] for mistake in mistakes}
+    found = [m for m in find_mistakes(file.config) if m.key.split(".")[0] not in faulty]
+    mistakes += file.located(found)
+    mistakes += file.located(try_components(file.config, mistakes))
     if mistakes:
-        raise ConfigError(*file.located(mistakes))
+        raise ConfigError(*mistakes)
     return file.config
 
 
@@ -69,8 +74,10 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
     return mistakes
 
 
-def try_components(config: RunConfig) -> list[Mistake]:
+def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mistake]:
     """List what components say of their arguments, as far as building them costs nothing.
+
+    Components with known mistakes are not tried.
 
     Networks are built on the meta device, optimizers for one parameter. Not tried: datasets, which
     need their data, and loggers and callbacks, which may open files.
@@ -81,16 +88,23 @@ def try_components(config: RunConfig) -> list[Mistake]:
         "parallelism": lambda: parallelism_config(config.parallelism),
         "scheduler": lambda: build_scheduler(config.scheduler),
     }
-    for name, arguments in config.algorithms.items():
-        attempts[f"algorithms.{name}"] = partial(ALGORITHMS.table[name], **(arguments or {}))
+    for name in config.algorithms:
+        attempts[f"algorithms.{name}"] = partial(_try_algorithm, config, name)
     mistakes = []
+    keys = [mistake.key for mistake in known]
     for key, attempt in attempts.items():
+        if any(f"{k}.".startswith(f"{key}.") or f"{key}.".startswith(f"{k}.") for k in keys):
+            continue
         try:
             with at(key):
                 attempt()
         except ConfigError as error:
             mistakes += error.mistakes
     return mistakes
+
+
+def _try_algorithm(config: RunConfig, name: str) -> None:
+    ALGORITHMS.table[name](**(config.algorithms[name] or {}))
 
 
 def _try_model(section: dict[str, Any]) -> None:
@@ -116,6 +130,8 @@ def _check_time(key: str, value: str) -> list[Mistake]:
         return [Mistake(key, f"must be a time like 90ep, 1000ba or 0.5dur; got {value!r}")]
     if key == "max_duration" and (time.unit not in _DURATIONS or time.value < 1):
         return [Mistake(key, f"must be a number of ep, ba or sp, like 90ep; got {value!r}")]
+    if time.unit not in (*_DURATIONS, TimeUnit.DURATION) or time.value <= 0:
+        return [Mistake(key, f"must be more than 0, in ep, ba, sp or dur; got {value!r}")]
     return []
 
 

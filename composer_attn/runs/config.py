@@ -86,10 +86,12 @@ class ConfigFile:
     Attributes:
         config: the run's config, every interpolation resolved.
         layers: pairs of a source's name and what it sets, the later ones winning.
+        mistakes: keys that are unknown, missing or of a wrong type; ``config`` is without them.
     """
 
     config: RunConfig
     layers: tuple[tuple[str, DictConfig], ...]
+    mistakes: tuple[Mistake, ...] = ()
 
     def source_of(self, key: str) -> str:
         """Return the file (or the command line) that set a key path, or the nearest above, last."""
@@ -112,7 +114,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     ``${oc.env:NAME}`` are filled in by OmegaConf.
 
     Raises:
-        ConfigError: with every mistake of syntax, keys and types.
+        ConfigError: a file cannot be read, or ``${...}`` not be filled in.
     """
     layers = (*_read(Path(path)), (_COMMAND_LINE, _read_overrides(overrides)))
     mistakes: list[Mistake] = []
@@ -135,10 +137,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
         for key in REQUIRED
         if not any(key in layer for _, layer in layers)
     ]
-    mistakes += _unresolved(merged)
-    if mistakes:
-        raise ConfigError(*ConfigFile(merged, layers).located(mistakes))
-    return ConfigFile(OmegaConf.to_object(merged), layers)
+    unresolved = _unresolved(merged)
+    located = ConfigFile(merged, layers).located([*mistakes, *unresolved])
+    if unresolved:
+        raise ConfigError(*located)
+    return ConfigFile(OmegaConf.to_object(merged), layers, tuple(located))
 
 
 def _names_another(below: Any, section: Any) -> bool:
@@ -163,13 +166,13 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig
     """Read a file and the files it builds on, the first base first."""
     try:
         content = OmegaConf.load(path)
+        base = content.pop("base", None) if isinstance(content, DictConfig) else None
     except OSError as error:
         raise _error(path, f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise _error(path, f"is not plain YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, DictConfig):
         raise _error(path, f"must be a mapping of keys to values; valid keys: {', '.join(KEYS)}")
-    base = content.pop("base", None)
     if base is None:
         return [(str(path), content)]
     base_path = path.parent / str(base)

@@ -23,12 +23,13 @@ def count_macs(network: nn.Module, image: Tensor) -> int:
         network: maps images to logits; left in the mode it was found in.
         image: ``(1, 3, H, W)``, on the network's device and of its dtype.
     """
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
     counter = FlopCounterMode(display=False)
     # Eagerly: the counter does not see into compiled code.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
         network.eval()(image)
-    network.train(training)
+    for module, training in modes.items():
+        module.training = training
     return counter.get_total_flops() // 2
 
 

@@ -18,7 +18,7 @@ class Mistake:
     Attributes:
         key: like ``optimizer.lr``.
         message: what is wrong, and what would be valid.
-        file: where the key was set; filled in by :func:`composer_attn.runs.config.load_config`.
+        file: where the key was set; filled in by ``ConfigFile.located``.
     """
 
     key: str

@@ -64,7 +64,7 @@ class Kind:
         self, key: str, name_key: str, name: Any, arguments: Mapping[str, Any]
     ) -> list[Mistake]:
         """List what is wrong with a name, and with the names and types of its arguments."""
-        if name not in self.table:
+        if not isinstance(name, str) or name not in self.table:
             return [Mistake(name_key, unknown(self.label, name, self.table))]
         parameters = inspect.signature(self.table[name]).parameters.values()
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)

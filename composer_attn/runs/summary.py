@@ -4,6 +4,7 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -12,12 +13,13 @@ from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
 
+from composer_attn import __version__
 from composer_attn.functional import attended_modules
 from composer_attn.runs.build import Parts
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_macs, count_parameters, peak_memory
 
-_PACKAGES = ("composer-attn", "mosaicml", "torch", "torchvision")
+_PACKAGES = ("mosaicml", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Summary:
         images_per_second: training throughput over all ranks, evaluation not counted.
         seconds: wall time of training, evaluation not counted.
         peak_memory: bytes, of this rank: on the GPU, or else of the process.
-        skipped_images: files of the training data left out, unreadable, over all ranks.
+        skipped_images: how often a file of the training data was left out, unreadable, since this
+            process started, over all ranks.
         ranks: number of processes.
         versions: of Python and the packages that matter.
         save_folder: where checkpoints, config and summary are.
@@ -58,7 +61,10 @@ class Summary:
     def write(self) -> None:
         """Write ``summary.json`` into the save folder."""
         path = Path(self.save_folder) / "summary.json"
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        values = asdict(self)
+        # JSON has no nan: null stands for what is no number.
+        values["metrics"] = {n: v if isfinite(v) else None for n, v in self.metrics.items()}
+        path.write_text(json.dumps(values, indent=2) + "\n")
 
     def show(self, console: Console | None = None) -> None:
         """Print the figures as a table."""
@@ -104,9 +110,13 @@ def summarize(
         peak_memory=peak_memory(next(parts.model.parameters()).device),
         skipped_images=sum(dist.all_gather_object(parts.train_source.skipped())),
         ranks=dist.get_world_size(),
-        versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        versions={"python": platform.python_version()} | _versions(),
         save_folder=folder,
     )
+
+
+def _versions() -> dict[str, str]:
+    return {"composer-attn": __version__} | {name: version(name) for name in _PACKAGES}
 
 
 def macs_of(config: RunConfig, parts: Parts) -> int | None:

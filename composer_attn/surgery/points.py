@@ -60,7 +60,7 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
         ArgumentError: there is no such placement.
         PlacementError: the network has no block for it.
     """
-    if placement not in PLACEMENTS:
+    if not isinstance(placement, str) or placement not in PLACEMENTS:
         raise ArgumentError(f"placement must be one of {', '.join(PLACEMENTS)}; got {placement!r}")
     names: dict[nn.Module, list[str]] = {}
     for name, module in walk(model):

@@ -7,6 +7,7 @@ from composer_attn.algorithms import ComposerAttnECA
 from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.build import build_parts
 from composer_attn.runs.config import RunConfig
+from composer_attn.runs.models import build_model
 from composer_attn.runs.optim import build_optimizer
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, LOGGERS, SCHEDULERS, snake_case
 
@@ -32,6 +33,18 @@ def test_the_same_seed_builds_the_same_parameters():
 def test_algorithms_that_rebuild_convolutions_come_before_ours_whatever_the_order():
     parts = build_parts(config(algorithms={"eca": None, "blurpool": {"min_channels": 8}}))
     assert [type(a).__name__ for a in parts.algorithms] == ["BlurPool", "ComposerAttnECA"]
+
+
+@pytest.mark.parametrize(
+    ("section", "width"),
+    [
+        ({"name": "simplified_efficientnet"}, 100),
+        ({"name": "resnet18"}, 1000),
+        ({"name": "resnet18", "num_classes": 7}, 7),
+    ],
+)
+def test_metrics_are_as_wide_as_the_network(section, width):
+    assert build_model(section).num_classes == width
 
 
 def test_no_decay_splits_the_parameters_and_sends_attention_along():

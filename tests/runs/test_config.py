@@ -95,6 +95,8 @@ def test_every_mistake_of_keys_and_types_comes_at_once(write):
         ("callbacks.lr_monitr.x=1", "callbacks.lr_monitr", "did you mean 'lr_monitor'?"),
         ("loggers.tensorbord.x=1", "loggers.tensorbord", "did you mean 'tensorboard'?"),
         ("max_duration=10 epochs", "max_duration", "90ep, 1000ba"),
+        ("save_interval=0ep", "save_interval", "must be more than 0"),
+        ("model.name=[1]", "model.name", "unknown model [1]"),
         ("eval_interval=often", "eval_interval", "90ep, 1000ba"),
         ("precision=fp23", "precision", "did you mean 'fp32'?"),
         ("device=gpus", "device", "did you mean 'gpu'?"),
@@ -131,6 +133,7 @@ def test_a_needed_argument_that_is_missing_is_named(write):
         ("model: !!python/object/apply:os.system ['touch hacked']\n", "is not plain YAML"),
         ("base: nowhere.yaml\n", "nowhere.yaml: cannot be read: No such file"),
         ("base: run.yaml\n", "leads back"),
+        ("base: ${oc.env:NOT_SET_AT_ALL}\n", "NOT_SET_AT_ALL"),
         ("\x00", "is not plain YAML"),
     ],
 )

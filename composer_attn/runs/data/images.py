@@ -62,11 +62,15 @@ def build_transform(augmentation: str, size: int, resize: int) -> v2.Transform:
     """Build what makes a uint8 tensor ``(3, size, size)`` of a PIL image.
 
     Raises:
-        ArgumentError: there is no such augmentation.
+        ArgumentError: there is no such augmentation, or it would crop more than there is.
     """
     if augmentation not in AUGMENTATIONS:
         raise ArgumentError(
             f"augmentation must be one of {', '.join(AUGMENTATIONS)}; got {augmentation!r}"
+        )
+    if augmentation in ("center_crop", "resize_crop") and size > resize:
+        raise ArgumentError(
+            f"size must be at most resize={resize} under {augmentation}; got {size}"
         )
     return v2.Compose([*AUGMENTATIONS[augmentation](size, resize), v2.PILToTensor()])
 

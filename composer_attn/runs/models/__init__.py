@@ -1,6 +1,11 @@
 """The models that a config can name."""
 
-from composer_attn.runs.models.build import MODEL_ARGUMENTS, build_model, build_network
+from composer_attn.runs.models.build import (
+    MODEL_ARGUMENTS,
+    build_model,
+    build_network,
+    num_classes_of,
+)
 from composer_attn.runs.models.table import MODELS
 
-__all__ = ["MODELS", "MODEL_ARGUMENTS", "build_model", "build_network"]
+__all__ = ["MODELS", "MODEL_ARGUMENTS", "build_model", "build_network", "num_classes_of"]

@@ -1,5 +1,6 @@
 """From a config's model section to a ComposerClassifier."""
 
+import inspect
 from typing import Any
 
 from composer.loss import binary_cross_entropy_with_logits, soft_cross_entropy
@@ -22,6 +23,13 @@ LOSSES = {
     "binary_cross_entropy": binary_cross_entropy_with_logits,
     "cross_entropy": soft_cross_entropy,
 }
+
+
+def num_classes_of(section: dict[str, Any]) -> int:
+    """Return the width of a network's last layer: as the section says, or the network's default."""
+    parameters = inspect.signature(MODELS[section["name"]]).parameters
+    default = parameters["num_classes"].default if "num_classes" in parameters else 1000
+    return section.get("num_classes", default)
 
 
 def build_network(section: dict[str, Any]) -> nn.Module:
@@ -56,7 +64,7 @@ def build_model(section: dict[str, Any]) -> ComposerClassifier:
     loss = section.get("loss", "cross_entropy")
     if loss not in LOSSES:
         raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
-    num_classes = whole_number("num_classes", section.get("num_classes", 1000), minimum=2)
+    num_classes = whole_number("num_classes", num_classes_of(section), minimum=2)
     return ComposerClassifier(
         build_network(section),
         num_classes=num_classes,

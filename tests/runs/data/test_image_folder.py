@@ -135,6 +135,7 @@ def test_a_folder_without_classes_or_images_or_with_one_class(tmp_path):
     ("arguments", "says"),
     [
         ({"augmentation": "resnett"}, "augmentation must be one of aug_mix, auto_augment"),
+        ({"augmentation": "center_crop", "size": 64, "resize": 48}, "at most resize=48"),
         ({"augmentation": "resnet", "on_bad_image": "ignore"}, "must be error or skip"),
     ],
 )
