@@ -1,7 +1,7 @@
 """The networks that every surgery is tried on: one small member of each family.
 
-A family is a module of ``torchvision.models`` or ``timm.models``; where a module has several kinds of
-network in it, each of them is one more row.
+A family is a module of ``torchvision.models`` or ``timm.models``; where a module has several kinds
+of network in it, each of them is one more row.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models import video
 
 from tests.families.torchvision_networks import FAMILIES
 
@@ -24,8 +25,6 @@ class Row:
         size: sides of its image, or clip.
         arguments: what makes it small.
         min_channels: so many that some sites are chosen.
-        uncalled: patterns of sites that a training step does not use.
-        norm: whether it has norms that follow convolutions, for that placement.
         kind: how it is fed: images, or images with boxes to train on.
         batch: how many; batch norms need two of small images.
     """
@@ -34,15 +33,12 @@ class Row:
     size: tuple[int, ...] = (64, 64)
     arguments: dict = field(default_factory=dict)
     min_channels: int = 64
-    uncalled: tuple[str, ...] = ()
-    norm: bool = True
     kind: str = "images"
     batch: int = 2
 
 
-def _row(name, side=64, **options) -> Row:
-    known = {key: options.pop(key) for key in ("min_channels", "uncalled", "norm") if key in options}
-    return Row(name, (side, side), options, **known)
+def _row(name: str, side: int = 64, **options) -> Row:
+    return Row(name, (side, side), options)
 
 
 _CLASSIFICATION = [
@@ -62,7 +58,7 @@ _REGIONS = {
     **{f"rpn_post_nms_top_n_{mode}": 16 for mode in ("train", "test")},
 }
 _DETECTION = [
-    Row(name, (side, side), {**_NO_WEIGHTS, "num_classes": 3, **arguments}, kind="boxes", batch=batch)
+    Row(name, (side, side), {**_NO_WEIGHTS, "num_classes": 3, **arguments}, 64, "boxes", batch)
     for name, side, batch, arguments in (
         ("fasterrcnn_mobilenet_v3_large_320_fpn", 64, 2, {**_SMALL, **_REGIONS}),
         ("fcos_resnet50_fpn", 64, 2, {**_SMALL, **_BOXES}),
@@ -73,9 +69,22 @@ _DETECTION = [
         ("ssdlite320_mobilenet_v3_large", 320, 2, _BOXES),
     )
 ]
+# Its builders take no size.
+_MVIT = {
+    "spatial_size": (64, 64),
+    "temporal_size": 4,
+    "block_setting": [
+        video.mvit.MSBlockConfig(1, 96, 192, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 4, 4]),
+        video.mvit.MSBlockConfig(2, 192, 192, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 2, 2]),
+    ],
+    "residual_pool": True,
+    "residual_with_cls_embed": False,
+    "rel_pos_embed": True,
+    "proj_after_attn": True,
+}
 _VIDEO = [
     Row("mc3_18", (4, 32, 32)),
-    Row("mvit_v2_s", (16, 224, 224), batch=1),
+    Row("MViT", (4, 64, 64), _MVIT),
     Row("r2plus1d_18", (4, 32, 32)),
     Row("r3d_18", (4, 32, 32)),
     Row("s3d", (16, 224, 224), batch=1),
@@ -197,12 +206,37 @@ TIMM = [
 
 ROWS = [*TORCHVISION, *TIMM]
 
+# Where no norm follows a convolution as the next child of the same module.
+WITHOUT_NORMS = {
+    "alexnet", "convnext_tiny", "squeezenet1_1", "swin_t", "vgg11", "vit_b_32",
+    "ssd300_vgg16", "swin3d_t", "MViT", "timm/coat_tiny", "timm/coatnext_nano_rw_224",
+    "timm/convmixer_768_32", "timm/convnext_atto", "timm/convnextv2_atto",
+    "timm/convformer_s18", "timm/csatv2", "timm/davit_tiny", "timm/dpn48b",
+    "timm/edgenext_xx_small", "timm/focalnet_tiny_srf", "timm/gcvit_xxtiny",
+    "timm/inception_next_atto", "timm/mambaout_femto", "timm/mobilenetv5_base",
+    "timm/nf_regnet_b0", "timm/nf_resnet26", "timm/dm_nfnet_f0", "timm/poolformer_s12",
+    "timm/pvt_v2_b0", "timm/rdnet_tiny", "timm/vgg11", "timm/vitamin_small_224",
+    "timm/xception41p",
+}  # fmt: skip
+
+
+def family_of(row: Row) -> str:
+    """Name the module of torchvision or timm that a network comes from."""
+    name = row.name.removeprefix("timm/")
+    if name == "MViT":
+        return "torchvision.models.video.mvit"
+    if name != row.name:
+        return timm.models.model_entrypoint(name).__module__
+    return models.get_model_builder(name).__module__
+
 
 def build(row: Row) -> nn.Module:
     """Build a network with random weights."""
-    arguments = {**row.arguments}
+    arguments = dict(row.arguments)
     if row.name.startswith("timm/"):
         return timm.create_model(row.name.removeprefix("timm/"), pretrained=False, **arguments)
+    if row.name == "MViT":
+        return video.MViT(**arguments)
     if row.name.startswith("vit_"):
         arguments["image_size"] = row.size[0]
     return models.get_model(row.name, **{"weights": None, **arguments})
