@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 # By module: width of the 1x1 branch; of 1x1, then 3x3; of 1x1, then two 3x3; of the 1x1 after the
-# pooling (of averages, in the last module of maxima). Those without a first and a last halve the size.
+# pooling (of averages; in the last module, of maxima). Those without the first halve the size.
 MODULES = (
     (64, (64, 64), (64, 96), 32),
     (64, (64, 96), (64, 96), 64),

@@ -166,7 +166,7 @@ COMPLEXITIES = (
     Complexity(
         "MobileNet",
         'create("mobilenetv1_100")',
-        'apply_squeeze_excite(model, 1 / 16, min_channels=1, include="blocks.*.conv_pw", bias=True)',
+        'apply_squeeze_excite(model, 1 / 16, min_channels=1, include="*.conv_pw", bias=True)',
         (0.569, 0.572),
         digits=3,
     ),
