@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         detach_attention,
         plan_eca,
         plan_squeeze_excite,
+        remove_attention,
     )
     from composer_attn.surgery import Site, SurgeryPlan, register_block
 
@@ -43,6 +44,7 @@ _HOMES = {
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
     "register_block": "surgery",
+    "remove_attention": "functional",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "plan_eca",
     "plan_squeeze_excite",
     "register_block",
+    "remove_attention",
 ]
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral
 
 from composer.algorithms.warnings import NoEffectWarning, NotIntendedUseWarning
@@ -17,10 +17,11 @@ from composer_attn.errors import (
     ArgumentError,
     AttentionRemovedError,
     NothingAttendedWarning,
+    PatternError,
     PlacementError,
 )
 from composer_attn.functional.common import attends_nothing
-from composer_attn.surgery import SurgeryPlan, find_attended
+from composer_attn.surgery import SurgeryPlan, default_min_channels, find_attended
 from composer_attn.surgery.names import as_patterns, unwrapped
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class AttentionAlgorithm(Algorithm):
     def __init__(self, param_group: int | None = None, filter_fn=None, **arguments):
         for name in ("include", "exclude"):
             arguments[name] = as_patterns(name, arguments[name])
+        if arguments["min_channels"] is None:
+            arguments["min_channels"] = default_min_channels(arguments["replace"])
         self.param_group = _plain(param_group)
         self.filter_fn = filter_fn
         self.arguments = {name: _plain(value) for name, value in arguments.items()}
@@ -61,7 +64,8 @@ class AttentionAlgorithm(Algorithm):
         filter_fn = None if isinstance(self.filter_fn, str) else self.filter_fn
         # Without a convolution, only the arguments themselves can be wrong.
         anything = dict(self.arguments, include=None, exclude=None, filter_fn=filter_fn)
-        with contextlib.suppress(PlacementError):  # it has no residual blocks either
+        # It has no residual blocks either, and no site of any name.
+        with contextlib.suppress(PlacementError, PatternError):
             type(self).plan_function(nn.Identity(), **anything)
 
     def __repr__(self) -> str:
@@ -156,6 +160,8 @@ class AttentionAlgorithm(Algorithm):
 
 def _plain(value):
     """Return numbers of other libraries as Python's own, whose repr Composer can evaluate."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(held) for key, held in value.items()}
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     return float(value) if is_real(value) else value

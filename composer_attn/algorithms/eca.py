@@ -1,5 +1,7 @@
 """Efficient Channel Attention as a Composer algorithm."""
 
+from collections.abc import Mapping
+
 from composer_attn.algorithms.base import AttentionAlgorithm
 from composer_attn.functional import apply_eca, plan_eca
 from composer_attn.functional.common import Filter, Patterns
@@ -13,17 +15,21 @@ class ComposerAttnECA(AttentionAlgorithm):
     themselves. Logs ``eca/num_layers`` and ``eca/num_parameters``.
 
     Args:
-        kernel_size: odd number of weights; ``None`` is the paper's adaptive rule.
-        min_channels: attend where there are at least this many channels.
+        kernel_size: odd number of weights; ``None`` is the paper's adaptive rule;
+            ``{pattern: size}`` where it differs by stage.
+        min_channels: attend where there are at least this many channels; 128 by default, and with
+            ``replace`` 1.
         gamma: divisor of the adaptive rule.
         b: summand of the adaptive rule.
         placement: ``conv``, ``norm``, ``residual``, ``pre``, ``post`` or ``identity``.
+        replace: put attention where the network has its own, which gives way.
         include: glob pattern(s) of module names to attend; all by default.
         exclude: glob pattern(s) of module names to pass over.
         filter_fn: ``filter_fn(name, module) -> bool``. A checkpoint cannot hold it: pass the
             algorithm again when resuming.
         start: ``paper`` or ``identity``.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        squeeze: ``avg``, ``max`` or ``none``.
         param_group: index of the one parameter group that all new parameters join.
 
     Example:
@@ -38,10 +44,11 @@ class ComposerAttnECA(AttentionAlgorithm):
 
     def __init__(
         self,
-        kernel_size: int | None = None,
-        min_channels: int = 128,
+        kernel_size: int | Mapping[str, int] | None = None,
+        min_channels: int | None = None,
         *,
         placement: str = "conv",
+        replace: bool = False,
         gamma: float = 2,
         b: float = 1,
         include: Patterns = None,
@@ -49,12 +56,14 @@ class ComposerAttnECA(AttentionAlgorithm):
         filter_fn: Filter = None,
         start: str = "paper",
         gate: str = "sigmoid",
+        squeeze: str = "avg",
         param_group: int | None = None,
     ):
         super().__init__(
             kernel_size=kernel_size,
             min_channels=min_channels,
             placement=placement,
+            replace=replace,
             gamma=gamma,
             b=b,
             include=include,
@@ -62,6 +71,7 @@ class ComposerAttnECA(AttentionAlgorithm):
             filter_fn=filter_fn,
             start=start,
             gate=gate,
+            squeeze=squeeze,
             param_group=param_group,
         )
 

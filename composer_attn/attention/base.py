@@ -1,15 +1,38 @@
-"""What every channel attention shares: pool, compute logits, gate, scale."""
+"""What every channel attention shares: squeeze, compute logits, gate, scale."""
 
 import torch.fx
 from torch import Tensor, nn
 
 from composer_attn.attention.gates import find_gate
 from composer_attn.checks import whole_number
-from composer_attn.ops import channel_means, scale_channels
+from composer_attn.errors import ArgumentError
+from composer_attn.ops import (
+    channel_maxima,
+    channel_means,
+    channel_vectors,
+    scale_channels,
+    scale_vectors,
+)
+
+# The paper's ablation (SENet, table 11 and section 7.1), by name.
+SQUEEZES = ("avg", "max", "none")
+
+
+def squeeze_channels(x: Tensor, channels: int, squeeze: str) -> Tensor:
+    """Squeeze a feature map ``(N, C, *spatial)`` to vectors of ``C`` channels each."""
+    if squeeze == "none":
+        return channel_vectors(x, channels)
+    return channel_maxima(x, channels) if squeeze == "max" else channel_means(x, channels)
+
+
+def scale(x: Tensor, excitation: Tensor, squeeze: str) -> Tensor:
+    """Scale a feature map by the excitation that a squeeze of the same name led to."""
+    return (scale_vectors if squeeze == "none" else scale_channels)(x, excitation)
+
 
 # Both look at the number of dimensions, which a symbolic trace does not know: keep them whole.
-torch.fx.wrap("channel_means")
-torch.fx.wrap("scale_channels")
+torch.fx.wrap("squeeze_channels")
+torch.fx.wrap("scale")
 
 
 class ChannelAttention(nn.Module):
@@ -24,14 +47,22 @@ class ChannelAttention(nn.Module):
         start: ``paper`` leaves the layers at PyTorch's usual random initialization. ``identity``
             zeroes the last layer and centres the gate on 1, so that a new attention multiplies by
             exactly 1, and learns from there.
+        squeeze: ``avg`` pools each channel's average over space, ``max`` its maximum; ``none``
+            pools nothing: each position is excited by its own channels.
+
+    Raises:
+        ArgumentError: an argument is not valid.
     """
 
-    def __init__(self, channels: int, gate: str, start: str):
+    def __init__(self, channels: int, gate: str, start: str, squeeze: str):
         super().__init__()
         self.channels = whole_number("channels", channels)
         self.gate = gate
         self.start = start
+        self.squeeze = squeeze
         self._gate = find_gate(gate, start)
+        if not isinstance(squeeze, str) or squeeze not in SQUEEZES:
+            raise ArgumentError(f"squeeze must be one of {', '.join(SQUEEZES)}; got {squeeze!r}")
 
     @property
     def last_layer(self) -> nn.Module:
@@ -39,16 +70,24 @@ class ChannelAttention(nn.Module):
         raise NotImplementedError
 
     def logits(self, means: Tensor) -> Tensor:
-        """Compute the gate's input ``(N, C)`` from channel means ``(N, C)``."""
+        """Compute the gate's input ``(N, C)`` from what was squeezed, ``(N, C)``."""
         raise NotImplementedError
 
+    def excitation_of(self, means: Tensor) -> Tensor:
+        """Compute the scales ``(N, C)`` from what was squeezed, ``(N, C)``."""
+        return self._gate(self.logits(means))
+
     def excitation(self, x: Tensor) -> Tensor:
-        """Compute the scales ``(N, C)`` for an input ``(N, C, *spatial)``."""
-        return self._gate(self.logits(channel_means(x, self.channels)))
+        """Compute the scales for an input ``(N, C, *spatial)``.
+
+        Returns:
+            ``(N, C)``, or ``(N * positions, C)`` where nothing is squeezed.
+        """
+        return self.excitation_of(squeeze_channels(x, self.channels, self.squeeze))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format."""
-        return scale_channels(x, self.excitation(x))
+        return scale(x, self.excitation(x), self.squeeze)
 
     def reset_parameters(self) -> None:
         """Draw new initial parameters, as after building (useful after ``to_empty``)."""
@@ -64,4 +103,4 @@ class ChannelAttention(nn.Module):
 
     def extra_repr(self) -> str:
         """Summarize the shared arguments for ``print(model)``."""
-        return f"{self.channels}, gate={self.gate}, start={self.start}"
+        return f"{self.channels}, gate={self.gate}, start={self.start}, squeeze={self.squeeze}"

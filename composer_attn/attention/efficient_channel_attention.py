@@ -96,6 +96,7 @@ class EfficientChannelAttention(ChannelAttention):
         b: summand of the adaptive rule.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
         start: ``paper`` (random kernel) or ``identity`` (scales of exactly 1 when newly built).
+        squeeze: ``avg``, ``max``, or ``none``: each position is excited by its own channels.
         device: where the parameters live.
         dtype: the parameters' dtype.
 
@@ -121,10 +122,11 @@ class EfficientChannelAttention(ChannelAttention):
         b: float = 1,
         gate: str = "sigmoid",
         start: str = "paper",
+        squeeze: str = "avg",
         device=None,
         dtype=None,
     ):
-        super().__init__(channels, gate, start)
+        super().__init__(channels, gate, start, squeeze)
         self.kernel_size = resolve_kernel_size(kernel_size, self.channels, gamma, b)
         self.conv = ChannelConvolution(self.kernel_size, device, dtype)
         self.zero_last_layer()

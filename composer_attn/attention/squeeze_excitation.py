@@ -44,6 +44,7 @@ class SqueezeExcitation(ChannelAttention):
         bias: whether both linear layers have a bias.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
         start: ``paper`` (random layers) or ``identity`` (scales of exactly 1 when newly built).
+        squeeze: ``avg``, ``max``, or ``none``: each position is excited by its own channels.
         device: where the parameters live.
         dtype: the parameters' dtype.
 
@@ -69,10 +70,11 @@ class SqueezeExcitation(ChannelAttention):
         bias: bool = False,
         gate: str = "sigmoid",
         start: str = "paper",
+        squeeze: str = "avg",
         device=None,
         dtype=None,
     ):
-        super().__init__(channels, gate, start)
+        super().__init__(channels, gate, start, squeeze)
         self.latent_channels = resolve_latent_channels(latent_channels, self.channels)
         self.fc1 = nn.Linear(self.channels, self.latent_channels, bias, device, dtype)
         self.fc2 = nn.Linear(self.latent_channels, self.channels, bias, device, dtype)

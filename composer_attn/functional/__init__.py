@@ -3,7 +3,11 @@
 Importing this package loads torch alone.
 """
 
-from composer_attn.functional.attended import attended_modules, detach_attention
+from composer_attn.functional.attended import (
+    attended_modules,
+    detach_attention,
+    remove_attention,
+)
 from composer_attn.functional.eca import apply_eca, plan_eca
 from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_squeeze_excite
 
@@ -14,4 +18,5 @@ __all__ = [
     "detach_attention",
     "plan_eca",
     "plan_squeeze_excite",
+    "remove_attention",
 ]

@@ -5,8 +5,8 @@ import warnings
 from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
-from composer_attn.functional.common import Optimizers
-from composer_attn.surgery import detach_all, find_attended
+from composer_attn.functional.common import Optimizers, Patterns
+from composer_attn.surgery import Selection, detach_all, find_attended, remove_all
 
 
 def attended_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -27,7 +27,7 @@ def detach_attention(model: nn.Module, optimizers: Optimizers = None) -> dict[st
     """Take every attention of ours out of a model again, exactly.
 
     Classes, state-dict keys, parameter groups and outputs are those of the model before surgery (as
-    far as it was not trained meanwhile).
+    far as it was not trained meanwhile). An attention of the network's own that gave way is back.
 
     Args:
         model: an attended network.
@@ -57,3 +57,47 @@ def detach_attention(model: nn.Module, optimizers: Optimizers = None) -> dict[st
     if not detached:
         warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
     return detached
+
+
+def remove_attention(
+    model: nn.Module,
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    optimizers: Optimizers = None,
+) -> dict[str, nn.Module]:
+    """Take the attention that a network came with out of it, for good.
+
+    What ``apply_eca(model, replace=True)`` would replace becomes an ``nn.Identity``: the network
+    runs, trains and exports without it. Attention of ours stays; see :func:`detach_attention`.
+
+    Args:
+        model: any network.
+        include: glob pattern(s) of the names of attentions to take out; all by default.
+        exclude: glob pattern(s) of those to leave.
+        optimizers: the optimizer(s) that hold the attentions' parameters; they, and their state,
+            leave the parameter groups.
+
+    Returns:
+        The attentions taken out, by name.
+
+    Raises:
+        PatternError: a pattern matches none of them.
+        ModelError: the model is wrapped, compiled or scripted. Nothing was changed.
+        OptimizerError: something passed is no optimizer that can be changed.
+
+    Warns:
+        NothingAttendedWarning: there was none.
+
+    Example:
+        >>> import torchvision
+        >>> from composer_attn import remove_attention
+        >>> model = torchvision.models.efficientnet_b0()
+        >>> len(remove_attention(model)), sum(p.numel() for p in model.parameters())
+        (16, 4652008)
+    """
+    selection = Selection(None, include, exclude, replace=True)
+    removed = remove_all(model, selection, optimizers)
+    if not removed:
+        warnings.warn("the model has no attention of its own", NothingAttendedWarning, stacklevel=2)
+    return removed

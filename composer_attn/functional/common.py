@@ -7,6 +7,7 @@ from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.surgery import Optimizers, SurgeryPlan
+from composer_attn.surgery.points import ATTENDED_ALREADY
 
 __all__ = ["Filter", "Optimizers", "Patterns", "attends_nothing", "warn_if_nothing"]
 
@@ -16,7 +17,7 @@ Filter = Callable[[str, nn.Module], bool] | None
 
 def attends_nothing(plan: SurgeryPlan) -> bool:
     """Say whether nothing was chosen, and nothing is as asked already."""
-    return not plan.chosen and all(site.reason != "already attended" for site in plan.sites)
+    return not plan.chosen and all(site.reason != ATTENDED_ALREADY for site in plan.sites)
 
 
 def warn_if_nothing(plan: SurgeryPlan) -> SurgeryPlan:

@@ -1,21 +1,21 @@
 """Efficient Channel Attention on a network of your own."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 
 from torch import nn
 
 from composer_attn.attention import EfficientChannelAttention
 from composer_attn.functional.common import Filter, Optimizers, Patterns, warn_if_nothing
-from composer_attn.surgery import Selection, SurgeryPlan, operate, plan_surgery
+from composer_attn.surgery import Recipe, Selection, SurgeryPlan, operate, plan_surgery
 
 
 def apply_eca(
     model: nn.Module,
-    kernel_size: int | None = None,
-    min_channels: int = 128,
+    kernel_size: int | Mapping[str, int] | None = None,
+    min_channels: int | None = None,
     *,
     placement: str = "conv",
+    replace: bool = False,
     gamma: float = 2,
     b: float = 1,
     include: Patterns = None,
@@ -23,6 +23,7 @@ def apply_eca(
     filter_fn: Filter = None,
     start: str = "paper",
     gate: str = "sigmoid",
+    squeeze: str = "avg",
     optimizers: Optimizers = None,
     param_group: int | None = None,
 ) -> SurgeryPlan:
@@ -35,16 +36,20 @@ def apply_eca(
     Args:
         model: any network.
         kernel_size: odd number of weights of each attention; ``None`` is the paper's adaptive rule,
-            :func:`~composer_attn.attention.eca_kernel_size`.
-        min_channels: attend where there are at least this many channels.
+            :func:`~composer_attn.attention.eca_kernel_size`. ``{pattern: size}`` where it differs
+            by stage, like ``{"layer1.*": 3, "layer4.*": 7}``: the first pattern that matches a
+            site's name counts, and the adaptive rule where none does.
+        min_channels: see :func:`apply_squeeze_excite`.
         gamma: divisor of the adaptive rule.
         b: summand of the adaptive rule.
         placement: see :func:`apply_squeeze_excite`, as for all that follow.
+        replace: put attention where the network has its own, which gives way.
         include: glob pattern(s) of module names to attend; all by default.
         exclude: glob pattern(s) of module names to pass over.
         filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining one.
         start: ``paper`` or ``identity``.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        squeeze: ``avg``, ``max`` or ``none``.
         optimizers: the optimizer(s) already built for the model.
         param_group: index of the one group that all new parameters join.
 
@@ -66,17 +71,18 @@ def apply_eca(
         site  kind    channels  parameters  chosen
         0     Conv2d  128       5           yes
     """
-    recipe = _recipe(kernel_size, gamma, b, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn, placement)
+    recipe = _recipe(kernel_size, gamma, b, gate, start, squeeze)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
     return warn_if_nothing(operate(model, recipe, selection, optimizers, param_group))
 
 
 def plan_eca(
     model: nn.Module,
-    kernel_size: int | None = None,
-    min_channels: int = 128,
+    kernel_size: int | Mapping[str, int] | None = None,
+    min_channels: int | None = None,
     *,
     placement: str = "conv",
+    replace: bool = False,
     gamma: float = 2,
     b: float = 1,
     include: Patterns = None,
@@ -84,6 +90,7 @@ def plan_eca(
     filter_fn: Filter = None,
     start: str = "paper",
     gate: str = "sigmoid",
+    squeeze: str = "avg",
     optimizers: Optimizers = None,
     param_group: int | None = None,
 ) -> SurgeryPlan:
@@ -101,17 +108,11 @@ def plan_eca(
         >>> plan_eca(torch.nn.Conv2d(3, 64, 3)).sites[0].reason
         'fewer channels than min_channels=128'
     """
-    recipe = _recipe(kernel_size, gamma, b, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn, placement)
+    recipe = _recipe(kernel_size, gamma, b, gate, start, squeeze)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
     return plan_surgery(model, recipe, selection, optimizers, param_group)
 
 
-def _recipe(kernel_size, gamma, b, gate, start) -> Callable[..., nn.Module]:
-    return partial(
-        EfficientChannelAttention,
-        kernel_size=kernel_size,
-        gamma=gamma,
-        b=b,
-        gate=gate,
-        start=start,
-    )
+def _recipe(kernel_size, gamma, b, gate, start, squeeze) -> Recipe:
+    arguments = {"gamma": gamma, "b": b, "gate": gate, "start": start, "squeeze": squeeze}
+    return Recipe(EfficientChannelAttention, {"kernel_size": kernel_size, **arguments})

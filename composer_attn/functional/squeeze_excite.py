@@ -1,26 +1,27 @@
 """Squeeze-and-Excitation on a network of your own."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 
 from torch import nn
 
 from composer_attn.attention import SqueezeExcitation
 from composer_attn.functional.common import Filter, Optimizers, Patterns, warn_if_nothing
-from composer_attn.surgery import Selection, SurgeryPlan, operate, plan_surgery
+from composer_attn.surgery import Recipe, Selection, SurgeryPlan, operate, plan_surgery
 
 
 def apply_squeeze_excite(
     model: nn.Module,
-    latent_channels: int | float = 64,
-    min_channels: int = 128,
+    latent_channels: int | float | Mapping[str, int | float] = 64,
+    min_channels: int | None = None,
     *,
     placement: str = "conv",
+    replace: bool = False,
     include: Patterns = None,
     exclude: Patterns = None,
     filter_fn: Filter = None,
     start: str = "paper",
     gate: str = "sigmoid",
+    squeeze: str = "avg",
     bias: bool = False,
     optimizers: Optimizers = None,
     param_group: int | None = None,
@@ -38,13 +39,19 @@ def apply_squeeze_excite(
     Args:
         model: any network.
         latent_channels: width of the hidden layer: a count >= 1, or a fraction of the channels in
-            (0, 1); the paper's reduction ratio ``r`` is ``1/r``.
+            (0, 1); the paper's reduction ratio ``r`` is ``1/r``. ``{pattern: width}`` where it
+            differs by stage: the first pattern that matches a site's name counts, and 64 where
+            none does.
         min_channels: attend where there are at least this many channels: of a convolution's
-            output, or at the point of another ``placement``.
+            output, or at the point of another ``placement``. 128 by default, and with ``replace``
+            1: whatever is there.
         placement: ``conv``: after each convolution; ``norm``: after the norm that follows it; and
             in residual blocks, as the SENet paper draws them: ``residual``: at the end of the
             branch, before the addition; ``pre``: before the branch; ``post``: after the block;
             ``identity``: on the shortcut.
+        replace: put attention where the network has its own (torchvision's and timm's SE, timm's
+            other rescaling attentions, Composer's SE), which gives way, and nowhere else. Its
+            parameters leave the optimizers; :func:`detach_attention` brings it back.
         include: glob pattern(s) of module names to attend, like ``'layer4.*'``; all by default. A
             leading ``module.`` makes no difference.
         exclude: glob pattern(s) of module names to pass over.
@@ -53,6 +60,8 @@ def apply_squeeze_excite(
         start: ``paper``: random layers; ``identity``: scales of exactly 1, so that a pretrained
             network computes what it did before, and learns from there.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
+        squeeze: ``avg``, ``max``, or ``none``: no pooling, each position is excited by its own
+            channels (the paper's "NoSqueeze").
         bias: whether the linear layers have biases.
         optimizers: the optimizer(s) already built for the model. New parameters join, in place, the
             parameter group that holds their convolution's (or block's) weights. An optimizer that
@@ -66,7 +75,8 @@ def apply_squeeze_excite(
     Raises:
         ArgumentError: an argument is not valid.
         PatternError: a pattern matches no candidate.
-        PlacementError: the network has no residual block, or none that could be found.
+        PlacementError: the network has no residual block, or none that could be found; or, with
+            ``replace``, no attention of its own.
         ModelError: the model is wrapped, compiled or scripted, or a site cannot be attended.
         OptimizerError: a chosen convolution's weight is in none of the optimizers.
         In each case model and optimizers are as they were.
@@ -83,22 +93,24 @@ def apply_squeeze_excite(
         site  kind    channels  parameters  chosen
         0     Conv2d  128       2,048       yes
     """
-    recipe = _recipe(latent_channels, bias, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn, placement)
+    recipe = _recipe(latent_channels, bias, gate, start, squeeze)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
     return warn_if_nothing(operate(model, recipe, selection, optimizers, param_group))
 
 
 def plan_squeeze_excite(
     model: nn.Module,
-    latent_channels: int | float = 64,
-    min_channels: int = 128,
+    latent_channels: int | float | Mapping[str, int | float] = 64,
+    min_channels: int | None = None,
     *,
     placement: str = "conv",
+    replace: bool = False,
     include: Patterns = None,
     exclude: Patterns = None,
     filter_fn: Filter = None,
     start: str = "paper",
     gate: str = "sigmoid",
+    squeeze: str = "avg",
     bias: bool = False,
     optimizers: Optimizers = None,
     param_group: int | None = None,
@@ -118,12 +130,11 @@ def plan_squeeze_excite(
         >>> len(plan.chosen), plan.parameters
         (1, 32768)
     """
-    recipe = _recipe(latent_channels, bias, gate, start)
-    selection = Selection(min_channels, include, exclude, filter_fn, placement)
+    recipe = _recipe(latent_channels, bias, gate, start, squeeze)
+    selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
     return plan_surgery(model, recipe, selection, optimizers, param_group)
 
 
-def _recipe(latent_channels, bias, gate, start) -> Callable[..., nn.Module]:
-    return partial(
-        SqueezeExcitation, latent_channels=latent_channels, bias=bias, gate=gate, start=start
-    )
+def _recipe(latent_channels, bias, gate, start, squeeze) -> Recipe:
+    arguments = {"bias": bias, "gate": gate, "start": start, "squeeze": squeeze}
+    return Recipe(SqueezeExcitation, {"latent_channels": latent_channels, **arguments})

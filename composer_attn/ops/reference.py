@@ -1,4 +1,4 @@
-"""Plain-torch reference of the two passes over a feature map: read it pooled, write it scaled.
+"""Plain-torch reference of the two passes over a feature map: read it squeezed, write it scaled.
 
 Shapes: ``N`` samples, ``C`` channels, ``*spatial`` one to three spatial dimensions.
 """
@@ -25,15 +25,30 @@ def channel_means(x: Tensor, channels: int) -> Tensor:
     Raises:
         ValueError: ``x`` has another number of dimensions or of channels.
     """
-    # While torch.jit traces, sizes are tensors, and comparing them would bake in a warning.
-    expected = 3 <= x.dim() <= 5 and (torch.jit.is_tracing() or x.shape[1] == channels)
-    if not expected:
-        raise ValueError(
-            f"channel attention over {channels} channels takes inputs of shape "
-            f"(N, {channels}, *spatial) with 1, 2 or 3 spatial dimensions, got {tuple(x.shape)}"
-        )
+    _check_shape(x, channels)
     dtype = torch.float32 if x.dtype in _HALF else None
     return x.mean(dim=tuple(range(2, x.dim())), dtype=dtype)
+
+
+def channel_maxima(x: Tensor, channels: int) -> Tensor:
+    """Take the maximum of each channel of each sample over space (SENet paper, table 11).
+
+    Shapes and errors are those of :func:`channel_means`.
+    """
+    _check_shape(x, channels)
+    return x.amax(dim=tuple(range(2, x.dim())))
+
+
+def channel_vectors(x: Tensor, channels: int) -> Tensor:
+    """List the channels of every position by itself, squeezing nothing (SENet paper, "NoSqueeze").
+
+    Args and errors are those of :func:`channel_means`.
+
+    Returns:
+        ``(N * positions, C)``; a view where ``x`` is in channels-last memory.
+    """
+    _check_shape(x, channels)
+    return x.movedim(1, -1).flatten(0, -2)
 
 
 def scale_channels(x: Tensor, excitation: Tensor) -> Tensor:
@@ -47,3 +62,26 @@ def scale_channels(x: Tensor, excitation: Tensor) -> Tensor:
         A tensor like ``x``, in the same dtype and memory format.
     """
     return x * excitation.to(x.dtype)[(...,) + (None,) * (x.dim() - 2)]
+
+
+def scale_vectors(x: Tensor, excitation: Tensor) -> Tensor:
+    """Multiply each channel at each position by its excitation.
+
+    Args:
+        x: feature map ``(N, C, *spatial)``.
+        excitation: scales ``(N * positions, C)``, in the order of :func:`channel_vectors`.
+
+    Returns:
+        A tensor like ``x``, in the same dtype and memory format.
+    """
+    return x * excitation.to(x.dtype).reshape(x.movedim(1, -1).shape).movedim(-1, 1)
+
+
+def _check_shape(x: Tensor, channels: int) -> None:
+    # While torch.jit traces, sizes are tensors, and comparing them would bake in a warning.
+    expected = 3 <= x.dim() <= 5 and (torch.jit.is_tracing() or x.shape[1] == channels)
+    if not expected:
+        raise ValueError(
+            f"channel attention over {channels} channels takes inputs of shape "
+            f"(N, {channels}, *spatial) with 1, 2 or 3 spatial dimensions, got {tuple(x.shape)}"
+        )

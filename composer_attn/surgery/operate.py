@@ -5,8 +5,9 @@ from contextlib import ExitStack
 from functools import lru_cache
 
 from torch import nn
+from torch.optim import Optimizer
 
-from composer_attn.errors import ArgumentError, ModelError
+from composer_attn.errors import ArgumentError, ModelError, PlacementError
 from composer_attn.surgery.attend import (
     CHILD,
     attend,
@@ -23,12 +24,21 @@ from composer_attn.surgery.optimizers import (
     find_homes,
     join,
     leave,
+    rejoin,
     restorer,
 )
 from composer_attn.surgery.plan import Site, SurgeryPlan
-from composer_attn.surgery.points import Point
+from composer_attn.surgery.points import ATTENDED_ALREADY, Point
+from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.select import Selection, select
-from composer_attn.surgery.slots import is_shortcut, occupy, split_name, vacate
+from composer_attn.surgery.slots import (
+    Place,
+    is_replacement,
+    is_shortcut,
+    occupy,
+    split_name,
+    vacate,
+)
 
 # Wrappers that took note of the parameters when they were built, and what to do instead.
 _WRAPPERS = {
@@ -42,7 +52,7 @@ _WRAPPERS = {
 
 def plan_surgery(
     model: nn.Module,
-    recipe: Callable[..., nn.Module],
+    recipe: Recipe,
     selection: Selection,
     optimizers: Optimizers = None,
     param_group: int | None = None,
@@ -53,7 +63,7 @@ def plan_surgery(
 
 def operate(
     model: nn.Module,
-    recipe: Callable[..., nn.Module],
+    recipe: Recipe,
     selection: Selection,
     optimizers: Optimizers = None,
     param_group: int | None = None,
@@ -62,7 +72,7 @@ def operate(
 
     Args:
         model: the network.
-        recipe: ``recipe(channels, device=, dtype=)`` builds an attention.
+        recipe: builds the attentions.
         selection: which sites.
         optimizers: live optimizers that the new parameters join.
         param_group: the group that all new parameters join; see :func:`find_homes`.
@@ -75,16 +85,20 @@ def operate(
     """
     plan, sites, homes = _prepare(model, recipe, selection, optimizers, param_group)
     attentions = {point.name: _build(model, recipe, point) for point in sites}
+    live = as_optimizers(optimizers)
     with ExitStack() as undo:
+        undo.callback(restorer(live))
         for point in sites:
             attention = attentions[point.name]
             undo.callback(detach, point.module)
             attend(point.module, attention, point.side)
-            if point.slot:
-                undo.callback(vacate, model, point.slot)
-                occupy(model, point.slot, point.module)
+            for slot in point.slots:
+                undo.callback(vacate, model, slot)
+                occupy(model, slot, point.module)
+            if is_replacement(point.module):
+                kept = point.module.kept
+                kept.places = leave(live, kept.module, model)
             for home in homes[point.name]:
-                undo.callback(restorer(home, attention))
                 join(home, attention)
         undo.pop_all()
     return plan
@@ -107,12 +121,57 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
             "parametrization, or a wrapper): undo that first, then detach"
         )
     attentions = {name: module._modules[CHILD] for name, module in sites.items()}
-    for name, module in sites.items():
+    # The last first: what an optimizer held goes back to where it was before the first.
+    for name, module in reversed(sites.items()):
         detach(module)
-        leave(found_optimizers, list(attentions[name].parameters()))
-    for slot in [split_name(name) for name, module in walk(model) if is_shortcut(module)]:
+        places = leave(found_optimizers, attentions[name], model)
+        if is_replacement(module):
+            _bring_back(module, attentions[name], found_optimizers, places)
+    stand_ins = (name for name, m in walk(model) if is_shortcut(m) or is_replacement(m))
+    for slot in [split_name(name) for name in stand_ins]:
         vacate(model, slot)
     return attentions
+
+
+def remove_all(
+    model: nn.Module, selection: Selection, optimizers: Optimizers = None
+) -> dict[str, nn.Module]:
+    """Take out what a network came with; see :func:`composer_attn.functional.remove_attention`."""
+    check_model(model)
+    live = as_optimizers(optimizers)
+    try:
+        points = [point for point, reason in select(model, selection) if not reason]
+    except PlacementError:
+        return {}
+    for point in points:
+        for parent, child in point.slots:
+            identity = nn.Identity().train(point.module.kept.module.training)
+            model.get_submodule(parent)._modules[child] = identity
+    removed = {point.name: point.module.kept.module for point in points}
+    for module in removed.values():
+        leave(live, module, model)
+    return removed
+
+
+def _bring_back(
+    replacement: nn.Module,
+    attention: nn.Module,
+    optimizers: list[Optimizer],
+    places: tuple[Place, ...],
+) -> None:
+    """Ready the attention that a network came with to be where ours was until now."""
+    kept = replacement.kept
+    parameter = next(attention.parameters())
+    kept.module.to(parameter.device, parameter.dtype).train(replacement.training)
+    if not places:  # the optimizers passed, if any, do not train this network
+        return
+    if not kept.places:  # they were built after the surgery
+        names = [name for name, _ in kept.module.named_parameters()]
+        kept.places = tuple(
+            places[0]._replace(parameter=name, position=places[0].position + i, known_as=None)
+            for i, name in enumerate(names)
+        )
+    rejoin(optimizers, kept.module, kept.places)
 
 
 def check_model(model: nn.Module) -> None:
@@ -137,30 +196,32 @@ def check_model(model: nn.Module) -> None:
 
 def _prepare(
     model: nn.Module,
-    recipe: Callable[..., nn.Module],
+    recipe: Recipe,
     selection: Selection,
     optimizers: Optimizers,
     param_group: int | None,
 ) -> tuple[SurgeryPlan, list[Point], dict[str, list[Home]]]:
     check_model(model)
     live = as_optimizers(optimizers)
-    kind = type(recipe(1, device="meta"))  # wrong arguments: an error even where no site is chosen
+    recipe.check()  # wrong arguments: an error even where no site is chosen
     selected = select(model, selection)
     sites = [point for point, reason in selected if not reason]
+    recipe.check_matches(p.names for p, reason in selected if reason in ("", ATTENDED_ALREADY))
     _check_sites(sites, model)
     owners = {point.name: point.owner for point in sites}
     homes = find_homes(model, owners, live, param_group)
-    count = lru_cache(lambda channels: _count(recipe(channels, device="meta")))
+    count = lru_cache(lambda c, names: _count(recipe.build(c, names, device="meta")))
     plan = SurgeryPlan(
-        attention=kind.__name__,
+        attention=recipe.attention.__name__,
         sites=tuple(_site(point, reason, count) for point, reason in selected),
     )
     return plan, sites, homes
 
 
-def _site(point: Point, reason: str, count: Callable[[int], int]) -> Site:
-    parameters = 0 if reason else count(point.channels)
-    kind = type(point.module).__name__
+def _site(point: Point, reason: str, count: Callable[[int, tuple[str, ...]], int]) -> Site:
+    parameters = 0 if reason else count(point.channels, point.names)
+    replaced = is_replacement(point.module) and not is_attended(point.module)
+    kind = type(point.module.kept.module if replaced else point.module).__name__
     return Site(point.name, kind, point.channels, reason, parameters, point.side)
 
 
@@ -196,13 +257,14 @@ def _trouble(point: Point, model: nn.Module) -> str:
     return ""
 
 
-def _build(model: nn.Module, recipe: Callable[..., nn.Module], point: Point) -> nn.Module:
+def _build(model: nn.Module, recipe: Recipe, point: Point) -> nn.Module:
     """Build the attention of a site like its owner: device, dtype, training or evaluation."""
     owner = model.get_submodule(point.owner)
     weight = next(owner.parameters())
-    attention = recipe(point.channels, device=weight.device, dtype=weight.dtype)
+    options = {"device": weight.device, "dtype": weight.dtype}
+    attention = recipe.build(point.channels, point.names, **options)
     # What can fail, fails before anything has changed.
     attended_class(type(point.module), point.side)
-    if point.slot:
+    if point.slots:
         point.module.train(owner.training)
     return attention.train(owner.training)

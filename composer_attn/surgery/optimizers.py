@@ -13,8 +13,12 @@ from torch.optim import Optimizer
 
 from composer_attn.errors import OptimizerError
 from composer_attn.surgery.attend import CHILD
+from composer_attn.surgery.slots import Place
 
 Optimizers = Optimizer | Iterable[Optimizer] | None
+
+# What a group holds for each of its parameters.
+_LISTS = ("params", "param_names")
 
 # These lay out their parameters once, when they are built, and would never update later ones.
 _FIXED_PARAMETERS = frozenset({"LBFGS", "ZeroRedundancyOptimizer"})
@@ -99,33 +103,74 @@ def join(home: Home, attention: nn.Module) -> None:
         home.group["params"].append(parameter)
         if "param_names" in home.group:
             home.group["param_names"].append(f"{home.prefix}{CHILD}.{name}")
-    _fill_state(home, list(attention.parameters()))
+    _fill_state(home.optimizer, home.group, list(attention.parameters()))
 
 
-def restorer(home: Home, attention: nn.Module) -> Callable[[], None]:
-    """Return a function that undoes :func:`join`, however far it came."""
-    lengths = {key: len(home.group[key]) for key in ("params", "param_names") if key in home.group}
+def restorer(optimizers: Iterable[Optimizer]) -> Callable[[], None]:
+    """Return a function that gives optimizers back the groups and states that they have now."""
+    groups = [
+        (group[key], list(group[key]))
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for key in _LISTS
+        if key in group
+    ]
+    states = [(optimizer.state, dict(optimizer.state)) for optimizer in optimizers]
 
     def restore():
-        for key, length in lengths.items():
-            del home.group[key][length:]
-        for parameter in attention.parameters():
-            home.optimizer.state.pop(parameter, None)
+        for held, before in groups:
+            held[:] = before
+        for state, before in states:
+            state.clear()
+            state.update(before)
 
     return restore
 
 
-def leave(optimizers: Iterable[Optimizer], parameters: Iterable[nn.Parameter]) -> None:
-    """Remove parameters from every group and every state that holds them."""
-    dropped = {id(parameter) for parameter in parameters}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            kept = [i for i, p in enumerate(group["params"]) if id(p) not in dropped]
-            for key in ("params", "param_names"):
+def leave(
+    optimizers: Iterable[Optimizer], module: nn.Module, model: nn.Module
+) -> tuple[Place, ...]:
+    """Remove a module's parameters from every group and every state that holds them.
+
+    Args:
+        optimizers: live optimizers.
+        module: what was taken out.
+        model: what it was taken out of; parameters that this still has stay.
+
+    Returns:
+        Where they were, for :func:`rejoin`.
+    """
+    staying = {id(parameter) for parameter in model.parameters()}
+    named = module.named_parameters()
+    dropped = {id(parameter): name for name, parameter in named if id(parameter) not in staying}
+    places = []
+    for number, optimizer in enumerate(optimizers):
+        for index, group in enumerate(optimizer.param_groups):
+            found = [i for i, p in enumerate(group["params"]) if id(p) in dropped]
+            for i in found:
+                known_as = group["param_names"][i] if "param_names" in group else None
+                places.append(Place(dropped[id(group["params"][i])], number, index, i, known_as))
+            for key in _LISTS:
                 if key in group:
-                    group[key][:] = [group[key][i] for i in kept]
+                    group[key][:] = [v for i, v in enumerate(group[key]) if i not in found]
         for parameter in [p for p in optimizer.state if id(p) in dropped]:
             del optimizer.state[parameter]
+    return tuple(places)
+
+
+def rejoin(optimizers: list[Optimizer], module: nn.Module, places: Iterable[Place]) -> None:
+    """Put a module's parameters back where :func:`leave` found them, as far as that still is."""
+    parameters = dict(module.named_parameters())
+    for place in places:
+        groups = [o.param_groups for o in optimizers][place.optimizer : place.optimizer + 1]
+        for group in groups[0][place.group : place.group + 1] if groups else ():
+            parameter = parameters[place.parameter]
+            if any(parameter is held for held in group["params"]):
+                continue
+            group["params"].insert(place.position, parameter)
+            if "param_names" in group:
+                group["param_names"].insert(place.position, place.known_as or place.parameter)
+            _fill_state(optimizers[place.optimizer], group, [parameter])
 
 
 def _check_index(param_group: object, groups: int) -> None:
@@ -170,8 +215,8 @@ def _prefix(name: str, full: str, group: dict, index: int) -> str:
     return prefix.removeprefix(full.removesuffix(known)) if full.endswith(known) else prefix
 
 
-def _fill_state(home: Home, parameters: list[nn.Parameter]) -> None:
+def _fill_state(optimizer: Optimizer, group: dict, parameters: list[nn.Parameter]) -> None:
     """Give parameters the state that Adagrad, alone among torch's, fills when it is built."""
-    if isinstance(home.optimizer, torch.optim.Adagrad):
-        arguments = {key: home.group[key] for key in home.optimizer.defaults}
-        home.optimizer.state.update(torch.optim.Adagrad(parameters, **arguments).state)
+    if isinstance(optimizer, torch.optim.Adagrad):
+        arguments = {key: group[key] for key in optimizer.defaults}
+        optimizer.state.update(torch.optim.Adagrad(parameters, **arguments).state)

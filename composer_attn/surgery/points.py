@@ -11,7 +11,7 @@ from composer_attn.surgery.attend import is_attended
 from composer_attn.surgery.blocks import Block, known_block
 from composer_attn.surgery.foreign import foreign_attentions, inside, is_attention
 from composer_attn.surgery.names import walk
-from composer_attn.surgery.slots import Shortcut
+from composer_attn.surgery.slots import Shortcut, Slot
 from composer_attn.surgery.trace import traced_block
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -27,6 +27,9 @@ NORMS = (
 )
 
 
+ATTENDED_ALREADY = "already attended"
+
+
 @dataclass(frozen=True)
 class Point:
     """A place for an attention.
@@ -40,7 +43,8 @@ class Point:
         owner: name of the module whose weights the new parameters go with: same device, dtype,
             parameter group.
         obstacle: why there can be no attention here; empty where there can.
-        slot: names of a block and of its child, None until now, that the module is to become.
+        slots: names of a block and of its child that the module is to become: None until now, or
+            an attention of the network's own under each of its names.
     """
 
     name: str
@@ -50,7 +54,7 @@ class Point:
     channels: int
     owner: str
     obstacle: str = ""
-    slot: tuple[str, str] | None = None
+    slots: tuple[Slot, ...] = ()
 
 
 def find_points(model: nn.Module, placement: str) -> list[Point]:
@@ -72,9 +76,7 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
         known = tuple(dict.fromkeys((*names.get(point.module, ()), *point.names)))
         points.setdefault((point.module, point.side), replace(point, name=known[0], names=known))
     order = {module: i for i, module in enumerate(names)}
-    places = [
-        p.module if p.slot is None else model.get_submodule(p.slot[0]) for p in points.values()
-    ]
+    places = [model.get_submodule(p.slots[0][0]) if p.slots else p.module for p in points.values()]
     found = sorted(zip(places, points.values(), strict=True), key=lambda pair: order[pair[0]])
     return [_guarded(point, foreign) for _, point in found]
 
@@ -82,7 +84,7 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
 def _guarded(point: Point, foreign: dict[str, str]) -> Point:
     """Note what speaks against a point: it is attended, or lies inside an attention."""
     if is_attended(point.module):
-        return replace(point, obstacle="already attended")
+        return replace(point, obstacle=ATTENDED_ALREADY)
     enclosing = next(filter(None, (inside(name, foreign) for name in point.names)), "")
     return replace(point, obstacle=enclosing) if enclosing else point
 
@@ -150,8 +152,8 @@ def _block_point(block: nn.Module, known: tuple[str, ...], parts: Block, placeme
     channels = channels_in(first)
     if parts.shortcut:
         names = (*(_join(k, parts.shortcut) for k in known), *known)
-        slot = (known[0], parts.shortcut)
-        return Point(names[0], names, Shortcut(), "output", channels, known[0], slot=slot)
+        slots = ((known[0], parts.shortcut),)
+        return Point(names[0], names, Shortcut(), "output", channels, known[0], slots=slots)
     point = Point(known[0], known, block, "shortcut", channels, known[0])
     if parts.adds_last:
         return point
