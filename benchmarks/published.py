@@ -94,7 +94,10 @@ class Counted:
 
 _SE = 'apply_squeeze_excite(model, 1 / 16, min_channels=1, placement="residual", bias=True)'
 _ECA = 'apply_eca(model, min_channels=1, placement="residual")'
+_OURS = "apply_eca(model, replace=True)"
 _AFTER = "apply_squeeze_excite(model, latent_channels=64, min_channels=128)"
+_ATTN, _BY_ATTN = '"{}", block_args={{"attn_layer": "eca"}}', "timm, `attn_layer='eca'`"
+_WITH_ECA, _BY_LAYER = 'create("efficientnet_b0", se_layer="eca")', "timm, `se_layer='eca'`"
 
 
 def _timms(plain: str, own: str, recipe: str) -> Network:
@@ -102,8 +105,13 @@ def _timms(plain: str, own: str, recipe: str) -> Network:
 
 
 def _timms_eca(name: str) -> Network:
-    own = f'create("{name}", block_args={{"attn_layer": "eca"}})'
-    return Network(f"models.{name}()", _ECA, own, "timm, `attn_layer='eca'`")
+    return Network(f"models.{name}()", _ECA, f"create({_ATTN.format(name)})", _BY_ATTN)
+
+
+def _released(name: str, sizes: tuple[int, ...], parameters: int) -> Network:
+    by_stage = ", ".join(f'"layer{stage}.*": {size}' for stage, size in enumerate(sizes, 1))
+    recipe = f'apply_eca(model, {{{by_stage}}}, min_channels=1, placement="residual")'
+    return Network(f"models.{name}()", recipe, parameters, "ECA-Net's authors' code")
 
 
 NETWORKS = (
@@ -130,6 +138,15 @@ NETWORKS = (
     _timms("resnet50t", "ecaresnet50t", _ECA),
     _timms("resnet101d", "ecaresnet101d", _ECA),
     _timms("resnet200d", "ecaresnet200d", _ECA),
+    *map(
+        _released,
+        ("resnet50", "resnet101", "resnet152"),
+        ((3, 5, 5, 7), (3, 3, 5, 7), (3, 3, 5, 7)),
+        (25_557_032 + 80, 44_549_160 + 157, 60_192_808 + 234),
+    ),
+    Network("models.efficientnet_b0()", _OURS, _WITH_ECA, _BY_LAYER),
+    Network('create("efficientnet_b0")', _OURS, _WITH_ECA, _BY_LAYER),
+    Network('create("seresnet50")', _OURS, f"create({_ATTN.format('resnet50')})", _BY_ATTN),
     *(
         Network(f"models.{name}()", _AFTER, side=299 if "v3(" in name else 224)
         for name in (

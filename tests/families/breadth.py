@@ -192,14 +192,12 @@ TIMM = [
     _row("timm/spnasnet_100"),
     _row("timm/starnet_s050"),
     _row("timm/swiftformer_xs", 224),
-    _row("timm/tf_mixnet_s"),
     _row("timm/tiny_vit_5m_224", 224),
     _row("timm/tinynet_e"),
     _row("timm/tresnet_m"),
     _row("timm/vgg11", mlp_ratio=1 / 64),
     _row("timm/visformer_tiny", 224),
     _row("timm/vitamin_small_224", 224),
-    _row("timm/wide_resnet50_2"),
     _row("timm/xception41p"),
     _row("timm/xcit_nano_12_p8_224"),
 ]
@@ -279,3 +277,22 @@ def tensors(output) -> Iterator[Tensor]:
     else:
         for part in output:
             yield from tensors(part)
+
+
+def table() -> str:
+    """Write the table of docs/published.md: which networks of which families are tried."""
+    lines = ["| library, task | families | networks |", "|---|---|---|"]
+    for title, rows in (
+        ("torchvision, classification", _CLASSIFICATION),
+        ("torchvision, segmentation", _SEGMENTATION),
+        ("torchvision, detection", _DETECTION),
+        ("torchvision, video", _VIDEO),
+        ("timm, classification", TIMM),
+    ):
+        names = ", ".join(row.name.removeprefix("timm/") for row in rows)
+        lines.append(f"| {title} | {len({family_of(row) for row in rows})} | {names} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -15,7 +15,8 @@ from composer_attn.functional import (
     plan_eca,
     plan_squeeze_excite,
 )
-from tests.families.breadth import ROWS, WITHOUT_NORMS, Row, build, family_of, run
+from tests.commands import ROOT
+from tests.families.breadth import ROWS, WITHOUT_NORMS, Row, build, family_of, run, table
 
 SQUEEZE_EXCITE = (plan_squeeze_excite, apply_squeeze_excite, {"latent_channels": 1 / 16})
 ECA = (plan_eca, apply_eca, {})
@@ -34,6 +35,10 @@ def test_every_family_of_torchvision_and_sixty_of_timm_are_tried():
         assert {builder.__module__ for builder in builders} <= tried
     assert sum(family.startswith("timm.") for family in tried) >= 60
     assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_the_page_shows_what_is_tried():
+    assert table() in (ROOT / "docs" / "published.md").read_text()
 
 
 def test_networks_said_to_be_without_norms_are_in_the_table():
