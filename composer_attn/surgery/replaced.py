@@ -8,7 +8,7 @@ from composer_attn.errors import PlacementError
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.foreign import is_attention, is_rescaling, nothing_to_replace
 from composer_attn.surgery.names import walk
-from composer_attn.surgery.points import ATTENDED_ALREADY, Point, channels_out
+from composer_attn.surgery.points import ATTENDED_ALREADY, CONVOLUTIONS, Point, channels_out
 from composer_attn.surgery.slots import Kept, Replacement, is_replacement, split_name
 
 
@@ -74,11 +74,12 @@ def _obstacle(module: nn.Module, name: str, channels: int) -> str:
 
 def _channels(model: nn.Module, module: nn.Module, name: str) -> int:
     """Tell how many channels an attention rescales: what its first layer takes in."""
-    for part in module.modules():
-        width = getattr(part, "in_channels", getattr(part, "in_features", 0))
-        # One or two: a kernel that slides over channels or positions, as in ECA.
-        if isinstance(width, int) and width > 2:
-            return width
+    layers = (m for m in module.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS)))
+    first = next(layers, None)
+    width = first.in_features if isinstance(first, nn.Linear) else getattr(first, "in_channels", 0)
+    # One or two: a kernel that slides over channels or positions, as in ECA.
+    if width > 2:
+        return width
     # Else from what comes before it.
     parent, own = split_name(name)
     before = []
