@@ -21,8 +21,8 @@ class Block:
         last: name of the child whose output ends the branch, before the addition.
         shortcut: name of the child on the shortcut, None (or absent) on blocks where the shortcut
             is the input itself; empty where blocks have no such child.
-        has_shortcut: name of the attribute that says whether a block adds its input; empty where
-            all do.
+        has_shortcut: name of the attribute that is False or None on blocks that do not add their
+            input; empty where all do.
         adds_last: whether nothing follows the addition, no activation.
     """
 
@@ -62,9 +62,10 @@ BLOCKS: dict[str, Block] = {
     f"{_TIMM}resnet.Bottleneck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}res2net.Bottle2neck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}resnest.ResNestBottleneck": Block("conv1", "bn3", "downsample"),
-    f"{_TIMM}regnet.Bottleneck": Block("conv1", "conv3", "downsample"),
-    f"{_TIMM}byobnet.BasicBlock": Block("conv1_kxk", "conv2_kxk", "shortcut"),
-    f"{_TIMM}byobnet.BottleneckBlock": Block("conv1_1x1", "conv3_1x1", "shortcut"),
+    # Of these, None is no shortcut, and the input itself goes through an Identity.
+    f"{_TIMM}regnet.Bottleneck": Block("conv1", "conv3", "downsample", "downsample"),
+    f"{_TIMM}byobnet.BasicBlock": Block("conv1_kxk", "conv2_kxk", "shortcut", "shortcut"),
+    f"{_TIMM}byobnet.BottleneckBlock": Block("conv1_1x1", "conv3_1x1", "shortcut", "shortcut"),
     f"{_TIMM}_efficientnet_blocks.InvertedResidual": Block(
         "conv_pw", "bn3", has_shortcut="has_skip", adds_last=True
     ),
@@ -96,8 +97,8 @@ def register_block(
         last: name of the child whose output ends the branch, before the addition.
         shortcut: name of the child on the shortcut, which may be None on some blocks; empty where
             blocks have no such child.
-        has_shortcut: name of the attribute that says whether a block adds its input; empty where
-            all do.
+        has_shortcut: name of the attribute that is False or None on blocks that do not add their
+            input; empty where all do.
         adds_last: whether nothing follows the addition, no activation.
 
     Raises:

@@ -86,7 +86,11 @@ def _guarded(point: Point, foreign: dict[str, str]) -> Point:
     if is_attended(point.module):
         return replace(point, obstacle=ATTENDED_ALREADY)
     enclosing = next(filter(None, (inside(name, foreign) for name in point.names)), "")
-    return replace(point, obstacle=enclosing) if enclosing else point
+    if enclosing:
+        return replace(point, obstacle=enclosing)
+    if not point.channels and not point.obstacle:
+        return replace(point, obstacle="no layer tells how many channels there are")
+    return point
 
 
 def _convolutions(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
@@ -137,28 +141,51 @@ def _block_of(module: nn.Module, untraced: dict[str, str]) -> Block | None:
 
 
 def _block_point(block: nn.Module, known: tuple[str, ...], parts: Block, placement: str) -> Point:
-    first, last = _part(block, known, parts.first), _part(block, known, parts.last)
+    inputs, outputs = _block_channels(block, known, parts)
     if placement == "residual":
-        return _at_child(block, known, parts.last, "output", channels_out(last))
+        return _at_child(block, known, parts.last, "output", outputs)
     if placement == "pre":
-        return _at_child(block, known, parts.first, "input", channels_in(first))
+        return _at_child(block, known, parts.first, "input", inputs)
     if placement == "post":
-        return Point(known[0], known, block, "output", channels_out(last), known[0])
-    if parts.has_shortcut and not getattr(block, parts.has_shortcut, True):
+        return Point(known[0], known, block, "output", outputs, known[0])
+    if not _has_shortcut(block, parts):
         return Point(known[0], known, block, "shortcut", 0, known[0], obstacle="it has no shortcut")
-    if parts.shortcut and getattr(block, parts.shortcut, None) is not None:
-        child = block.get_submodule(parts.shortcut)
-        return _at_child(block, known, parts.shortcut, "output", channels_out(child))
-    channels = channels_in(first)
+    if _shortcut(block, parts) is not None:
+        return _at_child(block, known, parts.shortcut, "output", outputs)
     if parts.shortcut:
         names = (*(_join(k, parts.shortcut) for k in known), *known)
         slots = ((known[0], parts.shortcut),)
-        return Point(names[0], names, Shortcut(), "output", channels, known[0], slots=slots)
-    point = Point(known[0], known, block, "shortcut", channels, known[0])
+        return Point(names[0], names, Shortcut(), "output", inputs, known[0], slots=slots)
+    point = Point(known[0], known, block, "shortcut", inputs, known[0])
     if parts.adds_last:
         return point
     trouble = "its shortcut has no module, and something follows the addition"
     return replace(point, obstacle=trouble)
+
+
+def _has_shortcut(block: nn.Module, parts: Block) -> bool:
+    says = getattr(block, parts.has_shortcut, True) if parts.has_shortcut else True
+    return says is not None and says is not False
+
+
+def _shortcut(block: nn.Module, parts: Block) -> nn.Module | None:
+    return getattr(block, parts.shortcut, None) if parts.shortcut else None
+
+
+def _block_channels(block: nn.Module, known: tuple[str, ...], parts: Block) -> tuple[int, int]:
+    """Return the channels that a block takes in and puts out.
+
+    Where a branch starts with a split, or ends in a concatenation, its layers see fewer than there
+    are. The shortcut sees all; and of a block that adds its input as it is, the branch's other end.
+    """
+    inputs = channels_in(_part(block, known, parts.first))
+    outputs = channels_out(_part(block, known, parts.last))
+    shortcut = _shortcut(block, parts)
+    if shortcut is not None and channels_out(shortcut):
+        return max(inputs, channels_in(shortcut)), max(outputs, channels_out(shortcut))
+    if _has_shortcut(block, parts):
+        return (max(inputs, outputs),) * 2
+    return inputs, outputs
 
 
 def _part(block: nn.Module, known: tuple[str, ...], name: str) -> nn.Module:
