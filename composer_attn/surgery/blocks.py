@@ -24,6 +24,8 @@ class Block:
         has_shortcut: name of the attribute that is False or None on blocks that do not add their
             input; empty where all do.
         adds_last: whether nothing follows the addition, no activation.
+        from_input: whether the shortcut starts at the block's input, not behind layers that the
+            branch has, too.
     """
 
     first: str
@@ -31,6 +33,7 @@ class Block:
     shortcut: str = ""
     has_shortcut: str = ""
     adds_last: bool = False
+    from_input: bool = True
 
 
 _TV = "torchvision.models."

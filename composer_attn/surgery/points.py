@@ -182,8 +182,9 @@ def _block_channels(block: nn.Module, known: tuple[str, ...], parts: Block) -> t
     outputs = channels_out(_part(block, known, parts.last))
     shortcut = _shortcut(block, parts)
     if shortcut is not None and channels_out(shortcut):
-        return max(inputs, channels_in(shortcut)), max(outputs, channels_out(shortcut))
-    if _has_shortcut(block, parts):
+        outputs = max(outputs, channels_out(shortcut))
+        return max(inputs, channels_in(shortcut)) if parts.from_input else inputs, outputs
+    if _has_shortcut(block, parts) and parts.from_input:
         return (max(inputs, outputs),) * 2
     return inputs, outputs
 

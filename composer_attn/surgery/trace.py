@@ -1,7 +1,7 @@
 """Find the addition of a residual block by tracing its forward, children kept whole."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import fx, nn
@@ -58,7 +58,8 @@ def traced_block(module: nn.Module) -> Block | None:
     output = next(node for node in graph.nodes if node.op == "output")
     adds_input = inputs[0] in addition.args
     adds_last = output.args[0] is addition and bool(name or adds_input)
-    return Block(targets[-1], targets[0], name, adds_last=adds_last)
+    from_input = bool(name or adds_input) and not _children(shared)
+    return Block(targets[-1], targets[0], name, adds_last=adds_last, from_input=from_input)
 
 
 def _untouched(module: nn.Module) -> nn.Module:
@@ -87,7 +88,7 @@ def _back(node: fx.Node) -> Iterator[fx.Node]:
         node = arguments[0]
 
 
-def _children(path: list[fx.Node]) -> list[fx.Node]:
+def _children(path: Iterable[fx.Node]) -> list[fx.Node]:
     return [node for node in path if node.op == "call_module"]
 
 

@@ -22,6 +22,9 @@ CASES = [
     ("fasternet_t0", "identity", 13, None),
     # Two convolutions that make half of the channels each end a branch.
     ("ghostnet_050", "residual", 16, None),
+    # Shortcuts that start behind the first layers, which widen.
+    ("repvit_m1", "pre", 26, None),
+    ("repghostnet_050", "pre", 48, None),
 ]
 
 
