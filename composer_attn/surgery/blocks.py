@@ -63,6 +63,7 @@ BLOCKS: dict[str, Block] = {
     f"{_TIMM}res2net.Bottle2neck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}resnest.ResNestBottleneck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}regnet.Bottleneck": Block("conv1", "conv3", "downsample"),
+    f"{_TIMM}convnext.ConvNeXtBlock": Block("conv_dw", "drop_path", "shortcut", adds_last=True),
     f"{_TIMM}byobnet.BasicBlock": Block("conv1_kxk", "conv2_kxk", "shortcut"),
     f"{_TIMM}byobnet.BottleneckBlock": Block("conv1_1x1", "conv3_1x1", "shortcut"),
     f"{_TIMM}_efficientnet_blocks.InvertedResidual": Block(
