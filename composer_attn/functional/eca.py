@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 
 from composer_attn.attention import EfficientChannelAttention
-from composer_attn.functional.common import Filter, Optimizers, Patterns, warn_if_nothing
+from composer_attn.functional.common import Example, Filter, Optimizers, Patterns, warn_if_nothing
 from composer_attn.surgery import Selection, SurgeryPlan, operate, plan_surgery
 
 
@@ -86,6 +86,7 @@ def plan_eca(
     gate: str = "sigmoid",
     optimizers: Optimizers = None,
     param_group: int | None = None,
+    example: Example = None,
 ) -> SurgeryPlan:
     """Work out what :func:`apply_eca` would do with the same arguments; touch nothing.
 
@@ -103,7 +104,7 @@ def plan_eca(
     """
     recipe = _recipe(kernel_size, gamma, b, gate, start)
     selection = Selection(min_channels, include, exclude, filter_fn, placement)
-    return plan_surgery(model, recipe, selection, optimizers, param_group)
+    return plan_surgery(model, recipe, selection, optimizers, param_group, example)
 
 
 def _recipe(kernel_size, gamma, b, gate, start) -> Callable[..., nn.Module]:

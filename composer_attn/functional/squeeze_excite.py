@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 
 from composer_attn.attention import SqueezeExcitation
-from composer_attn.functional.common import Filter, Optimizers, Patterns, warn_if_nothing
+from composer_attn.functional.common import Example, Filter, Optimizers, Patterns, warn_if_nothing
 from composer_attn.surgery import Selection, SurgeryPlan, operate, plan_surgery
 
 
@@ -102,6 +102,7 @@ def plan_squeeze_excite(
     bias: bool = False,
     optimizers: Optimizers = None,
     param_group: int | None = None,
+    example: Example = None,
 ) -> SurgeryPlan:
     """Work out what :func:`apply_squeeze_excite` would do with the same arguments; touch nothing.
 
@@ -120,7 +121,7 @@ def plan_squeeze_excite(
     """
     recipe = _recipe(latent_channels, bias, gate, start)
     selection = Selection(min_channels, include, exclude, filter_fn, placement)
-    return plan_surgery(model, recipe, selection, optimizers, param_group)
+    return plan_surgery(model, recipe, selection, optimizers, param_group, example)
 
 
 def _recipe(latent_channels, bias, gate, start) -> Callable[..., nn.Module]:

@@ -4,15 +4,20 @@ Public functions live in :mod:`composer_attn.functional`.
 """
 
 from composer_attn.surgery.blocks import register_block
+from composer_attn.surgery.cost import NetworkCost, SiteCost
+from composer_attn.surgery.example import Example
 from composer_attn.surgery.operate import detach_all, find_attended, operate, plan_surgery
 from composer_attn.surgery.optimizers import Optimizers
 from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.select import Selection
 
 __all__ = [
+    "Example",
+    "NetworkCost",
     "Optimizers",
     "Selection",
     "Site",
+    "SiteCost",
     "SurgeryPlan",
     "detach_all",
     "find_attended",
