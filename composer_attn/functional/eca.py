@@ -90,11 +90,17 @@ def plan_eca(
 ) -> SurgeryPlan:
     """Work out what :func:`apply_eca` would do with the same arguments; touch nothing.
 
+    Args:
+        model: any network; the arguments that are not listed are those of :func:`apply_eca`.
+        example: an input to try, for what each site costs: see :func:`plan_squeeze_excite`.
+
     Returns:
         The plan.
 
     Raises:
         ComposerAttnError: whatever :func:`apply_eca` would raise.
+        ArgumentError: the model's forward fails on the example.
+        ModelError: the model works on the example, but not once it is attended.
 
     Example:
         >>> import torch

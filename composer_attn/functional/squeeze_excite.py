@@ -106,11 +106,24 @@ def plan_squeeze_excite(
 ) -> SurgeryPlan:
     """Work out what :func:`apply_squeeze_excite` would do with the same arguments; touch nothing.
 
+    Args:
+        model: any network; the arguments that are not listed are those of :func:`apply_squeeze_excite`.
+        example: an input to try, a tensor or a tuple of the forward's positional arguments. Each
+            site of the plan then has its :class:`~composer_attn.surgery.SiteCost` (spatial size,
+            multiply-accumulates, activations kept for backward, shares of the whole) and notes
+            (called several times, never called, a prediction layer), and the plan the network's
+            totals, ``plain`` and ``attended``. A copy runs twice, in evaluation mode, on fake
+            tensors, which take no memory; where the forward looks at values (detection), on real
+            ones. The values of the example do not matter otherwise.
+
     Returns:
         The plan.
 
     Raises:
         ComposerAttnError: whatever :func:`apply_squeeze_excite` would raise.
+        ArgumentError: the model's forward fails on the example; the message says what was given,
+            and what the first convolution takes.
+        ModelError: the model works on the example, but not once it is attended.
 
     Example:
         >>> import torch
@@ -118,6 +131,11 @@ def plan_squeeze_excite(
         >>> plan = plan_squeeze_excite(torch.nn.Conv2d(3, 256, 3))
         >>> len(plan.chosen), plan.parameters
         (1, 32768)
+
+        >>> example = torch.empty(8, 3, 34, 34)
+        >>> plan = plan_squeeze_excite(torch.nn.Conv2d(3, 256, 3), example=example)
+        >>> plan.sites[0].cost.sizes, plan.attended.macs - plan.plain.macs
+        (((32, 32),), 262144)
     """
     recipe = _recipe(latent_channels, bias, gate, start)
     selection = Selection(min_channels, include, exclude, filter_fn, placement)

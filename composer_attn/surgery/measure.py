@@ -89,7 +89,7 @@ class _Reading:
 
 def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading]:
     try:
-        context, network, arguments = trial(model, arguments)
+        context, network, copies = trial(model, arguments)
     except Exception as error:  # whatever an attribute raises that is copied
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -97,11 +97,11 @@ def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading
         ) from error
     with context:
         try:
-            plain = _read_plain(network.eval(), plan, arguments)
+            plain = _read_plain(network.eval(), plan, copies)
         except Exception as error:
             raise ArgumentError(refusal(model, arguments, error)) from error
         operate(network)
-        return plain, _read_attended(network.eval(), plan, arguments)
+        return plain, _read_attended(network.eval(), plan, copies)
 
 
 def _read_plain(network: nn.Module, plan: SurgeryPlan, arguments: tuple) -> _Reading:
@@ -205,6 +205,8 @@ def _watch_attention(name, attention, reading, current, counter) -> None:
     def leave(module: nn.Module, args: tuple, output: Tensor) -> None:
         reading.inner_macs[name] += counter.get_total_flops() // 2
         reading.maps[name].append(_storage(output))
+        # A scale of 1: where the forward looks at values, it goes the plain network's way.
+        output.data.copy_(args[0])
         current.pop()
 
     attention.register_forward_pre_hook(enter)
