@@ -107,7 +107,8 @@ def plan_squeeze_excite(
     """Work out what :func:`apply_squeeze_excite` would do with the same arguments; touch nothing.
 
     Args:
-        model: any network; the arguments that are not listed are those of :func:`apply_squeeze_excite`.
+        model: any network; the arguments that are not listed here are those of
+            :func:`apply_squeeze_excite`.
         example: an input to try, a tensor or a tuple of the forward's positional arguments. Each
             site of the plan then has its :class:`~composer_attn.surgery.SiteCost` (spatial size,
             multiply-accumulates, activations kept for backward, shares of the whole) and notes
