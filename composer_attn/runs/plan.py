@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from composer_attn.checks import whole_number
-from composer_attn.errors import ArgumentError, ConfigError, ModelError
+from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
 from composer_attn.runs.check import load_checked
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data.cifar import SIZE as CIFAR_SIZE
@@ -90,7 +90,7 @@ def make_plan(
     build = _builder(section)
     try:
         shape, plan = _plan(build, section["name"], name, given, shape, batch, "meta")
-    except (ArgumentError, ModelError, RuntimeError):
+    except ComposerAttnError:
         # Some networks compute with values as they are built, or in their forward.
         shape, plan = _plan(build, section["name"], name, given, shape, batch, "cpu")
     return Planned(section["name"], name, given, shape, batch, plan)

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -29,7 +30,7 @@ def show(planned: Planned, everything: bool = False, console: Console | None = N
     listed = plan.sites if everything else plan.chosen
     notes = _numbered(listed)
     console.print("% of the network with all attentions; MiB kept for backward\n", markup=False)
-    console.print(_sites(planned, listed, notes))
+    console.print(_sites(planned, listed, notes, console.width))
     for note, number in notes.items():
         console.print(f"[{number}] {note}", markup=False)
     console.print(f"\n{_passed_over(plan.sites)}\n", markup=False)
@@ -81,25 +82,41 @@ def _record(site: Site) -> dict[str, Any]:
     }
 
 
-def _sites(planned: Planned, sites: tuple[Site, ...], notes: dict[str, int]) -> Table:
+def _sites(planned: Planned, sites: tuple[Site, ...], notes: dict[str, int], width: int) -> Table:
+    """Draw the sites; what says least is left out where long names need the room."""
+    names = [site_name(site) for site in sites]
+    columns = _columns(planned, sites)
+    if notes:
+        columns["note"] = [" ".join(f"[{notes[note]}]" for note in s.notes) for s in sites]
+    for spare in ("params %", "MACs"):
+        needed = sum(1 + max(map(len, [name, *cells])) for name, cells in columns.items())
+        if needed + max(map(len, names), default=0) > width:
+            del columns[spare]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("site", overflow="fold", min_width=18)
-    width = width_label(planned.plan)[:4]
-    columns = ("chan", "size", width, "params", "%", "MACs", "MiB", "%")
-    for column in (*columns, "note") if notes else columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for site in sites:
-        cost, numbers = site.cost, " ".join(f"[{notes[note]}]" for note in site.notes)
-        row = [site_name(site), str(site.channels), _sizes(cost.sizes)]
-        if site.chosen:
-            row += [
-                str(cost.width or "-"), _short(site.parameters), _percent(cost.parameters_share),
-                _short(cost.macs), _mib(cost.activation_bytes), _percent(cost.activation_share),
-            ]  # fmt: skip
-        else:
-            row += ["-"] * 6
-        table.add_row(*map(escape, row), *[escape(numbers)] * bool(notes))
+    table.add_column("site", overflow="fold", min_width=12)
+    for name in columns:
+        table.add_column(name.split()[-1], justify="right", no_wrap=True)
+    for row in zip(names, *columns.values(), strict=True):
+        table.add_row(*map(escape, row))
     return table
+
+
+def _columns(planned: Planned, sites: tuple[Site, ...]) -> dict[str, list[str]]:
+    costs: dict[str, Callable[[Site], str]] = {
+        width_label(planned.plan)[:4]: lambda site: str(site.cost.width or "-"),
+        "params": lambda site: _short(site.parameters),
+        "params %": lambda site: _percent(site.cost.parameters_share),
+        "MACs": lambda site: _short(site.cost.macs),
+        "MiB": lambda site: _mib(site.cost.activation_bytes),
+        "MiB %": lambda site: _percent(site.cost.activation_share),
+    }
+    return {
+        "chan": [str(site.channels) for site in sites],
+        "size": [_sizes(site.cost.sizes) for site in sites],
+    } | {
+        name: [write(site) if site.chosen else "-" for site in sites]
+        for name, write in costs.items()
+    }
 
 
 def _numbered(sites: tuple[Site, ...]) -> dict[str, int]:
