@@ -103,7 +103,7 @@ def _sites(planned: Planned, sites: tuple[Site, ...], notes: dict[str, int], wid
 
 def _columns(planned: Planned, sites: tuple[Site, ...]) -> dict[str, list[str]]:
     costs: dict[str, Callable[[Site], str]] = {
-        width_label(planned.plan)[:4]: lambda site: str(site.cost.width or "-"),
+        width_label(planned.plan): lambda site: str(site.cost.width or "-"),
         "params": lambda site: _short(site.parameters),
         "params %": lambda site: _percent(site.cost.parameters_share),
         "MACs": lambda site: _short(site.cost.macs),

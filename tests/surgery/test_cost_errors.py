@@ -45,7 +45,7 @@ def test_one_dimensional_networks_are_said_to_take_signals():
 
 
 def test_what_the_selection_refuses_comes_before_the_example():
-    with pytest.raises(ArgumentError, match="include pattern 'no.*' matches none"):
+    with pytest.raises(ArgumentError, match=r"include pattern 'no\.\*' matches none"):
         plan_eca(NETWORKS["resnet"].build(), include="no.*", example="no tensor")
 
 
@@ -70,5 +70,5 @@ def test_a_network_that_would_fail_attended_is_refused_by_the_site():
 def test_a_model_that_cannot_be_copied_is_refused():
     model = NETWORKS["resnet"].build()
     model.lock = threading.Lock()
-    with pytest.raises(ModelError, match="cannot be copied: cannot pickle '_thread.lock' object"):
+    with pytest.raises(ModelError, match=r"cannot be copied: cannot pickle '_thread\.lock' object"):
         plan_eca(model, example=torch.randn(2, 3, 32, 32))
