@@ -204,8 +204,7 @@ def _plan(
     if name in models.list_models(module=models.detection):  # they take a list of images
         images = torch.rand(batch, *shape, device=device)
         return shape, function(network, **arguments, example=(list(images),))
-    # One image's memory, however many there are: values do not matter.
-    images = torch.zeros(1, *shape, device=device).expand(batch, *shape)
+    images = torch.zeros(batch, *shape, device=device)
     return shape, function(network, **arguments, example=images)
 
 

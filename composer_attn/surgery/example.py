@@ -34,6 +34,8 @@ def as_arguments(example: Example) -> tuple:
 def fake_trial(model: nn.Module, arguments: tuple) -> Trial:
     """Copy a model and its arguments as fake tensors, which have shapes but no values: it is free.
 
+    What is on the meta device is taken as on a CPU.
+
     Returns:
         What to run the copy under, the copy, and the arguments.
     """
@@ -43,7 +45,11 @@ def fake_trial(model: nn.Module, arguments: tuple) -> Trial:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def fake(tensor: Tensor) -> Tensor:
-        found = mode.from_tensor(tensor.detach(), static_shapes=True)
+        if tensor.is_meta:  # as what is kept on a CPU, where the kernels are real ones
+            with mode:
+                found = torch.empty_like(tensor, device="cpu", requires_grad=False)
+        else:
+            found = mode.from_tensor(tensor.detach(), static_shapes=True)
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(found, tensor.requires_grad)
         return found.requires_grad_(tensor.requires_grad)

@@ -142,6 +142,16 @@ def test_a_batch_that_no_memory_would_hold_costs_nothing():
     assert plan.attended.parameters == count(model) + plan.parameters
 
 
+def test_a_model_on_the_meta_device_costs_what_it_would_on_a_cpu():
+    x = torch.randn(2, 3, 32, 32)
+    plans = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            plans.append(plan_eca(NETWORKS["resnet"].build(), example=x.to(device)))
+    assert plans[0] == plans[1]
+    assert plan_eca(NETWORKS["resnet"].build(), example=x.to("meta")) == plans[0]
+
+
 def test_frozen_layers_keep_less():
     model = NETWORKS["resnet"].build()
     whole = plan_eca(model, example=torch.randn(2, 3, 32, 32))

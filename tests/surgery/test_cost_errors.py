@@ -21,7 +21,6 @@ EXPECTED = "Expected: the first convolution, conv1, takes (N, 3, H, W), and its 
         (torch.randn(3, 32, 32), "Given: a tensor (3, 32, 32), float32 on cpu. " + EXPECTED),
         (torch.randn(2, 3, 32, 32).double(), "float64 on cpu. " + EXPECTED),
         (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "uint8 on cpu. " + EXPECTED),
-        (torch.empty(2, 3, 32, 32, device="meta"), "float32 on meta. " + EXPECTED),
         ((torch.randn(2, 3, 32, 32), 7), "float32 on cpu, a int. " + EXPECTED),
         ((), "Given: no arguments. " + EXPECTED),
         ([torch.randn(3, 32, 32)], "example=(images,)); got a list"),
