@@ -7,7 +7,7 @@ from torchvision.models import detection, segmentation
 from composer_attn.functional import plan_eca
 
 OUTPUT = "its output is the network's output: consider exclude"
-LEVELS = "called 5 times in one forward pass, at 8x8, 4x4, 2x2, 1x1, 1x1"
+LEVELS = "called 5 times in one forward pass, at 8x8, 4x4, 2x2, 1x1"
 
 
 def build(name, **options):
