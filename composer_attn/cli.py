@@ -17,6 +17,10 @@ app = typer.Typer(
 _File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
 _Files = Annotated[list[Path], typer.Argument(readable=False, help="YAML files of runs.")]
 
+_Patterns = Annotated[list[str] | None, typer.Option(help="Glob of names; repeatable.")]
+_Text = Annotated[str | None, typer.Option()]
+_Number = Annotated[float | None, typer.Option()]
+
 _INVALID = 1
 _REFUSED = 2
 
@@ -67,3 +71,69 @@ def validate(configs: _Files) -> None:
             print(f"{config}: valid")
     if invalid:
         raise typer.Exit(_INVALID)
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A network's name, or a run's YAML file.")],
+    algorithm: Annotated[str | None, typer.Option(help="squeeze_excite or eca.")] = None,
+    image: Annotated[str | None, typer.Option(help="Like 3x224x224.")] = None,
+    batch: Annotated[int, typer.Option(help="Number of images.")] = 1,
+    placement: Annotated[
+        str | None, typer.Option(help="conv, norm, residual, pre, post, identity.")
+    ] = None,
+    min_channels: Annotated[int | None, typer.Option()] = None,
+    latent_channels: Annotated[str | None, typer.Option(help="Like 64 or 1/16.")] = None,
+    kernel_size: Annotated[
+        list[str] | None, typer.Option(help="Odd, or PATTERN=SIZE; repeatable.")
+    ] = None,
+    gamma: _Number = None,
+    b: _Number = None,
+    include: _Patterns = None,
+    exclude: _Patterns = None,
+    gate: _Text = None,
+    squeeze: _Text = None,
+    start: _Text = None,
+    bias: Annotated[bool | None, typer.Option()] = None,
+    replace: Annotated[bool | None, typer.Option()] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List passed-over sites.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="One row a site.")] = False,
+) -> None:
+    """Show where attention would go, and what each site costs on an image; change nothing.
+
+    An option that is not given is as the algorithm's default, or as in the YAML file.
+    """
+    from composer_attn.errors import ArgumentError, ComposerAttnError
+    from composer_attn.runs.plan import make_plan, parse_kernel_sizes, parse_number
+    from composer_attn.runs.plan_report import as_json, show, write_csv
+
+    try:
+        if json and csv:
+            raise ArgumentError("--json and --csv exclude each other")
+        latent = latent_channels and parse_number("latent_channels", latent_channels)
+        arguments = {
+            "placement": placement,
+            "min_channels": min_channels,
+            "latent_channels": latent,
+            "kernel_size": parse_kernel_sizes(kernel_size),
+            "gamma": gamma,
+            "b": b,
+            "include": include,
+            "exclude": exclude,
+            "gate": gate,
+            "squeeze": squeeze,
+            "start": start,
+            "bias": bias,
+            "replace": replace,
+        }
+        planned = make_plan(model, algorithm, arguments, image, batch)
+    except ComposerAttnError as error:
+        print(f"composer-attn: {'; '.join(str(error).splitlines())}", file=sys.stderr)
+        raise typer.Exit(_REFUSED) from error
+    if json:
+        print(as_json(planned))
+    elif csv:
+        write_csv(planned)
+    else:
+        show(planned, everything)

@@ -1,5 +1,6 @@
 """The command line, as a user runs it: exit codes, what is printed where."""
 
+import json
 import re
 
 import pytest
@@ -123,3 +124,64 @@ def test_a_dry_run_refuses_what_a_run_refuses(write, tmp_path, capfd):
     assert invoke("train", "--dry-run", write(), "algorithms.eca.include=nowhere.*") == 2
     assert "composer-attn: include pattern 'nowhere.*' matches none" in capfd.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["run.yaml"]
+
+
+def test_a_plan_is_printed_and_exits_with_0(write, capfd):
+    assert invoke("plan", write(), "--algorithm", "eca", "--batch", "2") == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("resnet10, eca (include=layer2.*)\non 2 x 3x32x32, evaluation mode\n")
+    assert "3 of 12 candidates chosen" in out
+    assert "error" not in err.lower()
+
+
+def test_a_plan_s_options_reach_the_function_and_json_stands_alone(write, capfd):
+    options = ["--latent-channels", "1/16", "--placement", "norm", "--include", "*.bn1"]
+    options += ["--include", "*.bn2", "--exclude", "layer1.*", "--bias", "--gate", "tanh"]
+    options += ["--min-channels", "64", "--start", "identity", "--image", "3x64x64", "--json"]
+    assert invoke("plan", "resnet10", "--algorithm", "squeeze_excite", *options) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["arguments"] == {
+        "placement": "norm",
+        "min_channels": 64,
+        "latent_channels": 0.0625,
+        "include": ["*.bn1", "*.bn2"],
+        "exclude": ["layer1.*"],
+        "gate": "tanh",
+        "start": "identity",
+        "bias": True,
+    }
+    chosen = [site for site in document["sites"] if site["chosen"]]
+    assert [site["latent_channels"] for site in chosen] == [8, 8, 16, 16, 32, 32]
+    assert document["attended"]["parameters"] - document["plain"]["parameters"] == sum(
+        2 * (2 * c * (c // 16) + c + c // 16) for c in (128, 256, 512)
+    )
+
+
+def test_a_plan_as_csv_can_be_piped(tmp_path):
+    command = "composer-attn plan resnet10 --algorithm eca --kernel-size 3 --csv | cut -d, -f1,4,8"
+    done = run("bash", "-euo", "pipefail", "-c", command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["name,channels,parameters", "conv1,64,0"]
+    assert lines[-1] == "layer4.0.downsample.0,512,3"
+    assert len(lines) == 1 + 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["resnet5", "--algorithm", "eca"], "there is no model, and no file, named 'resnet5'"),
+        (["resnet10", "--algorithm", "cbam"], "unknown algorithm 'cbam'"),
+        (["resnet10", "--algorithm", "eca", "--image", "224"], "image must be CHANNELSxHEIGHTx"),
+        (["resnet10", "--algorithm", "eca", "--include", "nix"], "include pattern 'nix' matches"),
+        (["resnet10", "--algorithm", "eca", "--json", "--csv"], "--json and --csv exclude each"),
+        (["resnet10", "--algorithm", "eca", "--kernel-size", "a"], "kernel_size must be an odd"),
+        (["nix", "--algorithm", "eca", "--include", "a", "--latent-channels", "0.."], "latent_cha"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_one_line_and_exits_with_2(arguments, said, capfd):
+    assert invoke("plan", *arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"composer-attn: {said}")
+    assert err.count("\n") == 1

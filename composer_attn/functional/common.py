@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
-from composer_attn.surgery import Optimizers, SurgeryPlan
+from composer_attn.surgery import Example, Optimizers, SurgeryPlan
 from composer_attn.surgery.points import ATTENDED_ALREADY
 
-__all__ = ["Filter", "Optimizers", "Patterns", "attends_nothing", "warn_if_nothing"]
+__all__ = ["Example", "Filter", "Optimizers", "Patterns", "attends_nothing", "warn_if_nothing"]
 
 Patterns = str | Iterable[str] | None
 Filter = Callable[[str, nn.Module], bool] | None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from composer_attn.attention import EfficientChannelAttention
-from composer_attn.functional.common import Filter, Optimizers, Patterns, warn_if_nothing
+from composer_attn.functional.common import Example, Filter, Optimizers, Patterns, warn_if_nothing
 from composer_attn.surgery import Recipe, Selection, SurgeryPlan, operate, plan_surgery
 
 
@@ -93,14 +93,21 @@ def plan_eca(
     squeeze: str = "avg",
     optimizers: Optimizers = None,
     param_group: int | None = None,
+    example: Example = None,
 ) -> SurgeryPlan:
     """Work out what :func:`apply_eca` would do with the same arguments; touch nothing.
+
+    Args:
+        model: any network; the arguments that are not listed are those of :func:`apply_eca`.
+        example: an input to try, for what each site costs: see :func:`plan_squeeze_excite`.
 
     Returns:
         The plan.
 
     Raises:
         ComposerAttnError: whatever :func:`apply_eca` would raise.
+        ArgumentError: the model's forward fails on the example.
+        ModelError: the model works on the example, but not once it is attended.
 
     Example:
         >>> import torch
@@ -110,7 +117,7 @@ def plan_eca(
     """
     recipe = _recipe(kernel_size, gamma, b, gate, start, squeeze)
     selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
-    return plan_surgery(model, recipe, selection, optimizers, param_group)
+    return plan_surgery(model, recipe, selection, optimizers, param_group, example)
 
 
 def _recipe(kernel_size, gamma, b, gate, start, squeeze) -> Recipe:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from composer_attn.attention import SqueezeExcitation
-from composer_attn.functional.common import Filter, Optimizers, Patterns, warn_if_nothing
+from composer_attn.functional.common import Example, Filter, Optimizers, Patterns, warn_if_nothing
 from composer_attn.surgery import Recipe, Selection, SurgeryPlan, operate, plan_surgery
 
 
@@ -114,14 +114,29 @@ def plan_squeeze_excite(
     bias: bool = False,
     optimizers: Optimizers = None,
     param_group: int | None = None,
+    example: Example = None,
 ) -> SurgeryPlan:
     """Work out what :func:`apply_squeeze_excite` would do with the same arguments; touch nothing.
+
+    Args:
+        model: any network; the arguments that are not listed here are those of
+            :func:`apply_squeeze_excite`.
+        example: an input to try, a tensor or a tuple of the forward's positional arguments. Each
+            site of the plan then has its :class:`~composer_attn.surgery.SiteCost` (spatial size,
+            multiply-accumulates, activations kept for backward, shares of the whole) and notes
+            (called several times, never called, a prediction layer), and the plan the network's
+            totals, ``plain`` and ``attended``. A copy runs twice, in evaluation mode, on fake
+            tensors, which take no memory; where the forward looks at values (detection), on real
+            ones. The values of the example do not matter otherwise.
 
     Returns:
         The plan.
 
     Raises:
         ComposerAttnError: whatever :func:`apply_squeeze_excite` would raise.
+        ArgumentError: the model's forward fails on the example; the message says what was given,
+            and what the first convolution takes.
+        ModelError: the model works on the example, but not once it is attended.
 
     Example:
         >>> import torch
@@ -129,10 +144,15 @@ def plan_squeeze_excite(
         >>> plan = plan_squeeze_excite(torch.nn.Conv2d(3, 256, 3))
         >>> len(plan.chosen), plan.parameters
         (1, 32768)
+
+        >>> example = torch.empty(8, 3, 34, 34)
+        >>> plan = plan_squeeze_excite(torch.nn.Conv2d(3, 256, 3), example=example)
+        >>> plan.sites[0].cost.sizes, plan.attended.macs - plan.plain.macs
+        (((32, 32),), 262144)
     """
     recipe = _recipe(latent_channels, bias, gate, start, squeeze)
     selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
-    return plan_surgery(model, recipe, selection, optimizers, param_group)
+    return plan_surgery(model, recipe, selection, optimizers, param_group, example)
 
 
 def _recipe(latent_channels, bias, gate, start, squeeze) -> Recipe:

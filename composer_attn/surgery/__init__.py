@@ -4,6 +4,8 @@ Public functions live in :mod:`composer_attn.functional`.
 """
 
 from composer_attn.surgery.blocks import register_block
+from composer_attn.surgery.cost import NetworkCost, SiteCost
+from composer_attn.surgery.example import Example
 from composer_attn.surgery.operate import (
     detach_all,
     find_attended,
@@ -17,10 +19,13 @@ from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.select import Selection, default_min_channels
 
 __all__ = [
+    "Example",
+    "NetworkCost",
     "Optimizers",
     "Recipe",
     "Selection",
     "Site",
+    "SiteCost",
     "SurgeryPlan",
     "default_min_channels",
     "detach_all",

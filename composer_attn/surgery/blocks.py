@@ -65,6 +65,7 @@ BLOCKS: dict[str, Block] = {
     f"{_TIMM}resnet.Bottleneck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}res2net.Bottle2neck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}resnest.ResNestBottleneck": Block("conv1", "bn3", "downsample"),
+    f"{_TIMM}convnext.ConvNeXtBlock": Block("conv_dw", "drop_path", "shortcut", adds_last=True),
     # Of these, None is no shortcut, and the input itself goes through an Identity.
     f"{_TIMM}regnet.Bottleneck": Block("conv1", "conv3", "downsample", "downsample"),
     f"{_TIMM}byobnet.BasicBlock": Block("conv1_kxk", "conv2_kxk", "shortcut", "shortcut"),

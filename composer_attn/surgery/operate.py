@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import lru_cache
 
 from torch import nn
@@ -16,6 +17,8 @@ from composer_attn.surgery.attend import (
     is_attended,
     is_extended_further,
 )
+from composer_attn.surgery.example import Example
+from composer_attn.surgery.measure import measured
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.optimizers import (
     Home,
@@ -56,9 +59,18 @@ def plan_surgery(
     selection: Selection,
     optimizers: Optimizers = None,
     param_group: int | None = None,
+    example: Example = None,
 ) -> SurgeryPlan:
-    """Work out what :func:`operate` would do, and everything that would stop it; change nothing."""
-    return _prepare(model, recipe, selection, optimizers, param_group)[0]
+    """Work out what :func:`operate` would do, and everything that would stop it; change nothing.
+
+    With an example input, also what it would cost: see :func:`measured`.
+    """
+    plan = _prepare(model, recipe, selection, optimizers, param_group)[0]
+    if example is None:
+        return plan
+    chosen = {site.name for site in plan.chosen}
+    again = replace(selection, filter_fn=lambda name, _: name in chosen)
+    return measured(plan, model, example, lambda copy: operate(copy, recipe, again))
 
 
 def operate(

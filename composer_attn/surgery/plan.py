@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from composer_attn.surgery.cost import NetworkCost, SiteCost
+from composer_attn.surgery.table import draw
+
 
 @dataclass(frozen=True)
 class Site:
@@ -15,6 +18,8 @@ class Site:
         parameters: number of parameters its attention adds; 0 where it is passed over.
         side: what of the module passes through its attention: its ``output``, its ``input``, or,
             of a residual block, its ``shortcut``.
+        cost: what its attention takes on the example input, where the plan was given one.
+        notes: what to know of it before it is attended, as far as the example shows it.
     """
 
     name: str
@@ -23,6 +28,8 @@ class Site:
     reason: str = ""
     parameters: int = 0
     side: str = "output"
+    cost: SiteCost | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> bool:
@@ -37,10 +44,14 @@ class SurgeryPlan:
     Attributes:
         attention: name of the attention's class.
         sites: every candidate.
+        plain: what the network takes on the example input as it is, where there is one.
+        attended: what it will take with all attentions.
     """
 
     attention: str
     sites: tuple[Site, ...]
+    plain: NetworkCost | None = None
+    attended: NetworkCost | None = None
 
     @property
     def chosen(self) -> tuple[Site, ...]:
@@ -59,22 +70,4 @@ class SurgeryPlan:
 
     def __str__(self) -> str:
         """Draw the plan as a table, one candidate a line, under a line of totals."""
-        head = (
-            f"{self.attention}: {len(self.chosen)} of {len(self.sites)} candidates chosen, "
-            f"{self.parameters:,} parameters added"
-        )
-        rows = [("site", "kind", "channels", "parameters", "chosen")]
-        for site in self.sites:
-            verdict = "yes" if site.chosen else f"no: {site.reason}"
-            name = site.name or "(the model itself)"
-            name += "" if site.side == "output" else f" ({site.side})"
-            rows.append((name, site.kind, str(site.channels), f"{site.parameters:,}", verdict))
-        return "\n".join([head, *_align(rows)])
-
-
-def _align(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+        return draw(self)

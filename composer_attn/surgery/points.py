@@ -114,18 +114,23 @@ def _norms(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]
 
 
 def _blocks(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
-    found = False
-    untraced: dict[str, str] = {}
+    found: list[nn.Module] = []
+    untraced: dict[nn.Module, str] = {}
     for module, known in list(names.items()):
         block = _block_of(module, untraced)
         if block is not None:
-            found = True
+            found.append(module)
             yield _block_point(module, tuple(known), block, placement)
     if not found:
         raise PlacementError(_no_blocks(next(iter(names)), placement, untraced))
+    for module, why in untraced.items():
+        # What has blocks inside is hardly one itself.
+        if not any(block in found for block in module.modules()):
+            known, obstacle = names[module], f"not traced ({why}): if a block, register_block it"
+            yield Point(known[0], tuple(known), module, "output", 0, known[0], obstacle=obstacle)
 
 
-def _block_of(module: nn.Module, untraced: dict[str, str]) -> Block | None:
+def _block_of(module: nn.Module, untraced: dict[nn.Module, str]) -> Block | None:
     known = known_block(module)
     has_convolution = any(isinstance(m, CONVOLUTIONS) for m in module.modules())
     plain = isinstance(module, (nn.Sequential, *CONVOLUTIONS)) or not module._modules
@@ -134,9 +139,7 @@ def _block_of(module: nn.Module, untraced: dict[str, str]) -> Block | None:
     try:
         return traced_block(module)
     except Exception as error:  # whatever a forward raises on symbolic inputs
-        kind = type(module)
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        untraced[f"{kind.__module__}.{kind.__qualname__}"] = why
+        untraced[module] = (str(error) or type(error).__name__).splitlines()[0]
         return None
 
 
@@ -178,8 +181,9 @@ def _block_channels(block: nn.Module, known: tuple[str, ...], parts: Block) -> t
     Where a branch starts with a split, or ends in a concatenation, its layers see fewer than there
     are. The shortcut sees all; and of a block that adds its input as it is, the branch's other end.
     """
-    inputs = channels_in(_part(block, known, parts.first))
-    outputs = channels_out(_part(block, known, parts.last))
+    first, last = _part(block, known, parts.first), _part(block, known, parts.last)
+    # A branch may end in what has no channels of its own, like stochastic depth.
+    inputs, outputs = channels_in(first), channels_out(last) or channels_out(first)
     shortcut = _shortcut(block, parts)
     if shortcut is not None and channels_out(shortcut):
         outputs = max(outputs, channels_out(shortcut))
@@ -257,13 +261,14 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _no_blocks(model: nn.Module, placement: str, untraced: dict[str, str]) -> str:
+def _no_blocks(model: nn.Module, placement: str, untraced: dict[nn.Module, str]) -> str:
     message = (
         f"placement={placement!r} is a place in residual blocks, and {type(model).__name__} has "
         "none that is known or could be traced; placement='conv' and 'norm' need no blocks"
     )
     if untraced:
-        listed = "\n".join(f"  {name}: {error}" for name, error in list(untraced.items())[:5])
+        kinds = {f"{type(m).__module__}.{type(m).__qualname__}": why for m, why in untraced.items()}
+        listed = "\n".join(f"  {kind}: {why}" for kind, why in list(kinds.items())[:5])
         message += (
             f". Not traced, to be described by composer_attn.register_block(cls, first=, last=, "
             f"...) if they are residual blocks:\n{listed}"

@@ -19,7 +19,6 @@ CASES = [
     # Attention of one head on a part of the channels, which its first convolution alone sees.
     ("shvit_s1", "pre", 39, None),
     ("shvit_s1", "identity", 39, None),
-    ("fasternet_t0", "identity", 13, None),
     # Two convolutions that make half of the channels each end a branch.
     ("ghostnet_050", "residual", 16, None),
     # Shortcuts that start behind the first layers, which widen.

@@ -13,7 +13,7 @@ from composer_attn.runs.data.source import Source
 # Of the training images, in units of the brightest value.
 _MEAN = (0.4914, 0.4822, 0.4465)
 _STD = (0.2470, 0.2435, 0.2616)
-_SIZE = 32
+SIZE = 32
 
 
 def cifar10(
@@ -48,7 +48,7 @@ def _cifar(
     if split not in ("train", "test"):
         raise ArgumentError(f"split must be train or test; got {split!r}")
     augmentation = augmentation or ("pad_crop" if split == "train" else None)
-    transform = build_transform(augmentation, _SIZE, _SIZE) if augmentation else v2.PILToTensor()
+    transform = build_transform(augmentation, SIZE, SIZE) if augmentation else v2.PILToTensor()
     try:
         with dist.run_local_rank_zero_first():
             images = dataset(root, split == "train", transform, download=download)
@@ -60,7 +60,7 @@ def _cifar(
     return Source(
         images,
         num_classes=len(images.classes),
-        image_shape=(3, _SIZE, _SIZE),
+        image_shape=(3, SIZE, SIZE),
         classes=tuple(images.classes),
         collate=collate,
         device_transform=Normalize(_MEAN, _STD),

@@ -1,0 +1,235 @@
+"""Plan attention for a network, by name or from a run's YAML, on images of a given size."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from composer_attn.checks import whole_number
+from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
+from composer_attn.runs.check import load_checked
+from composer_attn.runs.config import RunConfig
+from composer_attn.runs.data.cifar import SIZE as CIFAR_SIZE
+from composer_attn.runs.mistakes import at, unknown
+from composer_attn.runs.models import MODELS, build_network
+from composer_attn.runs.registry import ALGORITHMS, DATASET_KIND
+from composer_attn.surgery import SurgeryPlan
+
+OURS = ("squeeze_excite", "eca")
+
+_Shape = tuple[int, ...]
+_FRAMES = 16  # of a clip, as torchvision's video networks are trained
+_SHAPES: dict[str, _Shape] = {"simplified_efficientnet": (3, 56, 56)}
+_IMAGE = re.compile(r"[1-9]\d*(x[1-9]\d*){1,3}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what it was made for.
+
+    Attributes:
+        model: the network's name.
+        algorithm: ``squeeze_excite`` or ``eca``.
+        arguments: the algorithm's, where they are not its defaults.
+        image: ``(channels, *spatial)`` of one image.
+        batch: number of images.
+        plan: with costs.
+    """
+
+    model: str
+    algorithm: str
+    arguments: dict[str, Any]
+    image: _Shape
+    batch: int
+    plan: SurgeryPlan
+
+
+def make_plan(
+    model: str,
+    algorithm: str | None,
+    arguments: Mapping[str, Any],
+    image: str | None = None,
+    batch: int = 1,
+) -> Planned:
+    """Plan attention for a network; it is built without weights, and nothing is trained.
+
+    Args:
+        model: a name as in a run's ``model.name``, the name of one of torchvision's detection,
+            segmentation or video networks, or the path of a run's YAML file, whose model, image
+            size and algorithm's arguments are then the defaults.
+        algorithm: ``squeeze_excite`` or ``eca``; may be None where a YAML file names one of them.
+        arguments: the algorithm's arguments; None is not given.
+        image: like ``3x224x224``; by default what the network was made for.
+        batch: number of images.
+
+    Raises:
+        ConfigError: the YAML file, the algorithm or one of its arguments is not valid.
+        ComposerAttnError: whatever the planning function raises.
+    """
+    whole_number("batch", batch)
+    shape = None if image is None else parse_image(image)
+    config = _read(model)
+    section = {"name": model} if config is None else config.model
+    name = _choose(algorithm, config)
+    given = {} if config is None else dict(config.algorithms.get(name) or {})
+    given |= {key: value for key, value in arguments.items() if value is not None}
+    mistakes = ALGORITHMS.check_call(name, "algorithm", name, given)
+    if mistakes:
+        raise ConfigError(*mistakes)
+    given.pop("param_group", None)  # of an optimizer, and there is none
+    if shape is None and config is not None:
+        shape = _shape_in(config)
+    build = _builder(section)
+    try:
+        shape, plan = _plan(build, section["name"], name, given, shape, batch, "meta")
+    except ComposerAttnError:
+        # Some networks compute with values as they are built, or in their forward.
+        shape, plan = _plan(build, section["name"], name, given, shape, batch, "cpu")
+    return Planned(section["name"], name, given, shape, batch, plan)
+
+
+def parse_image(text: str) -> _Shape:
+    """Read the shape of an image.
+
+    Raises:
+        ArgumentError: it is not written as numbers with x between them.
+
+    Example:
+        >>> parse_image("3x224x224")
+        (3, 224, 224)
+    """
+    if not _IMAGE.fullmatch(text):
+        raise ArgumentError(f"image must be CHANNELSxHEIGHTxWIDTH, like 3x224x224; got {text!r}")
+    return tuple(map(int, text.split("x")))
+
+
+def parse_number(argument: str, text: str) -> int | float:
+    """Read a count or a fraction.
+
+    Raises:
+        ArgumentError: it is neither.
+
+    Example:
+        >>> parse_number("latent_channels", "64"), parse_number("latent_channels", "1/16")
+        (64, 0.0625)
+    """
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ArgumentError(f"{argument} must be a number, or like 1/16; got {text!r}") from None
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def parse_kernel_sizes(texts: list[str] | None) -> int | dict[str, int] | None:
+    """Read one kernel size, or several as ``PATTERN=SIZE``.
+
+    Raises:
+        ArgumentError: a size is no whole number, or there are several without patterns.
+
+    Example:
+        >>> parse_kernel_sizes(["layer1.*=3", "layer4.*=7"])
+        {'layer1.*': 3, 'layer4.*': 7}
+    """
+    if not texts:
+        return None
+    pairs = [text.rpartition("=") for text in texts]
+    if all(size.isdecimal() for _, _, size in pairs):
+        if all(pattern for pattern, _, _ in pairs):
+            return {pattern: int(size) for pattern, _, size in pairs}
+        if len(texts) == 1 and texts[0].isdecimal():
+            return int(texts[0])
+    raise ArgumentError(
+        f"kernel_size must be an odd number, or one or more PATTERN=SIZE; got {' '.join(texts)!r}"
+    )
+
+
+def _read(model: str) -> RunConfig | None:
+    is_path = model.endswith((".yaml", ".yml")) or Path(model).is_file()
+    return load_checked(model) if is_path else None
+
+
+def _choose(algorithm: str | None, config: RunConfig | None) -> str:
+    if algorithm is not None:
+        if algorithm not in OURS:
+            raise ArgumentError(unknown("algorithm", algorithm, OURS))
+        return algorithm
+    named = [name for name in OURS if config is not None and name in config.algorithms]
+    if len(named) != 1:
+        found = "both are in the file" if named else "none is named"
+        raise ArgumentError(f"say which algorithm: --algorithm {' or '.join(OURS)}; {found}")
+    return named[0]
+
+
+def _builder(section: dict[str, Any]) -> Callable[[], nn.Module]:
+    name = section["name"]
+    if name in MODELS:
+        bare = {k: v for k, v in section.items() if k not in ("weights", "pretrained")}
+        return lambda: build_network(bare)
+    if name in _others():
+        nothing = {"weights": None}
+        if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+            nothing["weights_backbone"] = None
+        return lambda: models.get_model(name, **nothing)
+    near = get_close_matches(name, [*MODELS, *_others()], n=3, cutoff=0.4)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    raise ArgumentError(f"there is no model, and no file, named {name!r}{hint}")
+
+
+def _others() -> list[str]:
+    packages = (models.detection, models.segmentation, models.video)
+    return [name for package in packages for name in models.list_models(module=package)]
+
+
+def _plan(
+    build: Callable[[], nn.Module],
+    name: str,
+    algorithm: str,
+    arguments: dict[str, Any],
+    shape: _Shape | None,
+    batch: int,
+    device: str,
+) -> tuple[_Shape, SurgeryPlan]:
+    with at("model"), torch.device(device):
+        network = build()
+    shape = shape or _default_shape(name, network)
+    function = ALGORITHMS.table[algorithm].plan_function
+    if name in models.list_models(module=models.detection):  # they take a list of images
+        images = torch.rand(batch, *shape, device=device)
+        return shape, function(network, **arguments, example=(list(images),))
+    images = torch.zeros(batch, *shape, device=device)
+    return shape, function(network, **arguments, example=images)
+
+
+def _default_shape(name: str, network: nn.Module) -> _Shape:
+    """Return what a network was made for, as far as it says so; 3x224x224 otherwise."""
+    if name in _SHAPES:
+        return _SHAPES[name]
+    if name.startswith("timm/"):
+        return tuple(network.default_cfg.get("input_size", (3, 224, 224)))
+    if isinstance(getattr(network, "image_size", None), int):
+        return 3, network.image_size, network.image_size
+    published = list(models.get_model_weights(name)) if name in models.list_models() else []
+    size = published[-1].transforms.keywords.get("crop_size", 224) if published else 224
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = sides * 2 if len(sides) == 1 else sides
+    is_video = name in models.list_models(module=models.video)
+    return (3, _FRAMES, *sides) if is_video else (3, *sides)
+
+
+def _shape_in(config: RunConfig) -> _Shape | None:
+    """Return the shape of a run's images, where its dataset section or that dataset says so."""
+    section = config.train_dataset
+    if section["name"].startswith("cifar"):
+        return 3, CIFAR_SIZE, CIFAR_SIZE
+    parameters = inspect.signature(DATASET_KIND.table[section["name"]]).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()} | section
+    size = defaults.get("size")
+    return (defaults.get("channels", 3), size, size) if isinstance(size, int) else None
