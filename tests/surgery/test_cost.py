@@ -267,3 +267,14 @@ def test_an_attended_network_is_its_own_plain_network():
     more = plan_squeeze_excite(model, example=x)
     assert more.plain == plan.attended
     check_totals(more, model, apply_squeeze_excite, x)
+
+
+def test_where_attention_gives_way_the_totals_are_those_of_the_two_networks():
+    model = torchvision.models.mobilenet_v3_small(num_classes=10).eval()
+    x = torch.randn(2, 3, 32, 32)
+    plan = plan_eca(model, replace=True, example=x)
+    assert [site.cost.sizes for site in plan.chosen][:2] == [((8, 8),), ((2, 2),)]
+    assert (plan.plain.parameters, plan.plain.macs) == (count(model), macs(model, x))
+    apply_eca(model, replace=True)
+    assert (plan.attended.parameters, plan.attended.macs) == (count(model), macs(model, x))
+    assert plan.attended.parameters < plan.plain.parameters
