@@ -42,9 +42,13 @@ class ChannelAttention(nn.Module):
         """Compute the gate's input ``(N, C)`` from channel means ``(N, C)``."""
         raise NotImplementedError
 
+    def excitation_of(self, means: Tensor) -> Tensor:
+        """Compute the scales ``(N, C)`` from channel means ``(N, C)``."""
+        return self._gate(self.logits(means))
+
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the scales ``(N, C)`` for an input ``(N, C, *spatial)``."""
-        return self._gate(self.logits(channel_means(x, self.channels)))
+        return self.excitation_of(channel_means(x, self.channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format."""

@@ -1,0 +1,77 @@
+"""The arithmetic between two passes: from moments ``(N, C)`` to the scale and shift of the output.
+
+``attention`` maps means ``(N, C)`` to an excitation ``s`` of the same shape; ``norm`` is a batch
+norm with weight ``gamma``, bias ``beta`` and ``eps``. Every function returns ``scale``, ``shift``
+such that the output is ``scale (x - centre) + shift``. Ordinary autograd differentiates them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def attention_alone(mean: Tensor, attention: nn.Module) -> Tensor:
+    """Compute the excitation, in the dtype of the means."""
+    return attention.excitation_of(mean).to(mean.dtype)
+
+
+def attention_then_norm(
+    mean: Tensor, variance: Tensor, centre: Tensor, positions: int, attention, norm
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift of ``norm(attention(x))``.
+
+    With ``m``, ``v`` the moments of ``x`` over space::
+
+        mu  = mean_n(s m)        var = mean_n(s^2 v) + var_n(s m)
+
+    which is exact, and free of cancellation.
+    """
+    s = attention_alone(mean, attention)
+    mu, var = _statistics(lambda: (s * mean, s * s * variance), positions, norm)
+    weight, bias = _rescaling(var, norm)
+    return s * weight, _plus(weight * (s * centre - mu), bias)
+
+
+def norm_then_attention(
+    mean: Tensor, variance: Tensor, centre: Tensor, positions: int, attention, norm
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift of ``attention(norm(x))``."""
+    mu, var = _statistics(lambda: (mean, variance), positions, norm)
+    weight, bias = _rescaling(var, norm)
+    s = attention_alone(_plus(weight * (mean - mu), bias), attention)
+    return s * weight, s * _plus(weight * (centre - mu), bias)
+
+
+def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
+    """Mean and variance ``(C,)`` to normalize by: the batch's, or the running ones."""
+    if not (norm.training or norm.running_mean is None):
+        return norm.running_mean, norm.running_var
+    means, variances = moments()
+    mu = means.mean(0)
+    var = variances.mean(0) + (means - mu).square().mean(0)
+    if norm.training and norm.running_mean is not None:
+        count = positions * len(means)
+        _update_running(norm, mu.detach(), var.detach() * (count / (count - 1)))
+    return mu, var
+
+
+@torch.no_grad()
+def _update_running(norm, mean: Tensor, unbiased_variance: Tensor) -> None:
+    """Move the running statistics as ``nn.BatchNorm`` does; a momentum of None averages all."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased_variance)):
+        new = new.to(running.dtype)
+        momentum = norm.momentum
+        if momentum is None:
+            momentum = norm.num_batches_tracked.to(running.dtype).reciprocal()
+        running.lerp_(new, momentum)
+
+
+def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:
+    """``gamma / sqrt(var + eps)``, and beta."""
+    inverse = torch.rsqrt(var + norm.eps)
+    return inverse if norm.weight is None else inverse * norm.weight, norm.bias
+
+
+def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
