@@ -21,16 +21,20 @@ if TYPE_CHECKING:
         apply_squeeze_excite,
         attended_modules,
         detach_attention,
+        fuse_attention,
         plan_eca,
         plan_squeeze_excite,
+        unfuse_attention,
     )
-    from composer_attn.surgery import Site, SurgeryPlan, register_block
+    from composer_attn.surgery import FusedSite, FusionPlan, Site, SurgeryPlan, register_block
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
+    "FusedSite": "surgery",
+    "FusionPlan": "surgery",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
@@ -40,14 +44,18 @@ _HOMES = {
     "attended_modules": "functional",
     "detach_attention": "functional",
     "eca_kernel_size": "attention",
+    "fuse_attention": "functional",
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
     "register_block": "surgery",
+    "unfuse_attention": "functional",
 }
 
 __all__ = [
     "ECA",
     "EfficientChannelAttention",
+    "FusedSite",
+    "FusionPlan",
     "Site",
     "SqueezeExcitation",
     "SqueezeExcite",
@@ -57,9 +65,11 @@ __all__ = [
     "attended_modules",
     "detach_attention",
     "eca_kernel_size",
+    "fuse_attention",
     "plan_eca",
     "plan_squeeze_excite",
     "register_block",
+    "unfuse_attention",
 ]
 
 

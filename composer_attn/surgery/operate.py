@@ -15,6 +15,7 @@ from composer_attn.surgery.attend import (
     is_attended,
     is_extended_further,
 )
+from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.optimizers import (
     Home,
@@ -48,7 +49,12 @@ def plan_surgery(
     param_group: int | None = None,
 ) -> SurgeryPlan:
     """Work out what :func:`operate` would do, and everything that would stop it; change nothing."""
-    return _prepare(model, recipe, selection, optimizers, param_group)[0]
+    check_model(model)
+    bring_back = take_apart(model)
+    try:
+        return _prepare(model, recipe, selection, optimizers, param_group)[0]
+    finally:
+        bring_back()
 
 
 def operate(
@@ -73,8 +79,20 @@ def operate(
     Raises:
         ArgumentError, PatternError, ModelError, OptimizerError: nothing was changed.
     """
-    plan, sites, homes = _prepare(model, recipe, selection, optimizers, param_group)
-    attentions = {point.name: _build(model, recipe, point) for point in sites}
+    check_model(model)
+    with apart(model):
+        plan, sites, homes = _prepare(model, recipe, selection, optimizers, param_group)
+        attentions = {point.name: _build(model, recipe, point) for point in sites}
+        _attend_all(model, sites, attentions, homes)
+    return plan
+
+
+def _attend_all(
+    model: nn.Module,
+    sites: list[Point],
+    attentions: dict[str, nn.Module],
+    homes: dict[str, list[Home]],
+) -> None:
     with ExitStack() as undo:
         for point in sites:
             attention = attentions[point.name]
@@ -87,7 +105,6 @@ def operate(
                 undo.callback(restorer(home, attention))
                 join(home, attention)
         undo.pop_all()
-    return plan
 
 
 def find_attended(model: nn.Module) -> dict[str, nn.Module]:
@@ -99,9 +116,11 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
     """Undo every surgery on a model; see :func:`composer_attn.functional.detach_attention`."""
     check_model(model)
     found_optimizers = as_optimizers(optimizers)
+    bring_back = take_apart(model)
     sites = find_attended(model)
     covered = [name for name, m in sites.items() if is_extended_further(m)]
     if covered:
+        bring_back()
         raise ModelError(
             f"the class of {', '.join(covered)} was extended after the surgery (by a "
             "parametrization, or a wrapper): undo that first, then detach"

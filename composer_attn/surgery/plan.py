@@ -69,10 +69,11 @@ class SurgeryPlan:
             name = site.name or "(the model itself)"
             name += "" if site.side == "output" else f" ({site.side})"
             rows.append((name, site.kind, str(site.channels), f"{site.parameters:,}", verdict))
-        return "\n".join([head, *_align(rows)])
+        return "\n".join([head, *align(rows)])
 
 
-def _align(rows: list[tuple[str, ...]]) -> list[str]:
+def align(rows: list[tuple[str, ...]]) -> list[str]:
+    """Pad the cells of a table, the first row its heading, into lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
