@@ -25,6 +25,9 @@ class ComposerAttnECA(AttentionAlgorithm):
         start: ``paper`` or ``identity``.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
         param_group: index of the one parameter group that all new parameters join.
+        fuse: whether attention is computed jointly with the batch norm that it is joined to; see
+            :func:`composer_attn.functional.fuse_attention`.
+        backend: what computes it: ``auto``, ``reference``, ``inductor`` or ``triton``.
 
     Example:
         >>> from composer_attn import ECA
@@ -50,6 +53,8 @@ class ComposerAttnECA(AttentionAlgorithm):
         start: str = "paper",
         gate: str = "sigmoid",
         param_group: int | None = None,
+        fuse: bool = True,
+        backend: str = "auto",
     ):
         super().__init__(
             kernel_size=kernel_size,
@@ -63,6 +68,8 @@ class ComposerAttnECA(AttentionAlgorithm):
             start=start,
             gate=gate,
             param_group=param_group,
+            fuse=fuse,
+            backend=backend,
         )
 
 

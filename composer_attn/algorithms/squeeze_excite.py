@@ -25,6 +25,9 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
         bias: whether the linear layers have biases.
         param_group: index of the one parameter group that all new parameters join.
+        fuse: whether attention is computed jointly with the batch norm that it is joined to; see
+            :func:`composer_attn.functional.fuse_attention`.
+        backend: what computes it: ``auto``, ``reference``, ``inductor`` or ``triton``.
 
     Example:
         >>> from composer_attn import SqueezeExcite
@@ -49,6 +52,8 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
         gate: str = "sigmoid",
         bias: bool = False,
         param_group: int | None = None,
+        fuse: bool = True,
+        backend: str = "auto",
     ):
         super().__init__(
             latent_channels=latent_channels,
@@ -61,6 +66,8 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
             gate=gate,
             bias=bias,
             param_group=param_group,
+            fuse=fuse,
+            backend=backend,
         )
 
 

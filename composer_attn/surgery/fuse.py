@@ -187,8 +187,6 @@ def _check_norm(norm: nn.Module, kind: type, role: type) -> None:
         raise UnprovedError("its class is extended by a parametrization")
     if kind.forward is not _BatchNorm.forward or "forward" in vars(norm):
         raise UnprovedError("its forward is its own")
-    if any(isinstance(p, nn.UninitializedParameter) for p in norm.parameters()):
-        raise UnprovedError("lazy, and not initialized yet")
     _check_class(norm, role)
 
 
