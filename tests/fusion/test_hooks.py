@@ -121,7 +121,7 @@ def test_synchronized_norms_made_after_the_fusion_are_used_as_they_are():
 def test_a_forward_that_goes_another_way_after_the_fusion_is_an_error_not_a_wrong_number():
     _, fused = pair(Nested)
     fused.branches["a"].append(nn.Tanh())
-    with pytest.raises(ModelError, match="a Nested no longer hands an attended output .* unfuse"):
+    with pytest.raises(ModelError, match="a Nested no longer hands an attended output"):
         fused(torch.randn(2, 3, 4, 4, dtype=torch.float64))
     fuse_attention(fused, backend="reference")
     fused(torch.randn(2, 3, 4, 4, dtype=torch.float64))
