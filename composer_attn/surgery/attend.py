@@ -8,6 +8,7 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -32,7 +33,9 @@ class Attends:
 
     def _attend(self, x):
         backend = self._attn_backend
-        if backend is None or not isinstance(x, Tensor) or not can_be_joined(self.attention):
+        if backend is None or torch.jit.is_tracing() or not isinstance(x, Tensor):
+            return self.attention(x)
+        if not can_be_joined(self.attention):
             return self.attention(x)
         return attend_alone(x, self.attention, backend)
 

@@ -49,11 +49,16 @@ class AttendedNorm(Joined):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize, attend and, where a ReLU takes it, rectify."""
-        if not isinstance(input, Tensor) or is_watched(self) or not can_be_joined(self.attention):
+        if not self._may_join(input):
             return super().forward(input)
         relu = self._attn_rectified is not None and self._attn_rectified.is_open()
         y = normalize_then_attend(input, self.attention, self, self._attn_backend, relu=relu)
         return self._attn_rectified.give(y, self) if relu else y
+
+    def _may_join(self, x: Tensor) -> bool:
+        if torch.jit.is_tracing() or not isinstance(x, Tensor):
+            return False
+        return not is_watched(self) and can_be_joined(self.attention)
 
 
 class NextNorm(Joined):

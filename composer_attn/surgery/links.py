@@ -14,16 +14,25 @@ from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
 
-# On a tensor that was given: the link it went into, and the module that gave it.
-_TOKEN = "_composer_attn_given"
+# The attribute of a tensor that was given.
+_TOKEN = "_composer_attn_token"
+
+
+class _Token:
+    """Which link a tensor went into, the module that gave it, and whether it was taken."""
+
+    def __init__(self, link: "Link", giver: nn.Module):
+        self.link = link
+        self.giver = giver
+        self.taken = False
 
 
 class _ThisThread(threading.local):
-    """The links that are open in a thread, and those of them whose tensor was not taken yet."""
+    """The links that are open in a thread, and what was given into each."""
 
     def __init__(self):
         self.open: set[Link] = set()
-        self.given: set[Link] = set()
+        self.given: dict[Link, _Token] = {}
 
 
 _here = _ThisThread()
@@ -60,18 +69,17 @@ class Link:
             taken = self.traced is None
             self.traced_open, self.traced = False, None
             return taken
-        taken = self not in _here.given
         _here.open.discard(self)
-        _here.given.discard(self)
-        return taken
+        token = _here.given.pop(self, None)
+        return token is None or token.taken
 
     def give(self, x: Tensor, giver: nn.Module) -> Tensor:
         """Mark a tensor as given, and return it."""
         if torch.compiler.is_compiling():
             self.traced = (x, giver)
         else:
-            setattr(x, _TOKEN, (self, giver))
-            _here.given.add(self)
+            token = _here.given[self] = _Token(self, giver)
+            setattr(x, _TOKEN, token)
         return x
 
     def take(self, x: Tensor) -> nn.Module | None:
@@ -81,13 +89,13 @@ class Link:
             self.traced = None
             return giver
         # A symbolic input would answer to any name.
-        link, giver = getattr(x, _TOKEN, (None, None)) if isinstance(x, Tensor) else (None, None)
-        if link is not self:
+        token = getattr(x, _TOKEN, None) if isinstance(x, Tensor) else None
+        if token is None or token.link is not self:
             return None
+        token.taken = True
         if not torch.compiler.is_compiling():
             delattr(x, _TOKEN)
-            _here.given.discard(self)
-        return giver
+        return token.giver
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,12 @@ class Joint:
     def may_open(self, parent: nn.Module) -> bool:
         """Say whether both ends are still where they were, and nobody looks at what is given."""
         giver, taker = _reach(parent, self.giver), _reach(parent, self.taker)
-        gives = getattr(giver, "_attn_gives", None), getattr(giver, "_attn_rectified", None)
-        if self.link is not gives[0] and self.link is not gives[1]:
+        if giver is None or taker is None:
             return False
-        if getattr(taker, "_attn_takes", None) is not self.link:
+        # Not by getattr, which wrappers answer for what they wrap.
+        held, awaited = giver.__dict__, taker.__dict__.get("_attn_takes")
+        gives = held.get("_attn_gives"), held.get("_attn_rectified")
+        if awaited is not self.link or (self.link is not gives[0] and self.link is not gives[1]):
             return False
         return all(_reach(parent, path) is not None for path in self.between)
 
@@ -128,12 +138,13 @@ def _reach(parent: nn.Module, path: tuple[str, ...]) -> nn.Module | None:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Say whether a module has hooks, or a forward of the instance's own."""
+    """Say whether a module has hooks, or a forward that is compiled, or the instance's own."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+        or module._compiled_call_impl is not None
         or "forward" in module.__dict__
     )
 

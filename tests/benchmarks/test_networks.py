@@ -78,7 +78,7 @@ def test_bytes_kept_for_backward_are_each_storage_once_and_no_parameters():
 def test_the_peak_of_memory_is_that_of_the_action():
     size = 64 * 2**20
     found = common.peak_bytes(lambda: torch.ones(size // 4).sum(), "cpu")
-    assert found is None or size <= found < 1.5 * size
+    assert found is None or 0.9 * size < found < 1.5 * size
 
 
 def test_variants_are_what_they_are_called():

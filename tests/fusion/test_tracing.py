@@ -10,8 +10,15 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from composer_attn.errors import ModelError
 from composer_attn.functional import fuse_attention
 from tests.export.attended import assert_same_numbers, longer
-from tests.fusion.networks import Net, pair, sequence
+from tests.fusion.networks import Net, pair
 from tests.surgeries import SURGERIES
+
+
+
+def sequence() -> nn.Sequential:
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3)]
+    return nn.Sequential(*layers, nn.Identity(), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1))
+
 
 CASES = {
     f"{name}-{surgery}-{placement}": (build, shape, surgery, placement)
@@ -60,11 +67,20 @@ def test_compiled_as_one_graph_it_trains_the_same(case):
     torch.testing.assert_close(fused.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("part", ["layers.0.bn1", "layers.0", "conv1"])
-def test_a_part_compiled_by_itself_computes_the_same(part):
+@pytest.mark.parametrize("part", ["layers.0.bn1", "layers.0", "conv1", "relu"])
+@pytest.mark.parametrize("how", ["in place", "wrapped", "forward"])
+def test_a_part_compiled_by_itself_computes_the_same(part, how):
     torch._dynamo.reset()
     plain, fused = pair(Net, min_channels=8)
-    fused.get_submodule(part).compile(backend="eager")
+    module = fused.get_submodule(part)
+    if how == "in place":
+        module.compile(backend="eager")
+    elif how == "wrapped":
+        fused.set_submodule(part, torch.compile(module, backend="eager"))
+    else:  # of the class, as where a graph break lets only some of the frames be compiled
+        compiled = torch.compile(type(module).forward, backend="eager")
+        cls = type("Compiled", (type(module),), {"forward": lambda self, x: compiled(self, x)})
+        module.__class__ = cls
     x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
     torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
 
