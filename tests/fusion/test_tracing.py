@@ -14,7 +14,6 @@ from tests.fusion.networks import Net, pair
 from tests.surgeries import SURGERIES
 
 
-
 def sequence() -> nn.Sequential:
     layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3)]
     return nn.Sequential(*layers, nn.Identity(), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1))
