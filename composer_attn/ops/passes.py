@@ -16,6 +16,11 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in _HALF else x.dtype
 
 
+def supports(x: Tensor) -> bool:
+    """Say whether the passes take such a feature map: here, any."""
+    return True
+
+
 def spread(per_channel: Tensor, x: Tensor) -> Tensor:
     """View ``(N, C)`` such that it broadcasts over the positions of ``x``."""
     return per_channel[(...,) + (None,) * (x.dim() - 2)]
