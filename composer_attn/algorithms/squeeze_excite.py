@@ -27,7 +27,7 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
         param_group: index of the one parameter group that all new parameters join.
         fuse: whether attention is computed jointly with the batch norm that it is joined to; see
             :func:`composer_attn.functional.fuse_attention`.
-        backend: what computes it: ``auto``, ``reference``, ``inductor`` or ``triton``.
+        backend: what computes it: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``.
 
     Example:
         >>> from composer_attn import SqueezeExcite

@@ -33,7 +33,7 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
     Args:
         model: an attended network, not wrapped or compiled yet. A network fused before is fused
             anew, with this backend.
-        backend: ``auto``, ``reference``, ``inductor`` or ``triton``; see docs/fusion.md.
+        backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``; see docs/fusion.md.
 
     Returns:
         The plan that was carried out: each attended site, what it is fused with, or why not.
