@@ -8,13 +8,12 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend as attend_alone
-from composer_attn.surgery.links import Link, can_be_joined
+from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
 
 CHILD = "attention"
 
@@ -33,7 +32,7 @@ class Attends:
 
     def _attend(self, x):
         backend = self._attn_backend
-        if backend is None or torch.jit.is_tracing() or not isinstance(x, Tensor):
+        if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
             return self.attention(x)
         if not can_be_joined(self.attention):
             return self.attention(x)

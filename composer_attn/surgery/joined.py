@@ -8,13 +8,18 @@ from collections.abc import Callable
 from functools import wraps
 from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor, nn
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
 from composer_attn.surgery.attend import set_class
-from composer_attn.surgery.links import Joint, Link, can_be_joined, is_watched
+from composer_attn.surgery.links import (
+    Joint,
+    Link,
+    can_be_joined,
+    is_watched,
+    needs_plain_operations,
+)
 
 _joined_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
 
@@ -56,7 +61,7 @@ class AttendedNorm(Joined):
         return self._attn_rectified.give(y, self) if relu else y
 
     def _may_join(self, x: Tensor) -> bool:
-        if torch.jit.is_tracing() or not isinstance(x, Tensor):
+        if needs_plain_operations() or not isinstance(x, Tensor):
             return False
         return not is_watched(self) and can_be_joined(self.attention)
 
@@ -100,7 +105,7 @@ def _opening(forward: Callable) -> Callable:
     # torch.fx and torch.export ask for the signature, and find that of what is wrapped.
     @wraps(forward)
     def opening(self, *args, **kwargs):
-        if torch.jit.is_tracing():
+        if needs_plain_operations():
             return forward(self, *args, **kwargs)
         links = []
         for joint in self._attn_joints:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from composer_attn.attention.base import ChannelAttention
 
@@ -146,6 +147,20 @@ def is_watched(module: nn.Module) -> bool:
         or module._backward_pre_hooks
         or module._compiled_call_impl is not None
         or "forward" in module.__dict__
+    )
+
+
+def needs_plain_operations() -> bool:
+    """Say whether a jit trace, torch.func or forward-mode differentiation is at work.
+
+    They take no autograd functions, or none of those that compute jointly.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     )
 
 

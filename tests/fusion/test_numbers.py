@@ -8,6 +8,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
+from composer_attn.functional import fuse_attention
 from tests.fusion.networks import Net, each_shape, pair
 from tests.surgeries import SURGERIES, train_step
 
@@ -84,6 +85,21 @@ def test_a_whole_training_run_has_the_same_losses(surgery):
     assert expected[-1] < expected[0] / 2
     assert found == pytest.approx(expected, rel=1e-9)
     assert_equal(fused.state_dict(), plain.state_dict(), 1e-9)
+
+
+@each_surgery
+@each_placement
+@each_format
+def test_the_backend_chosen_by_default_agrees(surgery, placement, layout):
+    plain, fused = pair(Net, surgery, min_channels=8, placement=placement)
+    fuse_attention(fused)
+    for _ in range(5):
+        x = torch.randn(3, 3, 9, 7, dtype=torch.float64).to(memory_format=layout)
+        for model in (plain, fused):
+            model.zero_grad()
+            model.to(memory_format=layout)(x).square().sum().backward()
+    assert_equal(gradients(fused), gradients(plain))
+    assert_equal(fused.state_dict(), plain.state_dict())
 
 
 def test_two_runs_are_equal_to_the_bit():

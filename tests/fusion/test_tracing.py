@@ -145,3 +145,30 @@ def test_scripting_is_refused_by_a_clear_error():
     _, fused = pair(Net, min_channels=8)
     with pytest.raises(ModelError, match=r"use torch\.jit\.trace or torch\.export"):
         torch.jit.script(fused)
+
+
+def test_function_transforms_compute_the_same():
+    models = [model.eval() for model in pair(Net, min_channels=8)]
+    x, direction = torch.randn(2, 2, 3, 9, 7, dtype=torch.float64)
+
+    def transformed(model):
+        def of_parameters(parameters):
+            return torch.func.functional_call(model, parameters, (x,)).square().sum()
+
+        gradient = torch.func.grad(of_parameters)(dict(model.named_parameters()))
+        derivative = torch.func.jvp(model, (x,), (direction,))[1]
+        return gradient, derivative, torch.func.vmap(model)(torch.stack([x, direction]))
+
+    expected, found = map(transformed, models)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_forward_mode_differentiation_computes_the_same():
+    models = [model.eval() for model in pair(Net, min_channels=8)]
+    x, direction = torch.randn(2, 2, 3, 9, 7, dtype=torch.float64)
+    found = []
+    for model in models:
+        with torch.autograd.forward_ad.dual_level():
+            y = model(torch.autograd.forward_ad.make_dual(x, direction))
+            found.append(torch.autograd.forward_ad.unpack_dual(y).tangent)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
