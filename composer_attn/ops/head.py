@@ -10,6 +10,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+def traced() -> bool:
+    """Say whether someone looks on who needs plain operations, not functions with own gradients."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
 def attention_alone(mean: Tensor, attention: nn.Module) -> Tensor:
     """Compute the excitation, in the dtype of the means."""
     return attention.excitation_of(mean).to(mean.dtype)

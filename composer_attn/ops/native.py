@@ -1,8 +1,8 @@
 """The four passes on a CPU, in C++: ``native.cpp``, built at first use by the machine's compiler.
 
-Why not what ``torch.compile`` writes: see docs/speed.md for the measurements. In short, one build of
-seconds serves every shape, layout and dtype, where Inductor builds a kernel for each; a call costs
-microseconds of Python, not tens; and sums in channels last read memory in order.
+Beside what ``torch.compile`` writes for the same passes, one build of seconds serves all shapes,
+layouts and dtypes; a call costs microseconds of Python, not tens; and sums in channels last read
+memory in order (``benchmarks/op.py`` has both in one table).
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from composer_attn.ops.build import build
+from composer_attn.ops.layout import dense, like
 from composer_attn.ops.passes import statistics_dtype
 
 _SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
@@ -45,22 +46,6 @@ def supports(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _SUFFIX
 
 
-def _dense(x: Tensor) -> tuple[Tensor, bool]:
-    """Return ``x`` in one of the two layouts, and whether that is channels last."""
-    if x.is_contiguous():
-        return x, False
-    if x.movedim(1, -1).is_contiguous():
-        return x, True
-    return x.contiguous(), False
-
-
-def _like(x: Tensor, last: bool) -> Tensor:
-    """Return ``x`` in the layout of another feature map."""
-    if last:
-        return x.movedim(1, -1).contiguous().movedim(-1, 1)
-    return x.contiguous()
-
-
 def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> None:
     channels = x.shape[0] * x.shape[1]
     threads = 1 if x.numel() < _ALONE else torch.get_num_threads()
@@ -72,7 +57,7 @@ def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and variance over space (:func:`composer_attn.ops.passes.moments`)."""
-    x, last = _dense(x)
+    x, last = dense(x)
     mean = x.new_empty(x.shape[:2], dtype=statistics_dtype(x))
     variance, shift = torch.empty_like(mean), torch.empty_like(mean)
     _run("moments", x, last, x, mean, variance, shift)
@@ -81,9 +66,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
-    x, last = _dense(x)
+    x, last = dense(x)
     y = torch.empty_like(x)
-    shortcut = None if shortcut is None else _like(shortcut, last)
+    shortcut = None if shortcut is None else like(shortcut, last)
     _run("affine", x, last, x, scale.contiguous(), shift.contiguous(), shortcut, y, relu)
     return y
 
@@ -92,11 +77,11 @@ def gradient_sums(
     dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
-    x, last = _dense(x)
-    dy = _like(dy, last)
+    x, last = dense(x)
+    dy = like(dy, last)
     first, second = torch.empty_like(centre), torch.empty_like(centre)
     scale, shift = mask if isinstance(mask, tuple) else (None, None)
-    y, g = (_like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
+    y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
     _run("gradient_sums", x, last, dy, x, centre, scale, shift, y, g, first, second)
     return first, second, g
 
@@ -110,8 +95,8 @@ def input_gradient(
     mask: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Compute ``slope g + factor x + offset`` (:func:`composer_attn.ops.passes.input_gradient`)."""
-    x, last = _dense(x)
-    dy = _like(dy, last)
+    x, last = dense(x)
+    dy = like(dy, last)
     dx = torch.empty_like(x)
     _run("input_gradient", x, last, dy, x, slope, factor, offset, *(mask or (None, None)), dx)
     return dx

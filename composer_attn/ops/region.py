@@ -2,9 +2,10 @@
 
 Forward, ``moments`` reads the feature map, the head (:mod:`composer_attn.ops.head`) works on
 ``(N, C)`` tensors under ordinary autograd, and ``affine`` reads the map again and writes the
-output. Backward, the gradient of ``affine`` sums over space, ordinary autograd takes the sums through the
-head, and the gradient of ``moments`` writes the whole input gradient in one pass, since ``affine``
-left it the output's gradient to finish. Kept for backward: the input, and ``(N, C)`` tensors.
+output. Backward, the gradient of ``affine`` sums over space, ordinary autograd takes the sums
+through the head, and the gradient of ``moments`` writes the whole input gradient in one pass, since
+``affine`` left it the output's gradient to finish. Kept for backward: the input, and ``(N, C)``
+tensors.
 """
 
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ class Region:
     Attributes:
         passes: the four passes, as :mod:`composer_attn.ops.passes` defines them.
         relu: whether a ReLU ends the region.
+        finishes: whether the input needs a gradient, so that the backward of ``Moments`` runs.
         gradient: left by the backward of ``Affine`` for that of ``Moments``.
     """
 
     passes: ModuleType
     relu: bool
+    finishes: bool = False
     gradient: tuple[Any, ...] | None = None
 
 
@@ -38,6 +41,7 @@ class Moments(torch.autograd.Function):
     def forward(ctx, x: Tensor, region: Region) -> tuple[Tensor, Tensor]:
         """Gather mean and variance ``(N, C)``."""
         ctx.region = region
+        region.finishes = ctx.needs_input_grad[0]
         return region.passes.moments(x)
 
     @staticmethod
@@ -81,5 +85,6 @@ class Affine(torch.autograd.Function):
         if mask is not None and not ctx.joined:
             mask = (scale, mask)
         d_shift, d_scale, dy = ctx.region.passes.gradient_sums(dy, x, centre, mask)
-        ctx.region.gradient = (dy, x, scale, centre, None if ctx.joined else mask)
+        if ctx.region.finishes:
+            ctx.region.gradient = (dy, x, scale, centre, None if ctx.joined else mask)
         return d_scale, d_shift, dy if ctx.needs_input_grad[2] else None, None, None, None
