@@ -21,17 +21,21 @@ if TYPE_CHECKING:
         apply_squeeze_excite,
         attended_modules,
         detach_attention,
+        fuse_attention,
         plan_eca,
         plan_squeeze_excite,
         remove_attention,
+        unfuse_attention,
     )
-    from composer_attn.surgery import Site, SurgeryPlan, register_block
+    from composer_attn.surgery import FusedSite, FusionPlan, Site, SurgeryPlan, register_block
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
+    "FusedSite": "surgery",
+    "FusionPlan": "surgery",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
@@ -41,15 +45,19 @@ _HOMES = {
     "attended_modules": "functional",
     "detach_attention": "functional",
     "eca_kernel_size": "attention",
+    "fuse_attention": "functional",
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
     "register_block": "surgery",
     "remove_attention": "functional",
+    "unfuse_attention": "functional",
 }
 
 __all__ = [
     "ECA",
     "EfficientChannelAttention",
+    "FusedSite",
+    "FusionPlan",
     "Site",
     "SqueezeExcitation",
     "SqueezeExcite",
@@ -59,10 +67,12 @@ __all__ = [
     "attended_modules",
     "detach_attention",
     "eca_kernel_size",
+    "fuse_attention",
     "plan_eca",
     "plan_squeeze_excite",
     "register_block",
     "remove_attention",
+    "unfuse_attention",
 ]
 
 

@@ -47,3 +47,7 @@ class ConfigError(ComposerAttnError, ValueError):
 
 class NothingAttendedWarning(UserWarning):
     """A surgery found no module to attend (or none to detach), and changed nothing."""
+
+
+class BackendWarning(UserWarning):
+    """A backend of the passes over feature maps cannot run on this machine."""

@@ -1,4 +1,4 @@
-"""What the attention algorithms share: operate at INIT, stand guard until training."""
+"""What the attention algorithms share: operate at INIT, stand guard until training, then fuse."""
 
 import contextlib
 import logging
@@ -16,12 +16,22 @@ from composer_attn.checks import is_real, whole_number
 from composer_attn.errors import (
     ArgumentError,
     AttentionRemovedError,
+    ModelError,
     NothingAttendedWarning,
     PatternError,
     PlacementError,
 )
 from composer_attn.functional.common import attends_nothing
-from composer_attn.surgery import SurgeryPlan, default_min_channels, find_attended
+from composer_attn.ops import check_backend
+from composer_attn.surgery import (
+    FusionPlan,
+    SurgeryPlan,
+    backends_of,
+    check_model,
+    default_min_channels,
+    find_attended,
+    fuse_anew,
+)
 from composer_attn.surgery.names import as_patterns, unwrapped
 
 log = logging.getLogger(__name__)
@@ -35,6 +45,7 @@ class AttentionAlgorithm(Algorithm):
         function: the function of :mod:`composer_attn.functional` that does the work.
         plan_function: its twin, which touches nothing.
         plan: what was done, after ``Event.INIT``.
+        fusion: what was fused, after ``Event.AFTER_LOAD``; None where nothing was to be.
 
     Raises:
         ArgumentError: an argument is wrong for any model. What depends on the model or the
@@ -45,7 +56,14 @@ class AttentionAlgorithm(Algorithm):
     function: Callable[..., SurgeryPlan]
     plan_function: Callable[..., SurgeryPlan]
 
-    def __init__(self, param_group: int | None = None, filter_fn=None, **arguments):
+    def __init__(
+        self,
+        param_group: int | None = None,
+        filter_fn=None,
+        fuse: bool = True,
+        backend: str = "auto",
+        **arguments,
+    ):
         for name in ("include", "exclude"):
             arguments[name] = as_patterns(name, arguments[name])
         if arguments["min_channels"] is None:
@@ -53,11 +71,17 @@ class AttentionAlgorithm(Algorithm):
         self.param_group = _plain(param_group)
         self.filter_fn = filter_fn
         self.arguments = {name: _plain(value) for name, value in arguments.items()}
+        self.fuse = fuse
+        self.backend = backend
         self.plan: SurgeryPlan | None = None
+        self.fusion: FusionPlan | None = None
         self._attended: dict[str, nn.Module] = {}
         self._check_arguments()
 
     def _check_arguments(self) -> None:
+        check_backend(self.backend)
+        if not isinstance(self.fuse, bool):
+            raise ArgumentError(f"fuse must be True or False; got {self.fuse!r}")
         if self.param_group is not None:
             whole_number("param_group", self.param_group, minimum=0)
         # A name of a function comes from a checkpoint, and is refused only where it is needed.
@@ -70,7 +94,9 @@ class AttentionAlgorithm(Algorithm):
 
     def __repr__(self) -> str:
         # Composer evaluates this from checkpoints, and compares it as text.
-        arguments = dict(self.arguments, param_group=self.param_group)
+        arguments = dict(
+            self.arguments, param_group=self.param_group, fuse=self.fuse, backend=self.backend
+        )
         if self.filter_fn is not None:
             arguments["filter_fn"] = _name_of(self.filter_fn)
         text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
@@ -94,8 +120,11 @@ class AttentionAlgorithm(Algorithm):
         """
         if event == Event.INIT:
             self._operate(state, logger)
-        else:
-            self._check_kept(state)
+            return
+        self._check_kept(state)
+        # Every surgery is over, a checkpoint's too; DDP and torch.compile are still to come.
+        if event == Event.AFTER_LOAD and self.fuse:
+            self._fuse(state, logger)
 
     def _operate(self, state: State, logger: Logger) -> None:
         if isinstance(self.filter_fn, str):
@@ -124,6 +153,22 @@ class AttentionAlgorithm(Algorithm):
                 f"{self.key}/num_parameters": self.plan.parameters,
             }
         )
+
+    def _fuse(self, state: State, logger: Logger) -> None:
+        """Fuse what this kind of algorithm attended, and leave the rest as it is."""
+        sites = self._attended.values()
+        own = [site for site in sites if type(site.attention).__name__ == self.plan.attention]
+        if not own:
+            return
+        try:
+            check_model(state.model)
+            backends = {**backends_of(state.model), **dict.fromkeys(own, self.backend)}
+            self.fusion = fuse_anew(state.model, backends)
+        except ModelError as error:  # sharded, say: attention is computed as ever, only slower
+            log.warning("%r fuses nothing: %s", self, error)
+            return
+        log.info("%r:\n%s", self, self.fusion)
+        logger.log_hyperparameters({f"{self.key}/num_fused": len(self.fusion.fused)})
 
     def _warn_of_untrained(self, state: State) -> None:
         """Notice surgery that was done without telling the optimizer, before this Trainer."""

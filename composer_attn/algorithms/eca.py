@@ -31,6 +31,9 @@ class ComposerAttnECA(AttentionAlgorithm):
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
         squeeze: ``avg``, ``max`` or ``none``.
         param_group: index of the one parameter group that all new parameters join.
+        fuse: whether attention is computed jointly with the batch norm that it is joined to; see
+            :func:`composer_attn.functional.fuse_attention`.
+        backend: what computes it: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``.
 
     Example:
         >>> from composer_attn import ECA
@@ -58,6 +61,8 @@ class ComposerAttnECA(AttentionAlgorithm):
         gate: str = "sigmoid",
         squeeze: str = "avg",
         param_group: int | None = None,
+        fuse: bool = True,
+        backend: str = "auto",
     ):
         super().__init__(
             kernel_size=kernel_size,
@@ -73,6 +78,8 @@ class ComposerAttnECA(AttentionAlgorithm):
             gate=gate,
             squeeze=squeeze,
             param_group=param_group,
+            fuse=fuse,
+            backend=backend,
         )
 
 

@@ -31,6 +31,9 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
         squeeze: ``avg``, ``max`` or ``none``.
         bias: whether the linear layers have biases.
         param_group: index of the one parameter group that all new parameters join.
+        fuse: whether attention is computed jointly with the batch norm that it is joined to; see
+            :func:`composer_attn.functional.fuse_attention`.
+        backend: what computes it: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``.
 
     Example:
         >>> from composer_attn import SqueezeExcite
@@ -57,6 +60,8 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
         squeeze: str = "avg",
         bias: bool = False,
         param_group: int | None = None,
+        fuse: bool = True,
+        backend: str = "auto",
     ):
         super().__init__(
             latent_channels=latent_channels,
@@ -71,6 +76,8 @@ class ComposerAttnSqueezeExcite(AttentionAlgorithm):
             squeeze=squeeze,
             bias=bias,
             param_group=param_group,
+            fuse=fuse,
+            backend=backend,
         )
 
 

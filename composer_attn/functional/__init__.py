@@ -9,6 +9,7 @@ from composer_attn.functional.attended import (
     remove_attention,
 )
 from composer_attn.functional.eca import apply_eca, plan_eca
+from composer_attn.functional.fused import fuse_attention, unfuse_attention
 from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_squeeze_excite
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "apply_squeeze_excite",
     "attended_modules",
     "detach_attention",
+    "fuse_attention",
     "plan_eca",
     "plan_squeeze_excite",
     "remove_attention",
+    "unfuse_attention",
 ]

@@ -1,5 +1,7 @@
 """The passes over feature maps that channel attention is made of. Needs torch alone."""
 
+from composer_attn.ops.backends import BACKENDS, check_backend
+from composer_attn.ops.joint import attend, attend_then_normalize, normalize_then_attend
 from composer_attn.ops.reference import (
     channel_maxima,
     channel_means,
@@ -9,9 +11,14 @@ from composer_attn.ops.reference import (
 )
 
 __all__ = [
+    "BACKENDS",
+    "attend",
+    "attend_then_normalize",
     "channel_maxima",
     "channel_means",
     "channel_vectors",
+    "check_backend",
+    "normalize_then_attend",
     "scale_channels",
     "scale_vectors",
 ]

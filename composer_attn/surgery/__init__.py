@@ -6,20 +6,20 @@ Public functions live in :mod:`composer_attn.functional`.
 from composer_attn.surgery.blocks import register_block
 from composer_attn.surgery.cost import NetworkCost, SiteCost
 from composer_attn.surgery.example import Example
-from composer_attn.surgery.operate import (
-    detach_all,
-    find_attended,
-    operate,
-    plan_surgery,
-    remove_all,
-)
+from composer_attn.surgery.fuse import backends_of, fuse_anew, take_apart
+from composer_attn.surgery.fusion_plan import FusedSite, FusionPlan
+from composer_attn.surgery.operate import operate, plan_surgery
 from composer_attn.surgery.optimizers import Optimizers
 from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.recipe import Recipe
+from composer_attn.surgery.refusals import check_model
 from composer_attn.surgery.select import Selection, default_min_channels
+from composer_attn.surgery.undo import detach_all, find_attended, remove_all
 
 __all__ = [
     "Example",
+    "FusedSite",
+    "FusionPlan",
     "NetworkCost",
     "Optimizers",
     "Recipe",
@@ -27,11 +27,15 @@ __all__ = [
     "Site",
     "SiteCost",
     "SurgeryPlan",
+    "backends_of",
+    "check_model",
     "default_min_channels",
     "detach_all",
     "find_attended",
+    "fuse_anew",
     "operate",
     "plan_surgery",
     "register_block",
     "remove_all",
+    "take_apart",
 ]

@@ -8,10 +8,12 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from composer_attn.errors import ModelError
+from composer_attn.ops import attend as attend_alone
+from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
 
 CHILD = "attention"
 
@@ -23,6 +25,18 @@ class Attends:
     """Mixed into the class of every attended module."""
 
     attention: nn.Module
+
+    # Set on modules that are fused, by surgery.fuse.
+    _attn_backend: str | None = None
+    _attn_gives: Link | None = None
+
+    def _attend(self, x):
+        backend = self._attn_backend
+        if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
+            return self.attention(x)
+        if not can_be_joined(self.attention):
+            return self.attention(x)
+        return attend_alone(x, self.attention, backend)
 
     def __reduce_ex__(self, protocol):
         # The class has no importable name: copy and pickle make a module of the original class,
@@ -43,7 +57,11 @@ class AttendsOutput(Attends):
 
     def forward(self, *args, **kwargs):
         """Compute what the module computes, then scale its channels."""
-        return self.attention(super().forward(*args, **kwargs))
+        x = super().forward(*args, **kwargs)
+        link = self._attn_gives
+        if link is not None and link.is_open() and isinstance(x, Tensor):
+            return link.give(x, self)
+        return self._attend(x)
 
 
 class AttendsInput(Attends):
@@ -51,7 +69,7 @@ class AttendsInput(Attends):
 
     def forward(self, x, *args, **kwargs):
         """Scale the input's channels, then compute what the module computes."""
-        return super().forward(self.attention(x), *args, **kwargs)
+        return super().forward(self._attend(x), *args, **kwargs)
 
 
 class AttendsShortcut(Attends):
@@ -59,7 +77,7 @@ class AttendsShortcut(Attends):
 
     def forward(self, x, *args, **kwargs):
         """Compute ``attention(x) + branch(x)``, the branch as it is."""
-        return super().forward(x, *args, **kwargs) + (self.attention(x) - x)
+        return super().forward(x, *args, **kwargs) + (self._attend(x) - x)
 
 
 SIDES: dict[str, type[Attends]] = {

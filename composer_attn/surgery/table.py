@@ -14,12 +14,12 @@ def draw(plan: Any) -> str:
     if plan.plain is None:
         rows = [("site", "kind", "channels", "parameters", "chosen")]
         rows += [_row(site) for site in plan.sites]
-        return "\n".join([head, *_align(rows)])
+        return "\n".join([head, *align(rows)])
     added = ("parameters", "share", "MACs", "activation bytes", "share")
     rows = [("site", "kind", "channels", "size", width_label(plan), *added, "chosen")]
     rows += [_row_with_cost(site) for site in plan.sites]
     notes = [f"{site_name(site)}: {note}" for site in plan.sites for note in site.notes]
-    lines = [head, *_align(rows), "", *_align(_totals(plan))]
+    lines = [head, *align(rows), "", *align(_totals(plan))]
     return "\n".join([*lines, "", *notes] if notes else lines)
 
 
@@ -61,7 +61,8 @@ def _totals(plan: Any) -> list[tuple[str, ...]]:
     return rows
 
 
-def _align(rows: list[tuple[str, ...]]) -> list[str]:
+def align(rows: list[tuple[str, ...]]) -> list[str]:
+    """Pad the cells of a table, the first row its heading, into lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -19,14 +19,25 @@ class _Shallow(fx.Tracer):
         return True
 
 
+def trace_children(module: nn.Module, training: bool) -> fx.Graph:
+    """Trace the forward of a module itself, its children kept whole; change nothing.
+
+    Raises:
+        Exception: whatever the forward raises on symbolic inputs, where it cannot be traced.
+    """
+    copy = _untouched(module)
+    vars(copy)["training"] = training
+    with torch.random.fork_rng(devices=[]):
+        return _Shallow().trace(copy)
+
+
 def traced_block(module: nn.Module) -> Block | None:
     """Return where a block keeps its parts, or None where it is no residual block.
 
     Raises:
         Exception: whatever the forward raises on symbolic inputs, where it cannot be traced.
     """
-    with torch.random.fork_rng(devices=[]):
-        graph = _Shallow().trace(_untouched(module))
+    graph = trace_children(module, module.training)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     additions = [node for node in graph.nodes if node.target in _ADDITIONS and len(node.args) == 2]
     if not inputs or not additions:

@@ -29,6 +29,8 @@ BAD = {
         ({"filter_fn": 5}, "filter_fn must be a function of"),
         ({"param_group": -1}, "param_group must be a whole number >= 0; got -1"),
         ({"param_group": "head"}, "param_group must be a whole number >= 0; got 'head'"),
+        ({"fuse": "yes"}, "fuse must be True or False; got 'yes'"),
+        ({"backend": "cuda"}, "backend must be one of auto, reference, "),
     ],
     "squeeze_excite": [
         ({"latent_channels": value}, f"latent_channels must be .* got {value}")
@@ -48,6 +50,7 @@ GOOD = {
         {"min_channels": 7, "gate": "hard_sigmoid", "start": "identity"},
         {"include": "layer4.*", "exclude": ["*.conv1", "it's 'quoted'"]},
         {"include": [], "param_group": 1},
+        {"fuse": False, "backend": "reference"},
     ],
     "squeeze_excite": [{"latent_channels": 1 / 3, "bias": True}, {"latent_channels": 5}],
     "eca": [{"kernel_size": None, "gamma": 1.5, "b": -1}, {"kernel_size": 9}],
@@ -92,7 +95,7 @@ def test_a_repr_evaluates_to_an_equal_algorithm(key, case):
     for argument, value in case.items():
         expected = (value,) if isinstance(value, str) and argument == "include" else value
         expected = tuple(expected) if isinstance(expected, list) else expected
-        held = {**again.arguments, "param_group": again.param_group}
+        held = {**again.arguments, **vars(again)}
         assert held[argument] == expected
         assert type(held[argument]) is type(expected)
 

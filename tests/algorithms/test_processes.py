@@ -86,6 +86,17 @@ def test_two_processes_train_what_one_trains(key, launched, alone):
     assert_same(launched[0][key, "replicated"]["end"], end, rtol=1e-5, atol=1e-6)
 
 
+@each_algorithm
+def test_two_processes_train_a_fused_network_as_an_unfused_one(key, launched):
+    first, second = (rank[key, "fused"] for rank in launched)
+    assert (first[True, "sites"], first[False, "sites"]) == (2, 0)
+    assert_same(first[True], first[False], rtol=1e-4, atol=1e-5)
+    learned = [
+        {k: v for k, v in end[True].items() if "running" not in k} for end in (first, second)
+    ]
+    assert_same(*learned)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_gradients_have_the_strides_that_ddp_expects(rank, ranks):
     complaints = (ranks / f"stderr{rank}").read_text()

@@ -77,7 +77,7 @@ def test_the_same_algorithm_twice_attends_twice_as_much(algorithm):
 @each_algorithm
 def test_a_network_attended_beforehand_stays_as_it_is_and_trains(key):
     runs = []
-    for algorithms in ([], [ALGORITHMS[key]()]):
+    for algorithms in ([], [ALGORITHMS[key](fuse=False)]):
         model = attended_beforehand(key, classifier())
         with warnings.catch_warnings():
             warnings.simplefilter("error", NoEffectWarning)

@@ -63,7 +63,7 @@ def test_every_attention_parameter_trains(key, network):
 def test_a_trainer_trains_what_a_plain_loop_trains(key, network):
     batches = {"batch_size": 4, "shuffle": False}
     loading = torch.utils.data.DataLoader(data(network), **batches)
-    run = trainer([ALGORITHMS[key]()], network=network, train_dataloader=loading)
+    run = trainer([ALGORITHMS[key](fuse=False)], network=network, train_dataloader=loading)
     run.fit()
 
     model = attended_beforehand(key, classifier(network))

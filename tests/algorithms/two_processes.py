@@ -81,6 +81,28 @@ def sharded(key: str) -> dict:
     return {"start": start, "sites": list(attended_modules(run.state.model))}
 
 
+def fused(key: str) -> dict:
+    """Under DDP, a network with batch norms, fused and not; the weights at both ends."""
+    ends = {}
+    for fuse in (True, False):
+        torch.manual_seed(dist.get_global_rank())
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)]
+        layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()]
+        model = nn.Sequential(*layers, nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), *head)
+        algorithm = ALGORITHMS[key](fuse=fuse, backend="reference")
+        run = trainer(
+            [algorithm],
+            model=ComposerClassifier(model, num_classes=5),
+            train_dataloader=batches(),
+            max_duration=f"{BATCHES}ba",
+        )
+        run.fit()
+        run.close()
+        ends[fuse] = weights(run._original_model)
+        ends[fuse, "sites"] = len(algorithm.fusion.fused) if algorithm.fusion else 0
+    return ends
+
+
 def loaded_into_shards(key: str, folder: Path) -> str:
     """Load a checkpoint into a sharded model that is not attended; return why it is refused."""
     try:
@@ -101,6 +123,7 @@ def main(folder: Path) -> None:
     found = {}
     for key in ALGORITHMS:
         found[key, "replicated"] = replicated(key, folder)
+        found[key, "fused"] = fused(key)
         found[key, "refused"] = loaded_into_shards(key, folder)
         found[key, "sharded"] = sharded(key)
     torch.save(found, folder / f"rank{dist.get_global_rank()}.pt")

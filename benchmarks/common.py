@@ -1,0 +1,186 @@
+"""What the benchmarks share: taking turns, ratios, memory, surroundings, tables, CSV rows."""
+
+import csv
+import ctypes
+import gc
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import date
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+RESULTS = Path(__file__).parent / "results"
+_VERSIONS = ("torch", "torchvision", "timm", "mosaicml", "composer-attn")
+_MIB = 2**20
+
+
+class Device(str, Enum):
+    """Where to run."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Layout(str, Enum):
+    """Memory format of weights and images."""
+
+    NCHW = "nchw"
+    CHANNELS_LAST = "channels_last"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Torch's name of it."""
+        last = self is Layout.CHANNELS_LAST
+        return torch.channels_last if last else torch.contiguous_format
+
+
+class Precision(str, Enum):
+    """Float32, or autocast to 16 bits."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+    def autocast(self, device: str) -> AbstractContextManager:
+        """Return the context to run a forward in."""
+        if self is Precision.FP32:
+            return nullcontext()
+        dtype = torch.bfloat16 if self is Precision.BF16 else torch.float16
+        return torch.autocast(device, dtype)
+
+
+def take_turns(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Time actions in turns; each round starts with another one.
+
+    Returns:
+        For each action its seconds, round by round.
+    """
+    seconds: list[list[float]] = [[] for _ in actions]
+    for number in range(rounds):
+        for place in range(len(actions)):
+            index = (number + place) % len(actions)
+            seconds[index].append(timed(actions[index]))
+    return seconds
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """Return the seconds that an action takes, on a GPU until it is done there."""
+    synchronize()
+    start = time.perf_counter()
+    action()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratios(seconds: list[float], base: list[float]) -> dict[str, float]:
+    """Compare the rounds of two actions: the median ratio, and its quartiles."""
+    low, median, high = statistics.quantiles(
+        [a / b for a, b in zip(seconds, base, strict=True)], n=4, method="inclusive"
+    )
+    return {
+        "ratio": round(median, 3),
+        "ratio_lower_quartile": round(low, 3),
+        "ratio_upper_quartile": round(high, 3),
+    }
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
+    """Count the bytes that a forward keeps for backward: each storage once, parameters not."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(kept.values())
+
+
+def peak_bytes(action: Callable[[], Any], device: str) -> int | None:
+    """Measure by how much memory rises while an action runs; None where that cannot be told."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        action()
+        synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        # What the allocator holds back would hide a rise; 5 resets the peak (man 5 proc).
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        action()
+        return _status("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _status(field: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(rf"{field}:\s*(\d+) kB", text)[0])
+
+
+def mebibytes(count: int | None) -> str:
+    """Write bytes as MiB, with one digit."""
+    return "-" if count is None else f"{count / _MIB:,.1f}"
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """Say what is measured on, and with."""
+    return {
+        "date": date.today().isoformat(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "python": platform.python_version(),
+    } | {name: version(name) for name in _VERSIONS}
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    return names[0] if names else platform.machine()
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, however narrow the terminal."""
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(100, Console().width)).print(table)
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows to a CSV file, which gets its heading where it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if not file.tell():
+            writer.writeheader()
+        writer.writerows(rows)

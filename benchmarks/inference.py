@@ -1,0 +1,102 @@
+"""What does attention cost at inference? Latency of every network in one process, in turns.
+
+python -m benchmarks.inference --batch 1
+"""
+
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks import common
+from benchmarks.common import Device, Layout, Precision
+from benchmarks.variants import Variant, chosen
+
+
+def prepare(
+    variant: Variant,
+    model: str,
+    backend: str,
+    images: torch.Tensor,
+    layout: Layout,
+    precision: Precision,
+) -> Callable[[], None]:
+    """Build a network in evaluation mode; return what runs it once, without gradients."""
+    torch.manual_seed(0)
+    network = variant.make(model, backend).to(images.device, memory_format=layout.memory_format)
+    called = torch.compile(network.eval()) if variant.compiled else network.eval()
+
+    def run() -> None:
+        with torch.no_grad(), precision.autocast(images.device.type):
+            called(images)
+
+    return run
+
+
+def measure(
+    names: list[str], runs: list[Callable[[], None]], rounds: int, warmups: int
+) -> list[dict[str, Any]]:
+    """Compare each network to the first."""
+    first = [common.timed(run) for run in runs]
+    common.take_turns(runs, warmups)
+    seconds = common.take_turns(runs, rounds)
+    return [
+        {
+            "variant": name,
+            "latency_ms": round(1e3 * statistics.median(own), 3),
+            **common.ratios(own, seconds[0]),
+            "compile_s": round(max(0.0, began - statistics.median(own)), 1),
+        }
+        for name, began, own in zip(names, first, seconds, strict=True)
+    ]
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+    quartiles = "{ratio_lower_quartile:.2f} to {ratio_upper_quartile:.2f}".format(**found)
+    latency = f"{found['latency_ms']:,.2f}"
+    ratio = f"{found['ratio']:.2f} ({quartiles})"
+    return [found["variant"], latency, ratio, f"{found['compile_s']:.1f}"]
+
+
+def main(
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
+    model: Annotated[str, typer.Option(help="Name of a torchvision and timm ResNet.")] = "resnet50",
+    batch: Annotated[int, typer.Option(min=1, help="Images of a call.")] = 1,
+    image: Annotated[int, typer.Option(min=32, help="Height and width.")] = 224,
+    precision: Annotated[Precision, typer.Option(help="Autocast or not.")] = Precision.FP32,
+    layout: Annotated[Layout, typer.Option(help="Memory format.")] = Layout.NCHW,
+    variants: Annotated[
+        str, typer.Option(help="Names with commas between; or eager, compiled, all.")
+    ] = "eager",
+    backend: Annotated[str, typer.Option(help="Of the fused networks.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=2, help="Calls of each network that count.")] = 50,
+    warmups: Annotated[int, typer.Option(min=0, help="Calls before, besides the first.")] = 5,
+    results: Annotated[Path, typer.Option(help="The CSV file to append to.")] = (
+        common.RESULTS / "inference.csv"
+    ),
+) -> None:
+    """Measure the latency of attended networks against the plain one, in one run."""
+    settings = common.surroundings(device.value) | {
+        "model": model, "batch": batch, "image": image, "precision": precision.value,
+        "layout": layout.value, "backend": backend, "rounds": rounds,
+    }  # fmt: skip
+    images = torch.randn(batch, 3, image, image, device=device.value)
+    images = images.contiguous(memory_format=layout.memory_format)
+    wanted = chosen(variants)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        runs = [prepare(v, model, backend, images, layout, precision) for v in wanted]
+        found = measure([variant.name for variant in wanted], runs, rounds, warmups)
+    title = "{model}, batch {batch} at {image}x{image}, {precision}, {layout}, {device}, {threads} "
+    columns = ("network", "latency, ms", "ratio to plain (quartiles)", "compile, s")
+    common.show((title + "threads").format(**settings), columns, [_row(each) for each in found])
+    common.append(results, [settings | each for each in found])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,135 @@
+"""The networks that are compared: plain, others' attention, ours in every way to run it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import timm
+import torchvision
+import typer
+from composer.algorithms.squeeze_excite import apply_squeeze_excite as composers_squeeze_excite
+from torch import nn
+
+from composer_attn import apply_eca, apply_squeeze_excite, fuse_attention
+
+LATENT_CHANNELS, MIN_CHANNELS = 64, 128  # Composer's own defaults
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network, and how it runs.
+
+    Attributes:
+        name: as ``--variants`` has it.
+        build: makes the network from the name of a torchvision model.
+        fused: whether attention is fused with batch norm.
+        compiled: whether the whole network goes through torch.compile.
+    """
+
+    name: str
+    build: Callable[[str], nn.Module]
+    fused: bool = False
+    compiled: bool = False
+
+    def make(self, model: str, backend: str) -> nn.Module:
+        """Build the network, fused if it is to be; not compiled yet."""
+        network = self.build(model)
+        if self.fused:
+            fuse_attention(network, backend)
+        return network
+
+
+def _plain(model: str) -> nn.Module:
+    return torchvision.models.get_model(model)
+
+
+def _composer_se(model: str) -> nn.Module:
+    network = _plain(model)
+    composers_squeeze_excite(network, LATENT_CHANNELS, MIN_CHANNELS)
+    return network
+
+
+def _timm_plain(model: str) -> nn.Module:
+    return timm.create_model(model)
+
+
+def _timm_se(model: str) -> nn.Module:
+    return timm.create_model(f"se{model}")
+
+
+def _timm_eca(model: str) -> nn.Module:
+    return timm.create_model(model, block_args={"attn_layer": "eca"})
+
+
+def _se(model: str) -> nn.Module:
+    network = _plain(model)
+    apply_squeeze_excite(network, LATENT_CHANNELS, MIN_CHANNELS)
+    return network
+
+
+def _eca(model: str) -> nn.Module:
+    network = _plain(model)
+    apply_eca(network, min_channels=MIN_CHANNELS)
+    return network
+
+
+def _se_residual(model: str) -> nn.Module:
+    network = _plain(model)
+    apply_squeeze_excite(network, 1 / 16, 1, placement="residual", bias=True)
+    return network
+
+
+def _eca_residual(model: str) -> nn.Module:
+    network = _plain(model)
+    apply_eca(network, min_channels=1, placement="residual")
+    return network
+
+
+_PEERS = {
+    "plain": _plain,
+    "composer_se": _composer_se,
+    "timm_plain": _timm_plain,
+    "timm_se": _timm_se,
+    "timm_eca": _timm_eca,
+}
+_OURS = {"se": _se, "eca": _eca, "se_residual": _se_residual, "eca_residual": _eca_residual}
+
+
+def _table() -> dict[str, Variant]:
+    found = []
+    for (name, build), compiled in product(_PEERS.items(), (False, True)):
+        found.append(Variant(name + "_compiled" * compiled, build, compiled=compiled))
+    for (name, build), compiled, fused in product(_OURS.items(), (False, True), (True, False)):
+        full = name + "_unfused" * (not fused) + "_compiled" * compiled
+        found.append(Variant(full, build, fused, compiled))
+    return {variant.name: variant for variant in found}
+
+
+VARIANTS = _table()
+
+EAGER = (
+    *("plain", "composer_se", "timm_plain", "timm_se", "timm_eca"),
+    *("se", "se_unfused", "eca", "eca_unfused"),
+    *("se_residual", "se_residual_unfused", "eca_residual", "eca_residual_unfused"),
+)
+COMPILED = (
+    *("plain_compiled", "composer_se_compiled", "timm_se_compiled", "timm_eca_compiled"),
+    *("se_compiled", "se_unfused_compiled", "eca_compiled", "eca_unfused_compiled"),
+)
+
+
+def chosen(names: str) -> list[Variant]:
+    """Look up a list of names with commas between; ``plain``, which all are compared to, first.
+
+    Raises:
+        typer.BadParameter: there is no such variant.
+    """
+    groups = {"eager": EAGER, "compiled": COMPILED, "all": (*EAGER, *COMPILED)}
+    wanted = [name.strip() for part in names.split(",") for name in groups.get(part, (part,))]
+    unknown = [name for name in wanted if name not in VARIANTS]
+    if unknown:
+        raise typer.BadParameter(
+            f"no variant {', '.join(unknown)}; there are {', '.join(groups)} and "
+            f"{', '.join(VARIANTS)}"
+        )
+    return [VARIANTS[name] for name in dict.fromkeys(("plain", *wanted))]

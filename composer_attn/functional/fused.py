@@ -1,0 +1,94 @@
+"""Compute attention jointly with the batch norms of a network, and stop doing so."""
+
+import warnings
+
+from torch import nn
+
+from composer_attn.errors import NothingAttendedWarning
+from composer_attn.ops import check_backend
+from composer_attn.surgery import (
+    FusionPlan,
+    backends_of,
+    check_model,
+    find_attended,
+    fuse_anew,
+    take_apart,
+)
+
+
+def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
+    """Compute the attentions of a network jointly with the batch norms that they are joined to.
+
+    Attention and batch norm both read a feature map through moments, and both write it through a
+    scale (and shift) per channel: together they take the passes over the feature map that batch
+    norm takes alone. Same parameters, same state-dict keys, same results within rounding.
+
+    Fused are an attended module whose output goes to a batch norm and nowhere else, as is proved by
+    tracing the forward that joins them, and an attended batch norm; the ReLU that follows,
+    likewise, is computed along. Elsewhere the attention is computed by the backend alone.
+
+    A fused pair falls back to separate computation, for as long as forward hooks (or pre-hooks, or
+    backward hooks) are on one of its modules, and wherever one is called by itself.
+
+    Args:
+        model: an attended network, not wrapped or compiled yet. A network fused before is fused
+            anew, with this backend.
+        backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``; see docs/fusion.md.
+
+    Returns:
+        The plan that was carried out: each attended site, what it is fused with, or why not.
+
+    Raises:
+        ArgumentError: there is no such backend.
+        ModelError: the model is wrapped, compiled or scripted, or a fused module was extended
+            further. Nothing was changed.
+
+    Warns:
+        NothingAttendedWarning: the model has no attention of ours.
+
+    Example:
+        >>> from torch import nn
+        >>> from composer_attn import apply_eca, fuse_attention
+        >>> layers = [nn.Conv2d(3, 128, 3), nn.BatchNorm2d(128), nn.ReLU(), nn.Conv2d(128, 128, 3)]
+        >>> model = nn.Sequential(*layers)
+        >>> _ = apply_eca(model)
+        >>> print(fuse_attention(model, backend="reference"))
+        backend reference: 1 of 2 attended sites fused with a batch norm, 1 with a ReLU too
+        site  kind    norm  relu  fused
+        0     Conv2d  1     2     yes
+        3     Conv2d  -     -     no: its output is the model's
+    """
+    check_backend(backend)
+    check_model(model)
+    backends = dict.fromkeys(find_attended(model).values(), backend)
+    if not backends:
+        warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
+    return fuse_anew(model, backends)
+
+
+def unfuse_attention(model: nn.Module) -> list[str]:
+    """Undo :func:`fuse_attention` exactly: classes and attributes are those of before.
+
+    Args:
+        model: a network, not wrapped or compiled.
+
+    Returns:
+        The names of the attended modules that were fused; none is no error.
+
+    Raises:
+        ModelError: the model is wrapped, compiled or scripted, or a fused module was extended
+            further. Nothing was changed.
+
+    Example:
+        >>> from torch import nn
+        >>> from composer_attn import apply_eca, fuse_attention, unfuse_attention
+        >>> model = nn.Sequential(nn.Conv2d(3, 128, 3), nn.BatchNorm2d(128))
+        >>> _ = apply_eca(model), fuse_attention(model, backend="reference")
+        >>> unfuse_attention(model), type(model[1]).__name__
+        (['0'], 'BatchNorm2d')
+    """
+    check_model(model)
+    fused = backends_of(model)
+    names = [name for name, module in find_attended(model).items() if module in fused]
+    take_apart(model)
+    return names

@@ -1,0 +1,67 @@
+"""Which implementation of the passes runs, and what happens where it cannot.
+
+===========  ===================================================================================
+backend      passes
+===========  ===================================================================================
+auto         CUDA: triton; CPU: cpp; elsewhere, or for a dtype these do not take: reference
+reference    plain torch (:mod:`composer_attn.ops.passes`)
+inductor     the reference, each pass compiled by ``torch.compile``
+triton       hand-written Triton kernels, CUDA
+cpp          hand-written C++, CPU, built at first use by the machine's compiler
+===========  ===================================================================================
+"""
+
+import importlib
+import warnings
+from functools import cache
+from types import ModuleType
+
+from torch import Tensor
+
+from composer_attn.errors import ArgumentError, BackendWarning
+from composer_attn.ops import passes
+
+BACKENDS = ("auto", "reference", "inductor", "triton", "cpp")
+_MODULES = {"inductor": "compiled", "triton": "kernels", "cpp": "native"}
+_AUTO = {"cpu": "cpp", "cuda": "triton"}
+
+
+def check_backend(name: str) -> str:
+    """Return the name of a backend if it is one.
+
+    Raises:
+        ArgumentError: it is not; the message lists the names.
+
+    Example:
+        >>> check_backend("auto")
+        'auto'
+    """
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise ArgumentError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
+    return name
+
+
+def find_passes(name: str, x: Tensor) -> ModuleType:
+    """Find the passes that a backend runs over ``x``: the reference where it cannot."""
+    if name == "auto":
+        name = _AUTO.get(x.device.type, "reference")
+    module = passes if name == "reference" else _ready(name)
+    return module if module.supports(x) else passes
+
+
+@cache
+def _ready(name: str) -> ModuleType:
+    """Import and build a backend once; where that fails, say so once, and use the reference."""
+    try:
+        module = importlib.import_module(f"composer_attn.ops.{_MODULES[name]}")
+        module.load()
+    # Whatever a compiler does wrong, a training run goes on without it.
+    except Exception as error:
+        warnings.warn(
+            f"the {name} backend is not available here, and the slower reference takes its "
+            f"place: {error}",
+            BackendWarning,
+            stacklevel=2,
+        )
+        return passes
+    return module

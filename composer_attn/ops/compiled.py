@@ -1,0 +1,95 @@
+"""The four passes of the reference, each compiled on its own by ``torch.compile``.
+
+Sizes are dynamic: a kernel serves every shape of its layout and dtype. The passes are compiled, not
+the region: its backward, written by hand, moves less memory than the one a compiler derives.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_attn.errors import BackendWarning
+from composer_attn.ops import passes
+
+_broken: list[Exception] = []
+
+
+def load() -> None:
+    """Nothing is compiled before the first call, which knows the layout."""
+
+
+def supports(x: Tensor) -> bool:
+    """Say whether the passes take such a feature map: any, unless compiling has failed."""
+    return not _broken
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance over space (:func:`composer_attn.ops.passes.moments`)."""
+    return _run("moments", x)
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
+    return _run("affine", x, scale, shift, shortcut, relu).view_as(x)
+
+
+def gradient_sums(
+    dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
+    first, second, g = _run("gradient_sums", dy, x, centre, mask)
+    return first, second, g.view_as(x) if isinstance(mask, Tensor) else dy
+
+
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    slope: Tensor,
+    factor: Tensor,
+    offset: Tensor,
+    mask: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Compute ``slope g + factor x + offset`` (:func:`composer_attn.ops.passes.input_gradient`)."""
+    return _run("input_gradient", dy, x, slope, factor, offset, mask).view_as(x)
+
+
+def _run(name: str, *arguments: Any) -> Any:
+    """Run a pass over feature maps ``(N, C, L)``: one number of dimensions, one kernel."""
+    flat = [a.flatten(2) if isinstance(a, Tensor) and a.dim() > 3 else a for a in arguments]
+    if not _broken:
+        try:
+            return _compiled(name, *map(_kind, flat))(*flat)
+        except Exception as error:
+            _broken.append(error)
+            warnings.warn(
+                f"torch.compile fails here, and the slower reference takes its place: {error}",
+                BackendWarning,
+                stacklevel=2,
+            )
+    return getattr(passes, name)(*flat)
+
+
+def _kind(argument: Any) -> Any:
+    """What a kernel is specialized on."""
+    if isinstance(argument, tuple):
+        return tuple(map(_kind, argument))
+    if isinstance(argument, Tensor):
+        sizes = tuple(size == 1 for size in argument.shape)
+        return argument.dtype, argument.device, argument.is_contiguous(), sizes
+    return argument
+
+
+@cache
+def _compiled(name: str, *kinds: Any) -> Callable:
+    """Compile a pass for arguments of some kinds.
+
+    Dynamo counts recompilations by code object, and gives up at the eighth: hence a copy for each.
+    """
+    original = getattr(passes, name)
+    copy = FunctionType(original.__code__.replace(), original.__globals__, name)
+    return torch.compile(copy, dynamic=True, fullgraph=True)

@@ -1,0 +1,169 @@
+"""Attention, and attention joined with batch norm, in two passes forward and two backward."""
+
+import torch
+from torch import Tensor, nn
+
+from composer_attn.ops import head, passes
+from composer_attn.ops.backends import check_backend, find_passes
+from composer_attn.ops.passes import spread
+from composer_attn.ops.reference import scale_channels
+from composer_attn.ops.region import Affine, Moments, Region
+
+_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def attend_then_normalize(
+    x: Tensor,
+    attention: nn.Module,
+    norm: nn.Module,
+    backend: str = "reference",
+    *,
+    relu: bool = False,
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    """Compute ``norm(attention(x))``, then add ``shortcut``, then apply a ReLU, jointly.
+
+    With ``m``, ``v`` mean and variance of ``x`` over space, ``s = gate(logits(m))`` the excitation,
+    and gamma, beta, eps those of the norm, in training mode::
+
+        mu = mean_n(s m)      var = mean_n(s^2 v) + var_n(s m)      w = gamma / sqrt(var + eps)
+        y  = s w x + (beta - mu w)
+
+    In evaluation mode ``mu`` and ``var`` are the running statistics. These are kept as
+    ``nn.BatchNorm`` keeps them; statistics are float32 where ``x`` has 16 bits.
+
+    ``x`` is read twice and ``y`` written once; backward, ``x`` and the gradient are read twice and
+    the input gradient written once. Kept for backward are ``x``, some ``(N, C)`` tensors, and ``y``
+    where both ``relu`` and ``shortcut`` are given.
+
+    Args:
+        x: feature map ``(N, C, *spatial)``, NCHW or channels last, 1 to 3 spatial dimensions.
+        attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels. Its
+            hooks, and those of the norm, do not run.
+        norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode.
+        backend: ``auto``, ``reference``, ``inductor``, ``triton`` or ``cpp``: who runs the passes
+            (:mod:`composer_attn.ops.backends`). While ``torch.compile``, ``torch.export`` or
+            ``torch.jit.trace`` look on, it is the plain algebra that they see.
+        relu: whether a ReLU follows.
+        shortcut: what is added before the ReLU, in a shape that broadcasts with that of ``x``.
+
+    Returns:
+        A tensor like ``x``, in its memory format.
+
+    Raises:
+        ArgumentError: the backend is none of these.
+        ValueError, RuntimeError: as the attention or the norm raises them by itself: wrong shapes,
+            or a single value per channel in training.
+
+    Example:
+        >>> from composer_attn.attention import SqueezeExcitation
+        >>> x = torch.randn(4, 64, 8, 8)
+        >>> attention, norm = SqueezeExcitation(64, 16), nn.BatchNorm2d(64)
+        >>> y = attend_then_normalize(x, attention, norm, relu=True)
+        >>> torch.allclose(y, norm(attention(x)).relu(), atol=1e-5)
+        True
+    """
+    check_backend(backend)
+    if not _joinable(x, attention, norm):
+        return _end(norm(attention(x)), relu, shortcut)
+    return _joined(x, head.attention_then_norm, attention, norm, backend, relu, shortcut)
+
+
+def normalize_then_attend(
+    x: Tensor,
+    attention: nn.Module,
+    norm: nn.Module,
+    backend: str = "reference",
+    *,
+    relu: bool = False,
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    """Compute ``attention(norm(x))``, then add ``shortcut``, then apply a ReLU, jointly.
+
+    With ``m``, ``v`` mean and variance of ``x`` over space, in training mode::
+
+        mu = mean_n(m)        var = mean_n(v) + var_n(m)        w = gamma / sqrt(var + eps)
+        s  = gate(logits(w (m - mu) + beta))        y = s w x + s (beta - mu w)
+
+    Arguments, errors and passes are those of :func:`attend_then_normalize`.
+
+    Example:
+        >>> from composer_attn.attention import EfficientChannelAttention
+        >>> x = torch.randn(4, 64, 8, 8)
+        >>> attention, norm = EfficientChannelAttention(64), nn.BatchNorm2d(64)
+        >>> y = normalize_then_attend(x, attention, norm, shortcut=x)
+        >>> torch.allclose(y, attention(norm(x)) + x, atol=1e-5)
+        True
+    """
+    check_backend(backend)
+    if not _joinable(x, attention, norm):
+        return _end(attention(norm(x)), relu, shortcut)
+    return _joined(x, head.norm_then_attention, attention, norm, backend, relu, shortcut)
+
+
+def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tensor:
+    """Compute ``attention(x)``, with a backward that reads ``x`` once and the gradient twice.
+
+    ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means, given ``ds = sum(dy x)``.
+    Arguments and errors are those of :func:`attend_then_normalize`.
+
+    Example:
+        >>> from composer_attn.attention import SqueezeExcitation
+        >>> x, attention = torch.randn(4, 64, 8, 8), SqueezeExcitation(64, 16)
+        >>> torch.allclose(attend(x, attention), attention(x), atol=1e-6)
+        True
+    """
+    check_backend(backend)
+    if attention.squeeze != "avg":  # more than moments goes into its excitation
+        return attention(x)
+    if head.traced() or not _plain_enough(x, attention):
+        return scale_channels(x, attention.excitation(x))
+    region = Region(find_passes(backend, x), relu=False)
+    mean, _ = Moments.apply(x, region)
+    zero = torch.zeros_like(mean)
+    return Affine.apply(head.attention_alone(mean, attention), zero, None, x.detach(), zero, region)
+
+
+def _joined(x, scale_and_shift, attention, norm, backend, relu, shortcut) -> Tensor:
+    positions = x[0, 0].numel()
+    rest = (False, None)
+    if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
+        rest, relu, shortcut = (relu, shortcut), False, None
+    if head.traced():
+        mean, variance = passes.moments(x)
+        centre = mean.detach()
+        scale, shift = scale_and_shift(mean, variance, centre, positions, attention, norm)
+        y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
+    else:
+        region = Region(find_passes(backend, x), relu)
+        mean, variance = Moments.apply(x, region)
+        centre = mean.detach()
+        scale, shift = scale_and_shift(mean, variance, centre, positions, attention, norm)
+        y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
+    return _end(y, *rest)
+
+
+def _end(y: Tensor, relu: bool, shortcut: Tensor | None) -> Tensor:
+    y = y if shortcut is None else y + shortcut
+    return y.relu() if relu else y
+
+
+def _plain_enough(x: Tensor, attention: nn.Module) -> bool:
+    """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
+    return (
+        3 <= x.dim() <= 5
+        and x.is_floating_point()
+        and x.shape[1] == attention.channels
+        and attention.squeeze == "avg"
+        and x.numel() > 0
+    )
+
+
+def _joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
+    return (
+        _plain_enough(x, attention)
+        and isinstance(norm, _NORMS[x.dim()])
+        and x.shape[1] == norm.num_features
+        # A single value has no variance: batch norm refuses it in training.
+        and x.numel() > x.shape[1]
+    )

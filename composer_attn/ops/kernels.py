@@ -1,0 +1,224 @@
+"""The four passes on CUDA, as Triton kernels.
+
+A program takes ``BC`` channels of one sample: all positions in a reduction, ``BL`` of them in a
+map. The two layouts differ in which of the two strides is 1; nothing is tuned at run time, so that
+a kernel is compiled once for each layout, dtype and size of tile, not for each shape.
+"""
+# Letters of the equations, and Triton's constants in capitals.
+# ruff: noqa: N803, N806
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from composer_attn.ops.layout import dense, like
+from composer_attn.ops.passes import statistics_dtype
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_WARPS = 8
+# Elements of a tile: 16 a thread keep enough loads in flight, and fit the registers.
+_TILE = 4096
+
+
+def load() -> None:
+    """Raise unless kernels can run."""
+    if not (torch.cuda.is_available() or _INTERPRETED):
+        raise RuntimeError("no CUDA device is available")
+
+
+def supports(x: Tensor) -> bool:
+    """Say whether the passes take such a feature map."""
+    return x.dtype in _DTYPES and (x.is_cuda or _INTERPRETED)
+
+
+@triton.jit
+def _tile(L, C, block, BC: tl.constexpr):
+    """Return the first element's offset of a sample, and the channels of a program."""
+    blocks = tl.cdiv(C, BC)
+    sample = (block // blocks).to(tl.int64)
+    return sample * C * L, sample * C, (block % blocks) * BC + tl.arange(0, BC)
+
+
+@triton.jit
+def _offsets(c, positions, C, L, LAST: tl.constexpr):
+    if LAST:
+        return c[:, None] + positions[None, :] * C
+    return c[:, None] * L + positions[None, :]
+
+
+@triton.jit
+def _moments(x, mean, variance, C, L, LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr):
+    S: tl.constexpr = mean.dtype.element_ty
+    start, row, c = _tile(L, C, tl.program_id(0), BC)
+    middle = c + (L // 2) * C if LAST else c * L + L // 2
+    shift = tl.load(x + start + middle, mask=c < C, other=0).to(S)
+    first = tl.zeros([BC, BL], S)
+    second = tl.zeros([BC, BL], S)
+    for l0 in range(0, L, BL):
+        at = l0 + tl.arange(0, BL)
+        inside = (c < C)[:, None] & (at < L)[None, :]
+        value = tl.load(x + start + _offsets(c, at, C, L, LAST), mask=inside, other=0).to(S)
+        shifted = tl.where(inside, value - shift[:, None], 0)
+        first += shifted
+        second += shifted * shifted
+    step = tl.sum(first, 1) / L
+    spread = tl.sum(second, 1) / L - step * step
+    tl.store(mean + row + c, shift + step, mask=c < C)
+    # Not tl.maximum, which makes NaN 0.
+    tl.store(variance + row + c, tl.where(spread < 0, 0, spread), mask=c < C)
+
+
+@triton.jit
+def _affine(
+    x, scale, shift, shortcut, y, C, L,
+    JOINED: tl.constexpr, RELU: tl.constexpr,
+    LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+):  # fmt: skip
+    S: tl.constexpr = scale.dtype.element_ty
+    start, row, c = _tile(L, C, tl.program_id(0), BC)
+    at = tl.program_id(1) * BL + tl.arange(0, BL)
+    inside = (c < C)[:, None] & (at < L)[None, :]
+    offsets = start + _offsets(c, at, C, L, LAST)
+    a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
+    b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+    out = tl.load(x + offsets, mask=inside, other=0).to(S) * a + b
+    if JOINED:
+        out += tl.load(shortcut + offsets, mask=inside, other=0).to(S)
+    if RELU:
+        out = tl.where(out < 0, 0, out)
+    tl.store(y + offsets, out.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gradient_sums(
+    dy, x, centre, scale, shift, y, g, first_sum, second_sum, C, L,
+    COMPUTED: tl.constexpr, OUTPUT: tl.constexpr,
+    LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+):  # fmt: skip
+    S: tl.constexpr = centre.dtype.element_ty
+    start, row, c = _tile(L, C, tl.program_id(0), BC)
+    k = tl.load(centre + row + c, mask=c < C, other=0)[:, None]
+    first = tl.zeros([BC, BL], S)
+    second = tl.zeros([BC, BL], S)
+    if COMPUTED:
+        a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
+        b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+    for l0 in range(0, L, BL):
+        at = l0 + tl.arange(0, BL)
+        inside = (c < C)[:, None] & (at < L)[None, :]
+        offsets = start + _offsets(c, at, C, L, LAST)
+        grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
+        value = tl.load(x + offsets, mask=inside, other=0).to(S)
+        if COMPUTED:
+            grad = tl.where(value * a + b > 0, grad, 0)
+        if OUTPUT:
+            grad = tl.where(tl.load(y + offsets, mask=inside, other=0).to(S) > 0, grad, 0)
+            tl.store(g + offsets, grad.to(g.dtype.element_ty), mask=inside)
+        first += grad
+        second += grad * (value - k)
+    tl.store(first_sum + row + c, tl.sum(first, 1), mask=c < C)
+    tl.store(second_sum + row + c, tl.sum(second, 1), mask=c < C)
+
+
+@triton.jit
+def _input_gradient(
+    dy, x, slope, factor, offset, scale, shift, dx, C, L,
+    MASKED: tl.constexpr, LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+):  # fmt: skip
+    S: tl.constexpr = slope.dtype.element_ty
+    start, row, c = _tile(L, C, tl.program_id(0), BC)
+    at = tl.program_id(1) * BL + tl.arange(0, BL)
+    inside = (c < C)[:, None] & (at < L)[None, :]
+    offsets = start + _offsets(c, at, C, L, LAST)
+    grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
+    value = tl.load(x + offsets, mask=inside, other=0).to(S)
+    if MASKED:
+        a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
+        b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+        grad = tl.where(value * a + b > 0, grad, 0)
+    of_dy = tl.load(slope + row + c, mask=c < C, other=0)[:, None]
+    of_x = tl.load(factor + row + c, mask=c < C, other=0)[:, None]
+    rest = tl.load(offset + row + c, mask=c < C, other=0)[:, None]
+    out = grad * of_dy + (value * of_x + rest)
+    tl.store(dx + offsets, out.to(dx.dtype.element_ty), mask=inside)
+
+
+def _run(kernel, x: Tensor, last: bool, split: bool, *arguments, **flags: bool) -> None:
+    """Start a kernel: a program for each sample and block of channels, and of positions if split.
+
+    ``x`` stands in for tensors that are absent, which the kernel does not touch.
+    """
+    samples, channels = x.shape[:2]
+    positions = x.numel() // (samples * channels)
+    if last:
+        across = min(64, triton.next_power_of_2(channels))
+        along = _TILE // 64
+    else:
+        along = min(1024, triton.next_power_of_2(positions))
+        across = min(_TILE // along, triton.next_power_of_2(channels))
+    grid = (samples * triton.cdiv(channels, across), triton.cdiv(positions, along) if split else 1)
+    with torch.cuda.device_of(x):
+        kernel[grid](
+            *[x if a is None else a for a in arguments],
+            *(channels, positions),
+            **flags,
+            LAST=last,
+            BC=across,
+            BL=along,
+            num_warps=_WARPS,
+        )
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance over space (:func:`composer_attn.ops.passes.moments`)."""
+    x, last = dense(x)
+    mean = x.new_empty(x.shape[:2], dtype=statistics_dtype(x))
+    variance = torch.empty_like(mean)
+    _run(_moments, x, last, False, x, mean, variance)
+    return mean, variance
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
+    x, last = dense(x)
+    y = torch.empty_like(x)
+    joined = shortcut is not None
+    shortcut = like(shortcut, last) if joined else None
+    _run(_affine, x, last, True, x, scale, shift, shortcut, y, JOINED=joined, RELU=relu)
+    return y
+
+
+def gradient_sums(
+    dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
+    x, last = dense(x)
+    dy = like(dy, last)
+    first, second = torch.empty_like(centre), torch.empty_like(centre)
+    output, computed = isinstance(mask, Tensor), isinstance(mask, tuple)
+    scale, shift = mask if computed else (None, None)
+    y, g = (like(mask, last), torch.empty_like(x)) if output else (None, dy)
+    tensors = (dy, x, centre, scale, shift, y, g, first, second)
+    _run(_gradient_sums, x, last, False, *tensors, COMPUTED=computed, OUTPUT=output)
+    return first, second, g
+
+
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    slope: Tensor,
+    factor: Tensor,
+    offset: Tensor,
+    mask: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Compute ``slope g + factor x + offset`` (:func:`composer_attn.ops.passes.input_gradient`)."""
+    x, last = dense(x)
+    dy = like(dy, last)
+    dx = torch.empty_like(x)
+    tensors = (dy, x, slope, factor, offset, *(mask or (None, None)), dx)
+    _run(_input_gradient, x, last, True, *tensors, MASKED=mask is not None)
+    return dx

@@ -1,0 +1,102 @@
+"""The four passes on a CPU, in C++: ``native.cpp``, built at first use by the machine's compiler.
+
+Beside what ``torch.compile`` writes for the same passes, one build of seconds serves all shapes,
+layouts and dtypes; a call costs microseconds of Python, not tens; and sums in channels last read
+memory in order (``benchmarks/op.py`` has both in one table).
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from composer_attn.ops.build import build
+from composer_attn.ops.layout import dense, like
+from composer_attn.ops.passes import statistics_dtype
+
+_SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+# Pointers, then N, C, L, channels last, threads.
+_SIZES = [ctypes.c_int64] * 3 + [ctypes.c_bool, ctypes.c_int]
+_ARGUMENTS = {
+    "moments": [ctypes.c_void_p] * 4 + _SIZES,
+    "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + _SIZES,
+    "gradient_sums": [ctypes.c_void_p] * 9 + _SIZES,
+    "input_gradient": [ctypes.c_void_p] * 8 + _SIZES,
+}
+# Below so many values, waking other threads takes longer than the pass.
+_ALONE = 1 << 14
+
+
+@cache
+def load() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
+    """Build the functions, or find them built, by name and dtype."""
+    library = build(Path(__file__).with_name("native.cpp"))
+    found = {}
+    for name, arguments in _ARGUMENTS.items():
+        for dtype, suffix in _SUFFIX.items():
+            found[name, dtype] = function = getattr(library, f"{name}_{suffix}")
+            function.argtypes, function.restype = arguments, None
+    return found
+
+
+def supports(x: Tensor) -> bool:
+    """Say whether the passes take such a feature map."""
+    return x.device.type == "cpu" and x.dtype in _SUFFIX
+
+
+def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> None:
+    channels = x.shape[0] * x.shape[1]
+    threads = 1 if x.numel() < _ALONE else torch.get_num_threads()
+    load()[name, x.dtype](
+        *[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments],
+        *(x.shape[0], x.shape[1], x.numel() // channels, last, threads),
+    )
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance over space (:func:`composer_attn.ops.passes.moments`)."""
+    x, last = dense(x)
+    mean = x.new_empty(x.shape[:2], dtype=statistics_dtype(x))
+    variance, shift = torch.empty_like(mean), torch.empty_like(mean)
+    _run("moments", x, last, x, mean, variance, shift)
+    return mean, variance
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
+    x, last = dense(x)
+    y = torch.empty_like(x)
+    shortcut = None if shortcut is None else like(shortcut, last)
+    _run("affine", x, last, x, scale.contiguous(), shift.contiguous(), shortcut, y, relu)
+    return y
+
+
+def gradient_sums(
+    dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
+    x, last = dense(x)
+    dy = like(dy, last)
+    first, second = torch.empty_like(centre), torch.empty_like(centre)
+    scale, shift = mask if isinstance(mask, tuple) else (None, None)
+    y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
+    _run("gradient_sums", x, last, dy, x, centre, scale, shift, y, g, first, second)
+    return first, second, g
+
+
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    slope: Tensor,
+    factor: Tensor,
+    offset: Tensor,
+    mask: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Compute ``slope g + factor x + offset`` (:func:`composer_attn.ops.passes.input_gradient`)."""
+    x, last = dense(x)
+    dy = like(dy, last)
+    dx = torch.empty_like(x)
+    _run("input_gradient", x, last, dy, x, slope, factor, offset, *(mask or (None, None)), dx)
+    return dx

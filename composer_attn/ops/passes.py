@@ -1,0 +1,94 @@
+"""The four passes over a feature map that attention and batch norm are made of, in plain torch.
+
+Letters: ``x (N, C, *spatial)`` a feature map of ``L`` positions; ``(N, C)`` tensors, one number per
+sample and channel, in the dtype of :func:`statistics_dtype`. Every other backend has the same four
+functions, and is tested against these.
+"""
+
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which statistics of ``x`` are kept: float32 where ``x`` has 16 bits."""
+    return torch.float32 if x.dtype in _HALF else x.dtype
+
+
+def supports(x: Tensor) -> bool:
+    """Say whether the passes take such a feature map: here, any."""
+    return True
+
+
+def spread(per_channel: Tensor, x: Tensor) -> Tensor:
+    """View ``(N, C)`` such that it broadcasts over the positions of ``x``."""
+    return per_channel[(...,) + (None,) * (x.dim() - 2)]
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and (biased) variance over space, both ``(N, C)``.
+
+    ``mean = k + sum(x - k) / L`` and ``variance = sum((x - k)^2) / L - (mean - k)^2``, where the
+    shift ``k`` is one of the values itself: ``(mean - k)^2 <= L variance``, so that nothing
+    cancels when the mean is large beside the deviation. Welford's recurrence is as safe, but no
+    compiler vectorizes it.
+    """
+    space = tuple(range(2, x.dim()))
+    x = x.to(statistics_dtype(x))
+    shift = x.detach()[(slice(None), slice(None), *(size // 2 for size in x.shape[2:]))]
+    shifted = x - spread(shift, x)
+    mean = shifted.mean(space)
+    return shift + mean, (shifted * shifted).mean(space).sub(mean * mean).clamp_min(0)
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Compute ``y = scale x + shift [+ shortcut]``, its negative values cut off if ``relu``."""
+    y = torch.addcmul(spread(shift, x), x.to(scale.dtype), spread(scale, x))
+    if shortcut is not None:
+        y = y + shortcut
+    return (y.relu() if relu else y).to(x.dtype)
+
+
+def gradient_sums(
+    dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum a gradient over space.
+
+    Args:
+        dy: gradient of the output.
+        x: the feature map.
+        centre: ``(N, C)``, near the means of ``x``.
+        mask: where the output of a ReLU is above 0: the output itself, or the scale and shift
+            ``(N, C)`` that it was computed from. ``None`` without ReLU.
+
+    Returns:
+        ``sum(g)``, ``sum(g (x - centre))``, and the masked gradient ``g`` if ``mask`` is the
+        output, else ``dy`` as it is.
+    """
+    space = tuple(range(2, x.dim()))
+    g = _masked(dy, x, mask)
+    wide = g.to(centre.dtype)
+    sums = wide.sum(space), (wide * (x.to(centre.dtype) - spread(centre, x))).sum(space)
+    return *sums, g if isinstance(mask, Tensor) else dy
+
+
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    slope: Tensor,
+    factor: Tensor,
+    offset: Tensor,
+    mask: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Compute ``dx = slope g + factor x + offset``, where ``g`` is ``dy`` under ``mask``."""
+    g = _masked(dy, x, mask).to(slope.dtype)
+    rest = torch.addcmul(spread(offset, x), x.to(slope.dtype), spread(factor, x))
+    return torch.addcmul(rest, g, spread(slope, x)).to(x.dtype)
+
+
+def _masked(dy: Tensor, x: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None) -> Tensor:
+    if mask is None:
+        return dy
+    y = mask if isinstance(mask, Tensor) else affine(x, *mask, None, False)
+    return torch.where(y > 0, dy, 0)

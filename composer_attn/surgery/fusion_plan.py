@@ -1,0 +1,66 @@
+"""What a fusion does: every attended site, what it is computed jointly with, or why not."""
+
+from dataclasses import dataclass
+
+from composer_attn.surgery.table import align
+
+
+@dataclass(frozen=True)
+class FusedSite:
+    """One attended module.
+
+    Attributes:
+        name: the module's name in the model; ``''`` is the model itself.
+        kind: the name of its class before surgery.
+        norm: name of the batch norm that is computed jointly with its attention (its own where it
+            is one itself); empty where there is none.
+        relu: name of the ReLU that is part of it too; empty where there is none.
+        reason: why no batch norm is, and its attention computed alone; empty where one is.
+    """
+
+    name: str
+    kind: str
+    norm: str = ""
+    relu: str = ""
+    reason: str = ""
+
+    @property
+    def fused(self) -> bool:
+        """Whether attention and a batch norm are computed jointly."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class FusionPlan:
+    """The attended sites of a model, in its order; printing shows a table.
+
+    Attributes:
+        backend: what computes them.
+        sites: every attended site.
+    """
+
+    backend: str
+    sites: tuple[FusedSite, ...]
+
+    @property
+    def fused(self) -> tuple[FusedSite, ...]:
+        """The sites whose attention is computed jointly with a batch norm."""
+        return tuple(site for site in self.sites if site.fused)
+
+    @property
+    def alone(self) -> tuple[FusedSite, ...]:
+        """The others, each with its reason."""
+        return tuple(site for site in self.sites if not site.fused)
+
+    def __str__(self) -> str:
+        """Draw the plan as a table, one site a line, under a line of totals."""
+        head = (
+            f"backend {self.backend}: {len(self.fused)} of {len(self.sites)} attended sites fused "
+            f"with a batch norm, {sum(bool(site.relu) for site in self.sites)} with a ReLU too"
+        )
+        rows = [("site", "kind", "norm", "relu", "fused")]
+        for site in self.sites:
+            name = site.name or "(the model itself)"
+            verdict = "yes" if site.fused else f"no: {site.reason}"
+            rows.append((name, site.kind, site.norm or "-", site.relu or "-", verdict))
+        return "\n".join([head, *align(rows)])

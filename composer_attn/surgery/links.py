@@ -1,0 +1,183 @@
+"""Hand a tensor from one module to another, while the forward runs that was proved to join them.
+
+A *parent* opens a link while its forward runs. The *giver*, somewhere below it, then gives its
+output as it is, with its last step undone, and the *taker* does both steps at once. Whatever calls
+giver or taker otherwise (by hand, or from the graph of a torch.fx trace) finds the link closed, and
+each module computing what it always did.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from composer_attn.attention.base import ChannelAttention
+
+# The attribute of a tensor that was given.
+_TOKEN = "_composer_attn_token"
+
+
+class _Token:
+    """Which link a tensor went into, the module that gave it, and whether it was taken."""
+
+    def __init__(self, link: "Link", giver: nn.Module):
+        self.link = link
+        self.giver = giver
+        self.taken = False
+
+
+class _ThisThread(threading.local):
+    """The links that are open in a thread, and what was given into each."""
+
+    def __init__(self):
+        self.open: set[Link] = set()
+        self.given: dict[Link, _Token] = {}
+
+
+_here = _ThisThread()
+
+
+class Link:
+    """A way from giver to taker. Neither refers to the other, so a copy of one module is whole.
+
+    Outside of torch.compile, every thread has its own open links, and a tensor carries its token.
+    torch.compile traces neither; it traces one thread at a time, so that the state can be here.
+    """
+
+    def __init__(self):
+        self.traced_open = False
+        self.traced: tuple[Tensor, nn.Module] | None = None
+
+    def __reduce__(self):
+        return Link, ()
+
+    def is_open(self) -> bool:
+        """Say whether the parent's forward is running, and may use the link."""
+        return self.traced_open if torch.compiler.is_compiling() else self in _here.open
+
+    def open(self) -> None:
+        """Let the giver give."""
+        if torch.compiler.is_compiling():
+            self.traced_open = True
+        else:
+            _here.open.add(self)
+
+    def close(self) -> bool:
+        """End that, and say whether everything given was taken."""
+        if torch.compiler.is_compiling():
+            taken = self.traced is None
+            self.traced_open, self.traced = False, None
+            return taken
+        _here.open.discard(self)
+        token = _here.given.pop(self, None)
+        return token is None or token.taken
+
+    def give(self, x: Tensor, giver: nn.Module) -> Tensor:
+        """Mark a tensor as given, and return it."""
+        if torch.compiler.is_compiling():
+            self.traced = (x, giver)
+        else:
+            token = _here.given[self] = _Token(self, giver)
+            setattr(x, _TOKEN, token)
+        return x
+
+    def take(self, x: Tensor) -> nn.Module | None:
+        """Return what gave a tensor by this link; None where nothing did."""
+        if torch.compiler.is_compiling() and self.traced is not None and self.traced[0] is x:
+            giver = self.traced[1]
+            self.traced = None
+            return giver
+        # A symbolic input would answer to any name.
+        token = getattr(x, _TOKEN, None) if isinstance(x, Tensor) else None
+        if token is None or token.link is not self:
+            return None
+        token.taken = True
+        if not torch.compiler.is_compiling():
+            delattr(x, _TOKEN)
+        return token.giver
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A link as its parent knows it.
+
+    Attributes:
+        link: what giver and taker share.
+        giver: names from the parent down to the giver.
+        taker: names from the parent down to the taker.
+        between: likewise of each module that passes the tensor on as it is.
+    """
+
+    link: Link
+    giver: tuple[str, ...]
+    taker: tuple[str, ...]
+    between: tuple[tuple[str, ...], ...] = ()
+
+    def may_open(self, parent: nn.Module) -> bool:
+        """Say whether both ends are still where they were, and nobody looks at what is given."""
+        giver, taker = _reach(parent, self.giver), _reach(parent, self.taker)
+        if giver is None or taker is None:
+            return False
+        # Not by getattr, which wrappers answer for what they wrap.
+        held, awaited = giver.__dict__, taker.__dict__.get("_attn_takes")
+        gives = held.get("_attn_gives"), held.get("_attn_rectified")
+        if awaited is not self.link or (self.link is not gives[0] and self.link is not gives[1]):
+            return False
+        return all(_reach(parent, path) is not None for path in self.between)
+
+
+def _reach(parent: nn.Module, path: tuple[str, ...]) -> nn.Module | None:
+    """Go down a path; None where a module on it is missing, replaced or watched."""
+    module = parent
+    for name in path:
+        module = getattr(module, name, None)
+        if not isinstance(module, nn.Module) or is_watched(module):
+            return None
+    return module
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Say whether a module has hooks, or a forward that is compiled, or the instance's own."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl is not None
+        or "forward" in module.__dict__
+    )
+
+
+def needs_plain_operations() -> bool:
+    """Say whether a jit trace, torch.func or forward-mode differentiation is at work.
+
+    They take no autograd functions, or none of those that compute jointly.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_ours(attention: nn.Module) -> bool:
+    """Say whether an attention computes what every attention of ours does."""
+    return (
+        isinstance(attention, ChannelAttention)
+        and type(attention).forward is ChannelAttention.forward
+        and type(attention).excitation is ChannelAttention.excitation
+    )
+
+
+def can_be_joined(attention: nn.Module) -> bool:
+    """Say whether an attention may be computed without calling it: nobody would see the call."""
+    return (
+        is_ours(attention)
+        and attention.squeeze == "avg"
+        and not is_watched(attention)
+        and not any(is_watched(layer) for layer in attention._modules.values())
+    )

@@ -1,0 +1,154 @@
+"""Prove which module alone takes the output of another, and takes nothing else."""
+
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from composer_attn.surgery.attend import is_attended, original_class
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.slots import split_name
+from composer_attn.surgery.trace import trace_children
+
+
+class UnprovedError(Exception):
+    """What follows a module cannot be told; the message says why."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """What was proved of a module.
+
+    Attributes:
+        name: the module that alone takes its output.
+        parent: the module whose forward hands it over.
+        between: modules that pass it on unchanged on the way.
+    """
+
+    name: str
+    parent: str
+    between: tuple[str, ...] = ()
+
+
+class Proofs:
+    """Proofs over one network; each forward is traced once."""
+
+    def __init__(self, model: nn.Module):
+        self.names: dict[nn.Module, list[str]] = {}
+        self.modules: dict[str, nn.Module] = {}
+        for name, module in walk(model):
+            self.names.setdefault(module, []).append(name)
+            self.modules[name] = module
+        self._graphs: dict[str, list[fx.Graph] | str] = {}
+
+    def is_shared(self, module: nn.Module) -> bool:
+        """Say whether a module goes by several names."""
+        return len(self.names[module]) > 1
+
+    def following(self, name: str) -> Following:
+        """Find the module that alone takes the output of ``name``.
+
+        Raises:
+            UnprovedError: there is none, or it cannot be told.
+        """
+        if self.is_shared(self.modules[name]):
+            raise UnprovedError("it is used in several places")
+        child, between = name, []
+        while child:
+            parent, own = split_name(child)
+            while not has_forward(self.modules[parent]) and parent:
+                parent, above = split_name(parent)
+                own = f"{above}.{own}"
+            found, passed = self._next(parent, own)
+            between += [_join(parent, other) for other in passed]
+            if found:
+                first = self._first(_join(parent, found))
+                return Following(first, parent, tuple(between))
+            child = parent
+        raise UnprovedError("its output is the model's")
+
+    def _next(self, parent: str, own: str) -> tuple[str, list[str]]:
+        """Name the child that follows ``own`` in its parent; empty where the parent returns it."""
+        if _is_sequential(self.modules[parent]):
+            return self._next_in_sequence(parent, own)
+        found = {_next_in_graph(graph, own, self._passes(parent)) for graph in self._traced(parent)}
+        if len(found) > 1:
+            raise UnprovedError("what follows it differs between training and evaluation")
+        name, passed = found.pop()
+        return name, list(passed)
+
+    def _next_in_sequence(self, parent: str, own: str) -> tuple[str, list[str]]:
+        children = list(self.modules[parent]._modules)
+        passed = []
+        for name in children[children.index(own) + 1 :]:
+            if not self._passes(parent)(name):
+                return name, passed
+            passed.append(name)
+        return "", passed
+
+    def _passes(self, parent: str):
+        """Return a function that says whether a child returns its very input."""
+        return lambda name: type(self.modules[_join(parent, name)]) is nn.Identity
+
+    def _first(self, name: str) -> str:
+        """Go down to what a Sequential starts with."""
+        module = self.modules[name]
+        while _is_sequential(module) and len(module):
+            name = f"{name}.{next(iter(module._modules))}"
+            module = self.modules[name]
+        return name
+
+    def _traced(self, parent: str) -> list[fx.Graph]:
+        """Trace a forward for training and for evaluation, children kept whole."""
+        if parent not in self._graphs:
+            module = self.modules[parent]
+            try:
+                if "forward" in vars(module):
+                    raise ValueError("its forward was replaced on the instance")
+                self._graphs[parent] = [trace_children(module, mode) for mode in (True, False)]
+            except Exception as error:  # whatever a forward raises on symbolic inputs
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                self._graphs[parent] = f"{parent or 'the model'} cannot be traced: {why}"
+        found = self._graphs[parent]
+        if isinstance(found, str):
+            raise UnprovedError(found)
+        return found
+
+
+def _next_in_graph(graph: fx.Graph, own: str, passes) -> tuple[str, tuple[str, ...]]:
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == own]
+    if len(calls) != 1:
+        raise UnprovedError(f"it is called {len(calls)} times")
+    node, passed = calls[0], []
+    while True:
+        users = list(node.users)
+        if len(users) != 1:
+            raise UnprovedError(f"its output is used {len(users)} times")
+        (user,) = users
+        if user.op == "output" and user.args[0] is node:
+            return "", tuple(passed)
+        if user.op != "call_module" or user.args != (node,) or user.kwargs:
+            raise UnprovedError(f"its output goes to {_title(user)}")
+        if not passes(user.target):
+            return user.target, tuple(passed)
+        passed.append(user.target)
+        node = user
+
+
+def _title(node: fx.Node) -> str:
+    if node.op == "output":
+        return "a part of the result"
+    return node.target if isinstance(node.target, str) else node.target.__name__
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    kind = original_class(module) if is_attended(module) else type(module)
+    return kind.forward is nn.Sequential.forward and "forward" not in vars(module)
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Say whether a module can be called; a ModuleList, say, cannot."""
+    return type(module).forward is not nn.Module.forward
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}.{name}" if parent else name

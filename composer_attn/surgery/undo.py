@@ -1,0 +1,86 @@
+"""Take attention out of a network: ours, exactly, or what the network came with."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from composer_attn.errors import ModelError, PlacementError
+from composer_attn.surgery.attend import CHILD, detach, is_attended, is_extended_further
+from composer_attn.surgery.fuse import apart, take_apart
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.optimizers import Optimizers, as_optimizers, leave, rejoin
+from composer_attn.surgery.refusals import check_model
+from composer_attn.surgery.select import Selection, select
+from composer_attn.surgery.slots import Place, is_replacement, is_shortcut, split_name, vacate
+
+
+def find_attended(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the attended modules of a model by name; a shared module comes once."""
+    return {name: module for name, module in model.named_modules() if is_attended(module)}
+
+
+def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.Module]:
+    """Undo every surgery on a model; see :func:`composer_attn.functional.detach_attention`."""
+    check_model(model)
+    found_optimizers = as_optimizers(optimizers)
+    bring_back = take_apart(model)
+    sites = find_attended(model)
+    covered = [name for name, m in sites.items() if is_extended_further(m)]
+    if covered:
+        bring_back()
+        raise ModelError(
+            f"the class of {', '.join(covered)} was extended after the surgery (by a "
+            "parametrization, or a wrapper): undo that first, then detach"
+        )
+    attentions = {name: module._modules[CHILD] for name, module in sites.items()}
+    # The last first: what an optimizer held goes back to where it was before the first.
+    for name, module in reversed(sites.items()):
+        detach(module)
+        places = leave(found_optimizers, attentions[name], model)
+        if is_replacement(module):
+            _bring_back(module, attentions[name], found_optimizers, places)
+    stand_ins = (name for name, m in walk(model) if is_shortcut(m) or is_replacement(m))
+    for slot in [split_name(name) for name in stand_ins]:
+        vacate(model, slot)
+    return attentions
+
+
+def remove_all(
+    model: nn.Module, selection: Selection, optimizers: Optimizers = None
+) -> dict[str, nn.Module]:
+    """Take out what a network came with; see :func:`composer_attn.functional.remove_attention`."""
+    check_model(model)
+    live = as_optimizers(optimizers)
+    try:
+        points = [point for point, reason in select(model, selection) if not reason]
+    except PlacementError:
+        return {}
+    with apart(model):
+        for point in points:
+            for parent, child in point.slots:
+                identity = nn.Identity().train(point.module.kept.module.training)
+                model.get_submodule(parent)._modules[child] = identity
+    removed = {point.name: point.module.kept.module for point in points}
+    for module in removed.values():
+        leave(live, module, model)
+    return removed
+
+
+def _bring_back(
+    replacement: nn.Module,
+    attention: nn.Module,
+    optimizers: list[Optimizer],
+    places: tuple[Place, ...],
+) -> None:
+    """Ready the attention that a network came with to be where ours was until now."""
+    kept = replacement.kept
+    parameter = next(attention.parameters())
+    kept.module.to(parameter.device, parameter.dtype).train(replacement.training)
+    if not places:  # the optimizers passed, if any, do not train this network
+        return
+    if not kept.places:  # they were built after the surgery
+        names = [name for name, _ in kept.module.named_parameters()]
+        kept.places = tuple(
+            places[0]._replace(parameter=name, position=places[0].position + i, known_as=None)
+            for i, name in enumerate(names)
+        )
+    rejoin(optimizers, kept.module, kept.places)

@@ -1,0 +1,89 @@
+"""The comparisons of training steps and of latencies: they run, and their figures make sense."""
+
+import csv
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import common
+from benchmarks.variants import COMPILED, EAGER, VARIANTS, chosen
+from composer_attn.surgery.joined import is_joined
+from tests.commands import ROOT, run
+
+SMALL = ("--model", "resnet18", "--batch", "2", "--image", "32", "--warmups", "0")
+NETWORKS = ["plain", "composer_se", "timm_eca", "se", "se_unfused"]
+
+
+def rows_of(script, tmp_path, *amounts):
+    results = tmp_path / "new" / "rows.csv"
+    arguments = (*SMALL, *amounts, "--backend", "reference", "--variants", ",".join(NETWORKS))
+    done = run(
+        sys.executable, "-m", f"benchmarks.{script}", *arguments, "--results", str(results),
+        cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "resnet18, batch 2 at 32x32" in done.stdout
+    with results.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == NETWORKS
+    for row in rows:
+        assert (row["layout"], row["precision"], row["backend"]) == ("nchw", "fp32", "reference")
+        assert row["torch"] == torch.__version__
+        assert float(row["ratio_lower_quartile"]) <= float(row["ratio"])
+        assert float(row["ratio"]) <= float(row["ratio_upper_quartile"])
+    assert float(rows[0]["ratio"]) == 1
+    return {row["variant"]: row for row in rows}
+
+
+@pytest.mark.slow
+def test_training_steps_are_compared(tmp_path):
+    rows = rows_of("train_step", tmp_path, "--steps", "2")
+    for row in rows.values():
+        assert float(row["step_ms"]) > 0
+        assert int(row["saved_bytes"]) > 0
+    plain, unfused = (int(rows[name]["saved_bytes"]) for name in ("plain", "se_unfused"))
+    assert float(rows["se_unfused"]["saved_ratio"]) == pytest.approx(unfused / plain, abs=1e-3)
+    assert unfused > plain
+
+
+@pytest.mark.slow
+def test_latencies_are_compared(tmp_path):
+    rows = rows_of("inference", tmp_path, "--rounds", "2")
+    assert all(float(row["latency_ms"]) > 0 for row in rows.values())
+
+
+def test_ratios_are_those_of_the_same_round():
+    found = common.ratios([2.0, 4.0, 9.0], [4.0, 4.0, 3.0])
+    assert found == {"ratio": 1, "ratio_lower_quartile": 0.75, "ratio_upper_quartile": 2}
+
+
+def test_every_action_has_a_turn_in_every_round_and_starts_as_often_as_others():
+    calls = []
+    actions = [lambda name=name: calls.append(name) for name in "abc"]
+    seconds = common.take_turns(actions, 3)
+    assert "".join(calls) == "abcbcacab"
+    assert [len(own) for own in seconds] == [3, 3, 3]
+
+
+def test_bytes_kept_for_backward_are_each_storage_once_and_no_parameters():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(16, 4)
+    # The input, and the output of the ReLU, which the second layer keeps too.
+    assert common.saved_bytes(model, lambda: model(x)) == 4 * 16 * (4 + 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which Linux has")
+def test_the_peak_of_memory_is_that_of_the_action():
+    size = 64 * 2**20
+    found = common.peak_bytes(lambda: torch.ones(size // 4).sum(), "cpu")
+    assert found is None or 0.9 * size < found < 1.5 * size
+
+
+def test_variants_are_what_they_are_called():
+    assert set(EAGER) | set(COMPILED) <= set(VARIANTS)
+    assert [variant.name for variant in chosen("se,eca_unfused")] == ["plain", "se", "eca_unfused"]
+    for name, joined in (("se", True), ("se_unfused", False), ("composer_se", False)):
+        network = VARIANTS[name].make("resnet18", "reference")
+        assert any(map(is_joined, network.modules())) == joined
