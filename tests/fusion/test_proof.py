@@ -1,5 +1,7 @@
 """Which sites are fused with what, and the reasons against the others."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
