@@ -62,8 +62,7 @@ def prepare(
 def measure(trained: list[Trained], steps: int, warmups: int, device: str) -> list[dict[str, Any]]:
     """Compare each network to the first; after its first step, timed alone, and some more."""
     memory = []
-    for each in trained:
-        each.first_seconds = common.timed(each.step)
+    trained = [each for each in trained if _first_step(each)]
     for each in trained:
         each.step()
         memory.append(
@@ -86,6 +85,18 @@ def measure(trained: list[Trained], steps: int, warmups: int, device: str) -> li
         }
         for each, own, kept in zip(trained, seconds, memory, strict=True)
     ]
+
+
+def _first_step(each: Trained) -> bool:
+    """Take the first step; leave out, and say so, what a compiler cannot do."""
+    try:
+        each.first_seconds = common.timed(each.step)
+    except Exception as error:
+        if not each.variant.compiled:
+            raise
+        print(f"{each.variant.name} is left out: {type(error).__name__}")
+        return False
+    return True
 
 
 def _row(found: dict[str, Any]) -> list[str]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from composer_attn.attention.base import ChannelAttention
+from composer_attn.ops.head import traced
 
 # The attribute of a tensor that was given.
 _TOKEN = "_composer_attn_token"
@@ -151,17 +151,8 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def needs_plain_operations() -> bool:
-    """Say whether a jit trace, torch.func or forward-mode differentiation is at work.
-
-    They take no autograd functions, or none of those that compute jointly.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    return (
-        torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+    """Say whether a jit trace, torch.func or forward-mode differentiation is at work."""
+    return not torch.compiler.is_compiling() and traced()
 
 
 def is_ours(attention: nn.Module) -> bool:

@@ -130,6 +130,25 @@ def test_one_image_and_a_large_mean():
     assert_equal({"": fused(x).detach()}, {"": plain(x).detach()}, 1e-9)
 
 
+@pytest.mark.parametrize("placement", ["conv", "norm"])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 1, 1), (0, 3, 4, 4), (2, 3, 4), (2, 5, 4, 4), (2, 3, 4, 4, 4)], ids=str
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_inputs_that_a_network_refuses_are_refused_alike(placement, shape, training):
+    def build():
+        return nn.Sequential(nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU())
+
+    found = []
+    for model in pair(build, placement=placement):
+        model.train(training)
+        try:
+            found.append(model(torch.ones(shape, dtype=torch.float64)).shape)
+        except (RuntimeError, ValueError) as error:
+            found.append((type(error), str(error)))
+    assert found[0] == found[1]
+
+
 def test_autocast_agrees():
     plain, fused = pair(Net, dtype=torch.float32, min_channels=8)
     x = torch.randn(4, 3, 12, 12)
