@@ -1,5 +1,7 @@
 """What every channel attention shares: pool, compute logits, gate, scale."""
 
+from collections.abc import Callable
+
 import torch.fx
 from torch import Tensor, nn
 
@@ -24,7 +26,13 @@ class ChannelAttention(nn.Module):
         start: ``paper`` leaves the layers at PyTorch's usual random initialization. ``identity``
             zeroes the last layer and centres the gate on 1, so that a new attention multiplies by
             exactly 1, and learns from there.
+
+    Attributes:
+        observer: called with every excitation that is computed, detached; ``None`` but for the
+            moments in which somebody looks.
     """
+
+    observer: Callable[[Tensor], None] | None = None
 
     def __init__(self, channels: int, gate: str, start: str):
         super().__init__()
@@ -44,7 +52,14 @@ class ChannelAttention(nn.Module):
 
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the scales ``(N, C)`` for an input ``(N, C, *spatial)``."""
-        return self._gate(self.logits(channel_means(x, self.channels)))
+        return self.excitation_of(channel_means(x, self.channels))
+
+    def excitation_of(self, means: Tensor) -> Tensor:
+        """Compute the scales ``(N, C)`` from channel means ``(N, C)``: the one way to get them."""
+        scales = self._gate(self.logits(means))
+        if self.observer is not None:
+            self.observer(scales.detach())
+        return scales
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format."""
@@ -61,6 +76,10 @@ class ChannelAttention(nn.Module):
         if self.start == "identity":
             for parameter in self.last_layer.parameters():
                 nn.init.zeros_(parameter)
+
+    def __getstate__(self) -> dict:
+        # Who looks at this module does not look at its copies.
+        return {name: value for name, value in vars(self).items() if name != "observer"}
 
     def extra_repr(self) -> str:
         """Summarize the shared arguments for ``print(model)``."""
