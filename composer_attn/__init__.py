@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         SqueezeExcitation,
         eca_kernel_size,
     )
+    from composer_attn.callbacks import ExcitationMonitor
     from composer_attn.functional import (
         apply_eca,
         apply_squeeze_excite,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
+    "ExcitationMonitor": "callbacks",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
@@ -48,6 +50,7 @@ _HOMES = {
 __all__ = [
     "ECA",
     "EfficientChannelAttention",
+    "ExcitationMonitor",
     "Site",
     "SqueezeExcitation",
     "SqueezeExcite",

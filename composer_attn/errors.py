@@ -47,3 +47,7 @@ class ConfigError(ComposerAttnError, ValueError):
 
 class NothingAttendedWarning(UserWarning):
     """A surgery found no module to attend (or none to detach), and changed nothing."""
+
+
+class IdleGatesWarning(UserWarning):
+    """The gates of an attention are saturated, or never move."""

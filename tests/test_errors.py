@@ -18,6 +18,7 @@ BUILT_IN = {
     "AttentionRemovedError": RuntimeError,
     "ConfigError": ValueError,
     "NothingAttendedWarning": UserWarning,
+    "IdleGatesWarning": UserWarning,
 }
 
 
