@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from composer_attn.runs.report.notices import notices_of
 from composer_attn.runs.report.published import Published, published_for
 from composer_attn.runs.report.records import Record, recipe_of
-from composer_attn.runs.variants import PLAIN
+from composer_attn.runs.variants import PLAIN, attentions
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Comparison:
             return ""
         spreads = (self.result(variant).spread, self.result(plain).spread)
         if None in spreads:
-            return "unknown: one seed has no spread"
+            return "one seed: no spread"
         spread = (spreads[0] ** 2 + spreads[1] ** 2) ** 0.5
         return "larger than the spread" if abs(difference) > spread else "within the spread"
 
@@ -128,7 +128,10 @@ def compare(records: Sequence[Record]) -> Comparison:
         Variant(label, name, recipe, tuple(sorted(runs, key=lambda r: r.config.get("seed", 0))))
         for ((recipe, name, _), runs), label in zip(groups.items(), _labels(groups), strict=True)
     )
-    variants = tuple(sorted(variants, key=lambda variant: variant.name != PLAIN))
+    order = [PLAIN, *attentions()]
+    variants = tuple(
+        sorted(variants, key=lambda v: order.index(v.name) if v.name in order else len(order))
+    )
     metrics = [n for r in records for n in (r.summary or {}).get("metrics") or {}]
     metrics += [n for r in records for m in r.history if m.kind == "eval" for n in m.figures]
     metric = "accuracy" if "accuracy" in metrics or not metrics else metrics[0]

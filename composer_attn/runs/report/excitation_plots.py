@@ -67,15 +67,17 @@ def _by_class(
 ) -> _Drawn:
     figure = Figure(figsize=(5.2, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    channel = np.arange(layer.mean.shape[1])
-    every, spread = layer.mean[-1], layer.std[-1]
+    # In the order of the channels themselves, hundreds of them are a thicket.
+    order = np.argsort(layer.mean[-1])
+    channel, means = np.arange(len(order)), layer.mean[:, order]
+    every, spread = means[-1], layer.std[-1][order]
     axes.fill_between(channel, every - spread, every + spread, color=INK, alpha=0.13, lw=0)
     present = [i for i, count in enumerate(found.samples[:-1]) if count]
     for number, row in enumerate(present[:_CLASSES]):
-        style = series(number + 1) | {"marker": "none", "linewidth": 1.1}
-        axes.plot(channel, layer.mean[row], label=f"class {found.classes[row]}", **style)
-    axes.plot(channel, every, color=INK, linewidth=1.1, label="all")
-    axes.set(xlabel="channel", ylabel="mean excitation")
+        style = series(number + 1) | {"marker": "none", "linewidth": 0.9}
+        axes.plot(channel, means[row], label=f"class {found.classes[row]}", **style)
+    axes.plot(channel, every, color=INK, linewidth=1.8, label="all")
+    axes.set(xlabel="channels, by their mean over all images", ylabel="mean excitation")
     axes.margins(x=0.01)
     axes.legend(ncols=5, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
     figures = layer.figures

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from composer_attn.runs.report.compare import Comparison
 from composer_attn.runs.report.excitation_plots import excitation_plots
@@ -71,6 +72,7 @@ def _curves(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure
             if not ends:
                 continue
             axes.set(xlabel=axis.label, ylabel=label)
+            axes.set_xlim(left=0)
             if by == "images":
                 _add_epochs(axes, comparison)
             axes.legend()
@@ -114,6 +116,7 @@ def _add_epochs(axes: Axes, comparison: Comparison) -> None:
         images = lengths.pop() / 1000
         above = axes.secondary_xaxis("top", functions=(lambda x: x / images, lambda x: x * images))
         above.set_xlabel("epochs")
+        above.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _costs(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure]]:
@@ -133,8 +136,10 @@ def _costs(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure]
                 continue
             style = style_of(comparison, variant) | {"linestyle": "none"}
             x, y = cost.mean * scale, result.mean * percent
-            errors = {"xerr": (cost.spread or 0) * scale, "yerr": (result.spread or 0) * percent}
-            axes.errorbar(x, y, **errors, label=variant.label, capsize=3, **style, ms=9)
+            axes.plot(x, y, label=variant.label, **style, ms=9)
+            spreads = {"xerr": (cost.spread or 0) * scale, "yerr": (result.spread or 0) * percent}
+            if result.spread is not None:
+                axes.errorbar(x, y, **spreads, capsize=3, color=style["color"], linestyle="none")
             told.append(f"{variant.label} {y:.4g} at {x:.4g}")
         if told:
             axes.set(xlabel=label, ylabel=unit)
