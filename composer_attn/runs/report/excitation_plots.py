@@ -10,6 +10,7 @@ from composer_attn.runs.report.compare import Comparison, Variant
 from composer_attn.runs.report.style import INK, series, style_of
 
 _DEPTHS = 3
+_CHANNELS = 64  # as many as can be told apart
 _CLASSES = 4  # as in figure 5 of the SENet paper
 _Drawn = tuple[str, str, str, str, Figure]
 
@@ -69,19 +70,22 @@ def _by_class(
     axes = figure.add_subplot()
     # In the order of the channels themselves, hundreds of them are a thicket.
     order = np.argsort(layer.mean[-1])
+    order = order[np.unique(np.linspace(0, len(order) - 1, _CHANNELS).round().astype(int))]
     channel, means = np.arange(len(order)), layer.mean[:, order]
     every, spread = means[-1], layer.std[-1][order]
     axes.fill_between(channel, every - spread, every + spread, color=INK, alpha=0.13, lw=0)
     present = [i for i, count in enumerate(found.samples[:-1]) if count]
     for number, row in enumerate(present[:_CLASSES]):
-        style = series(number + 1) | {"marker": "none", "linewidth": 0.9}
+        style = series(number + 1) | {"marker": "none", "linewidth": 1.2}
         axes.plot(channel, means[row], label=f"class {found.classes[row]}", **style)
     axes.plot(channel, every, color=INK, linewidth=1.8, label="all")
     axes.set(xlabel="channels, by their mean over all images", ylabel="mean excitation")
     axes.margins(x=0.01)
     axes.legend(ncols=5, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=1)
     figures = layer.figures
-    title = f"{variant.label}, {layer.name} (layer {place}): excitation of each channel by class"
+    channels = layer.mean.shape[1]
+    shown = f"{len(order)} of its {channels}" if len(order) < channels else f"its {channels}"
+    title = f"{variant.label}, {layer.name} (layer {place}): {shown} channels, by class"
     alt = (
         f"{title}. Over all images: mean {figures['mean']:.2f}, deviation {figures['std']:.2f}, "
         f"from {every.min():.2f} to {every.max():.2f} by channel. The band is the deviation over "
