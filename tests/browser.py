@@ -27,7 +27,7 @@ FINDINGS = """(() => {
     dark: matchMedia('(prefers-color-scheme: dark)').matches,
     ground: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.querySelector('figure svg text')).fill,
-    unfolded: [before],
+    unfolded: [before],  // and after the link was followed: see below
     focusable: all('a[href], summary, [tabindex="0"]').length,
   });
 })()"""
@@ -65,7 +65,7 @@ def open_page(page: Path, folder: Path, view: str) -> None:
     from PySide6.QtWebEngineWidgets import QWebEngineView
     from PySide6.QtWidgets import QApplication
 
-    messages, requests = [], []
+    messages, requests, found = [], [], {}
 
     class Requests(QWebEngineUrlRequestInterceptor):
         def interceptRequest(self, info):  # noqa: N802
@@ -84,14 +84,22 @@ def open_page(page: Path, folder: Path, view: str) -> None:
     browser.resize(width, height)
     browser.show()
 
-    def finish(text: str) -> None:
-        found = json.loads(text) | {"messages": messages, "requests": requests}
+    def finish(unfolded: bool) -> None:
+        found["unfolded"].append(unfolded)
+        found.update(messages=messages, requests=requests)
         (folder / f"{view}.json").write_text(json.dumps(found, indent=2))
         application.exit(0)
 
+    def followed() -> None:
+        browser.page().runJavaScript("document.querySelector(location.hash).open", finish)
+
+    def keep(text: str) -> None:
+        found.update(json.loads(text))
+        QTimer.singleShot(300, followed)
+
     def shoot() -> None:
         browser.grab().save(str(folder / f"{view}.png"))
-        browser.page().runJavaScript(FINDINGS, finish)
+        browser.page().runJavaScript(FINDINGS, keep)
 
     def whole(size) -> None:
         browser.resize(width, min(int(float(size)), 12_000))
