@@ -13,8 +13,8 @@ from composer_attn.errors import ConfigError
 from composer_attn.runs import report as report_package
 from composer_attn.runs.report import write_report
 from composer_attn.runs.report.compare import compare
-from composer_attn.runs.report.records import find_records
 from composer_attn.runs.report.page import NONE
+from composer_attn.runs.report.records import find_records
 from tests.commands import invoke
 from tests.runs.runs_on_disk import write_run
 

@@ -59,8 +59,8 @@ def test_variants_differ_in_their_attention_alone(config):
 
 @pytest.mark.parametrize("name", attentions())
 def test_every_attention_can_be_a_variant(config, name):
-    variant = make_variants(config("algorithms={}"), [name], 1, Path("out"))[0]
-    assert list(variant.config.algorithms) == [name]
+    variant = make_variants(config(), [name], 1, Path("out"))[0]
+    assert list(variant.config.algorithms) == ["label_smoothing", name]
 
 
 @pytest.mark.parametrize(
