@@ -23,6 +23,7 @@ from composer_attn.runs.variants import Variant, make_variants
 _RECIPE = "config.yaml"
 _LOG = "train.log"
 _POLL = 0.5  # seconds
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 20  # seconds that a run has to end when told to
 
 
@@ -148,12 +149,16 @@ def _lock(out: Path) -> Iterator[int]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End on SIGTERM as on Ctrl-C, so that the run that is being trained ends as well."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    """End on Ctrl-C and SIGTERM alike, so that the run that is being trained ends as well.
+
+    Composer, once imported, has handlers of its own, which end the process with no word.
+    """
+    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: object) -> None:

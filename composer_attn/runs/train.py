@@ -11,6 +11,7 @@ from composer.utils import dist
 
 from composer_attn.errors import ConfigError
 from composer_attn.runs.build import build_parts, build_trainer
+from composer_attn.runs.checkpoints import drop_unfinished
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_parameters
 from composer_attn.runs.history import History
@@ -85,6 +86,8 @@ def _make(folder: Path, reuse: bool, made: list[Path]) -> str:
     made += absent
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"no permission to write into {str(folder)!r}")
+    if reuse:
+        drop_unfinished(folder)
     return str(folder)
 
 
