@@ -50,16 +50,16 @@ class ChannelAttention(nn.Module):
         """Compute the gate's input ``(N, C)`` from channel means ``(N, C)``."""
         raise NotImplementedError
 
-    def excitation(self, x: Tensor) -> Tensor:
-        """Compute the scales ``(N, C)`` for an input ``(N, C, *spatial)``."""
-        return self.excitation_of(channel_means(x, self.channels))
-
     def excitation_of(self, means: Tensor) -> Tensor:
-        """Compute the scales ``(N, C)`` from channel means ``(N, C)``: the one way to get them."""
+        """Compute the scales ``(N, C)`` from channel means ``(N, C)``."""
         scales = self._gate(self.logits(means))
         if self.observer is not None:
             self.observer(scales.detach())
         return scales
+
+    def excitation(self, x: Tensor) -> Tensor:
+        """Compute the scales ``(N, C)`` for an input ``(N, C, *spatial)``."""
+        return self.excitation_of(channel_means(x, self.channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format."""
