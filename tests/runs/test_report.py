@@ -88,6 +88,12 @@ def test_the_table_has_a_row_for_each_run(study, tmp_path):
     assert first["command"] == f"composer-attn train {study / 'plain-seed0' / 'config.yaml'}"
 
 
+def test_the_command_of_a_run_that_would_resume_names_another_folder(tmp_path):
+    write_run(tmp_path / "run", autoresume=True)
+    page = page_of(tmp_path / "run", out=tmp_path / "out")
+    assert f"train {tmp_path / 'run' / 'config.yaml'} save_folder=runs/again" in page
+
+
 def test_plots_are_written_as_svg_and_png(study, tmp_path):
     write_report([study], tmp_path / "out")
     plots = tmp_path / "out" / "plots"

@@ -194,6 +194,16 @@ def test_a_variant_that_fails_does_not_stop_the_others(config, tmp_path):
 
 
 @pytest.mark.slow
+def test_runs_can_have_several_processes(config, tmp_path):
+    config()
+    amounts = ("max_duration=1ep", "--variants", "eca", "--ranks", "2")
+    done = run("composer-attn", "study", "recipe.yaml", *amounts, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = tmp_path / "runs" / "small_study" / "eca-seed17" / "summary.json"
+    assert json.loads(summary.read_text())["ranks"] == 2
+
+
+@pytest.mark.slow
 def test_the_digits_study_compares_three_variants(tmp_path):
     done = run("composer-attn", "study", "max_duration=1ep", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

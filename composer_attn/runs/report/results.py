@@ -76,8 +76,12 @@ def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def command_of(run: Record) -> str:
-    """Return the command that trains a run's config again."""
-    return f"composer-attn train {run.folder / 'config.yaml'}" if run.config else ""
+    """Return the command that trains a run's config again, from the start."""
+    if not run.config:
+        return ""
+    # Else a run of a study would go on from its last checkpoint: there is nothing left to train.
+    elsewhere = " save_folder=runs/again" if run.config.get("autoresume") else ""
+    return f"composer-attn train {run.folder / 'config.yaml'}{elsewhere}"
 
 
 def _spread(name: str, figure: Any) -> dict[str, Any]:
