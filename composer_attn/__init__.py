@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         SqueezeExcitation,
         eca_kernel_size,
     )
+    from composer_attn.callbacks import ExcitationMonitor
     from composer_attn.functional import (
         apply_eca,
         apply_squeeze_excite,
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
+    "ExcitationMonitor": "callbacks",
     "FusedSite": "surgery",
     "FusionPlan": "surgery",
     "Site": "surgery",
@@ -56,6 +58,7 @@ _HOMES = {
 __all__ = [
     "ECA",
     "EfficientChannelAttention",
+    "ExcitationMonitor",
     "FusedSite",
     "FusionPlan",
     "Site",

@@ -23,6 +23,7 @@ _Number = Annotated[float | None, typer.Option()]
 
 _INVALID = 1
 _REFUSED = 2
+_INTERRUPTED = 130
 
 
 @app.command()
@@ -137,3 +138,53 @@ def plan(
         write_csv(planned)
     else:
         show(planned, everything)
+
+
+@app.command()
+def study(
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG] [OVERRIDES]...",
+            help="The recipe's YAML file (the handwritten digits without one), and key=value.",
+        ),
+    ] = None,
+    variants: Annotated[
+        str, typer.Option(help="Attentions to compare, by name, and plain, without one.")
+    ] = "plain,squeeze_excite,eca",
+    seeds: Annotated[int, typer.Option(help="How many seeds to train each variant with.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The folder of runs and report.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, like GPUs.")] = 1,
+) -> None:
+    """Train variants of one recipe, or go on with it; show live how they do; write a report."""
+    from composer_attn.errors import ComposerAttnError
+    from composer_attn.runs.study_command import run_study
+
+    try:
+        failed = run_study(config or [], variants.split(","), seeds, out, ranks)
+    except ComposerAttnError as error:
+        print(f"composer-attn: {error}", file=sys.stderr)
+        raise typer.Exit(_REFUSED) from error
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from None
+    if failed:
+        raise typer.Exit(_INVALID)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(readable=False, help="Folders of runs, or studies.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write the report to.")] = Path("report"),
+) -> None:
+    """Compare runs that are on disk: a page, its plots, and the results as CSV and JSON."""
+    from composer_attn.errors import ComposerAttnError
+    from composer_attn.runs.report import write_report
+
+    try:
+        print(write_report(runs, out))
+    except ComposerAttnError as error:
+        print(f"composer-attn: {error}", file=sys.stderr)
+        raise typer.Exit(_REFUSED) from error

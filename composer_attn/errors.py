@@ -51,3 +51,7 @@ class NothingAttendedWarning(UserWarning):
 
 class BackendWarning(UserWarning):
     """A backend of the passes over feature maps cannot run on this machine."""
+
+
+class IdleGatesWarning(UserWarning):
+    """The gates of an attention are saturated, or never move."""

@@ -19,6 +19,7 @@ BUILT_IN = {
     "ConfigError": ValueError,
     "NothingAttendedWarning": UserWarning,
     "BackendWarning": UserWarning,
+    "IdleGatesWarning": UserWarning,
 }
 
 

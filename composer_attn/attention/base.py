@@ -1,5 +1,7 @@
 """What every channel attention shares: squeeze, compute logits, gate, scale."""
 
+from collections.abc import Callable
+
 import torch.fx
 from torch import Tensor, nn
 
@@ -50,9 +52,15 @@ class ChannelAttention(nn.Module):
         squeeze: ``avg`` pools each channel's average over space, ``max`` its maximum; ``none``
             pools nothing: each position is excited by its own channels.
 
+    Attributes:
+        observer: called with every excitation that is computed, detached; ``None`` but for the
+            moments in which somebody looks.
+
     Raises:
         ArgumentError: an argument is not valid.
     """
+
+    observer: Callable[[Tensor], None] | None = None
 
     def __init__(self, channels: int, gate: str, start: str, squeeze: str):
         super().__init__()
@@ -75,7 +83,10 @@ class ChannelAttention(nn.Module):
 
     def excitation_of(self, means: Tensor) -> Tensor:
         """Compute the scales ``(N, C)`` from what was squeezed, ``(N, C)``."""
-        return self._gate(self.logits(means))
+        scales = self._gate(self.logits(means))
+        if self.observer is not None:
+            self.observer(scales.detach())
+        return scales
 
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the scales for an input ``(N, C, *spatial)``.
@@ -100,6 +111,10 @@ class ChannelAttention(nn.Module):
         if self.start == "identity":
             for parameter in self.last_layer.parameters():
                 nn.init.zeros_(parameter)
+
+    def __getstate__(self) -> dict:
+        # Who looks at this module does not look at its copies.
+        return {name: value for name, value in vars(self).items() if name != "observer"}
 
     def extra_repr(self) -> str:
         """Summarize the shared arguments for ``print(model)``."""

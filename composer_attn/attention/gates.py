@@ -55,6 +55,22 @@ GATES: dict[str, dict[str, Gate]] = {
     },
 }
 
+# The least and the greatest scale that a gate gives.
+RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "paper": {
+        "sigmoid": (0, 1),
+        "hard_sigmoid": (0, 1),
+        "tanh": (-1, 1),
+        "relu": (0, float("inf")),
+    },
+    "identity": {
+        "sigmoid": (0, 2),
+        "hard_sigmoid": (0, 2),
+        "tanh": (0, 2),
+        "relu": (0, float("inf")),
+    },
+}
+
 
 def find_gate(gate: str, start: str) -> Gate:
     """Look up the function of a gate.

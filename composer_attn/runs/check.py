@@ -37,6 +37,7 @@ _SINGLE = {
 _SEVERAL = {"algorithms": ALGORITHMS, "callbacks": CALLBACKS, "loggers": LOGGERS}
 _DURATIONS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE)
 _TIMES = ("max_duration", "eval_interval", "save_interval")
+_OURS = "excitation_monitor"
 _DEVICES = ("cpu", "gpu", "mps", "tpu")
 
 
@@ -80,7 +81,7 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
     Components with known mistakes are not tried.
 
     Networks are built on the meta device, optimizers for one parameter. Not tried: datasets, which
-    need their data, and loggers and callbacks, which may open files.
+    need their data, and loggers and Composer's callbacks, which may open files.
     """
     attempts = {
         "model": lambda: _try_model(config.model),
@@ -90,6 +91,8 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
     }
     for name in config.algorithms:
         attempts[f"algorithms.{name}"] = partial(_try_algorithm, config, name)
+    if _OURS in config.callbacks:
+        attempts[f"callbacks.{_OURS}"] = partial(_try_callback, config)
     mistakes = []
     keys = [mistake.key for mistake in known]
     for key, attempt in attempts.items():
@@ -105,6 +108,10 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
 
 def _try_algorithm(config: RunConfig, name: str) -> None:
     ALGORITHMS.table[name](**(config.algorithms[name] or {}))
+
+
+def _try_callback(config: RunConfig) -> None:
+    CALLBACKS.table[_OURS](**(config.callbacks[_OURS] or {}))
 
 
 def _try_model(section: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from composer import loggers
 from composer.core import Algorithm
 
 from composer_attn.algorithms import ECA, SqueezeExcite
+from composer_attn.callbacks import ExcitationMonitor
 from composer_attn.runs.annotations import annotations_of, misfit
 from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS, build_loader
 from composer_attn.runs.mistakes import Mistake, unknown
@@ -167,7 +168,9 @@ LOGGERS = Kind(
     },
 )
 
-CALLBACKS = Kind("callback", _classes(composer.callbacks, ""))
+CALLBACKS = Kind(
+    "callback", {**_classes(composer.callbacks, ""), "excitation_monitor": ExcitationMonitor}
+)
 
 MODEL_KIND = Kind("model", MODELS, extra=MODEL_ARGUMENTS)
 

@@ -19,6 +19,7 @@ from composer_attn.runs.build import Parts
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_macs, count_parameters, peak_memory
 
+FILE = "summary.json"
 _PACKAGES = ("mosaicml", "torch", "torchvision")
 
 
@@ -60,7 +61,7 @@ class Summary:
 
     def write(self) -> None:
         """Write ``summary.json`` into the save folder."""
-        path = Path(self.save_folder) / "summary.json"
+        path = Path(self.save_folder) / FILE
         values = asdict(self)
         # JSON has no nan: null stands for what is no number.
         values["metrics"] = {n: v if isfinite(v) else None for n, v in self.metrics.items()}

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from composer import Trainer
 from composer.utils import dist
-from omegaconf import OmegaConf
 
 from composer_attn.errors import ConfigError
 from composer_attn.runs.build import build_parts, build_trainer
+from composer_attn.runs.checkpoints import drop_unfinished
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_parameters
+from composer_attn.runs.history import History
 from composer_attn.runs.mistakes import Mistake
 from composer_attn.runs.parallel import join_ranks
 from composer_attn.runs.summary import Summary, summarize
@@ -31,6 +32,8 @@ def train(config: RunConfig) -> Summary:
     parts = build_parts(config)
     parameters = count_parameters(parts.model)
     with _save_folder(config) as folder:
+        history = History(folder, config)
+        parts.callbacks.append(history)
         trainer = build_trainer(config, parts, folder)
         try:
             if trainer.state.timestamp < trainer.state.max_duration:
@@ -40,8 +43,8 @@ def train(config: RunConfig) -> Summary:
             summary = summarize(config, parts, trainer, parameters, folder)
         finally:
             trainer.close()
+        history.write_config()
         if dist.get_global_rank() == 0:
-            OmegaConf.save(OmegaConf.structured(config), Path(folder) / "config.yaml")
             summary.write()
     return summary
 
@@ -83,6 +86,8 @@ def _make(folder: Path, reuse: bool, made: list[Path]) -> str:
     made += absent
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"no permission to write into {str(folder)!r}")
+    if reuse:
+        drop_unfinished(folder)
     return str(folder)
 
 

@@ -1,0 +1,154 @@
+"""What does the excitation monitor cost a training step?
+
+python benchmarks/monitor.py
+"""
+
+import csv
+import os
+import platform
+import re
+import statistics
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from composer import Callback, Trainer
+from composer.models import ComposerClassifier
+from rich.console import Console
+from rich.table import Table
+
+from composer_attn import ECA, ExcitationMonitor, SqueezeExcite
+from composer_attn.runs.data import build_loader
+from composer_attn.runs.data.synthetic import synthetic
+from composer_attn.runs.models import build_model
+
+_RESULTS = Path(__file__).parent / "results" / "monitor.csv"
+_VERSIONS = ("torch", "torchvision", "mosaicml", "composer-attn")
+_ALGORITHMS = {"squeeze_excite": SqueezeExcite, "eca": ECA}
+_CLASSES = 10
+
+
+class Stopwatch(Callback):
+    """Times every step, from the event before it to the event after it."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def batch_start(self, state, logger) -> None:
+        """Start."""
+        self._start = _now()
+
+    def batch_end(self, state, logger) -> None:
+        """Stop. Composer runs callbacks in the order of their list: this one comes last."""
+        self.seconds.append(_now() - self._start)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(
+    network: str, attention: str, batch_size: int, size: int, steps: int, device: str
+) -> tuple[list[float], list[float]]:
+    """Train with a monitor that looks at every second step; return times without, and with.
+
+    Steps take turns, so that what else the machine does falls on both alike. The first ten do not
+    count.
+    """
+    model: ComposerClassifier = build_model({"name": network, "num_classes": _CLASSES})
+    source = synthetic(num_samples=4 * batch_size, num_classes=_CLASSES, size=size)
+    stopwatch = Stopwatch()
+    trainer = Trainer(
+        model=model,
+        train_dataloader=build_loader(source, batch_size, train=True, seed=0),
+        optimizers=torch.optim.SGD(model.parameters(), lr=0.01),
+        algorithms=[_ALGORITHMS[attention]()],
+        # The monitor's events fall between those of the stopwatch.
+        callbacks=[ExcitationMonitor("2ba"), stopwatch],
+        max_duration=f"{steps + 10}ba",
+        progress_bar=False,
+        device=device,
+        seed=0,
+    )
+    trainer.fit()
+    trainer.close()
+    counted = stopwatch.seconds[10:]
+    return counted[0::2], counted[1::2]
+
+
+def compare(without: list[float], watched: list[float], interval: int) -> dict[str, float]:
+    """Compare steps in pairs: what one watched step costs, and what that is at an interval."""
+    extra = [w / p - 1 for p, w in zip(without, watched, strict=True)]
+    low, median, high = statistics.quantiles(extra, n=4, method="inclusive")
+    return {
+        "step_ms": round(statistics.median(without) * 1e3, 2),
+        "watched_step_ms": round(statistics.median(watched) * 1e3, 2),
+        "watched_step_extra": round(median, 4),
+        "extra_lower_quartile": round(low, 4),
+        "extra_upper_quartile": round(high, 4),
+        "interval": interval,
+        "cost": round(median / interval, 6),
+    }
+
+
+def _surroundings(device: str) -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    return {
+        "date": date.today().isoformat(),
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "device": torch.cuda.get_device_name() if device == "gpu" else device,
+        "python": platform.python_version(),
+    } | {name: version(name) for name in _VERSIONS}
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if not file.tell():
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(
+    network: Annotated[str, typer.Option(help="A model's name.")] = "resnet50",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 16,
+    size: Annotated[int, typer.Option(min=8, help="Height and width of the images.")] = 64,
+    steps: Annotated[int, typer.Option(min=8, help="Steps that count, half of them watched.")] = 80,
+    interval: Annotated[int, typer.Option(min=1, help="Steps between watched ones.")] = 100,
+    results: Annotated[Path, typer.Option(help="The CSV file to append to.")] = _RESULTS,
+) -> None:
+    """Measure what the monitor adds to a training step, in turns with steps it does not watch."""
+    device = "gpu" if torch.cuda.is_available() else "cpu"
+    table = Table("attention", "step", "watched step", "extra (quartiles)", f"cost at {interval}ba")
+    table.title = f"{network}, batch {batch_size} at {size}x{size}, {device}"
+    rows = []
+    for attention in _ALGORITHMS:
+        surroundings = _surroundings(device)
+        found = compare(*measure(network, attention, batch_size, size, steps, device), interval)
+        settings = {"network": network, "attention": attention, "batch_size": batch_size}
+        rows.append(surroundings | settings | {"size": size, "steps": steps} | found)
+        quartiles = f"{found['extra_lower_quartile']:+.1%} to {found['extra_upper_quartile']:+.1%}"
+        table.add_row(
+            attention,
+            f"{found['step_ms']:.1f} ms",
+            f"{found['watched_step_ms']:.1f} ms",
+            f"{found['watched_step_extra']:+.1%} ({quartiles})",
+            f"{found['cost']:.3%}",
+        )
+    Console().print(table)
+    _append(results, rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,57 @@
+"""A page that compares runs, from what they left on disk."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from composer_attn.errors import ConfigError
+from composer_attn.runs.mistakes import Mistake
+from composer_attn.runs.report.compare import compare
+from composer_attn.runs.report.records import find_records
+from composer_attn.runs.report.results import write_results
+
+__all__ = ["check_libraries", "write_report"]
+
+_LIBRARIES = ("jinja2", "matplotlib")
+
+
+def check_libraries() -> None:
+    """Make sure that what draws the page is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    if missing:
+        message = f"needs {' and '.join(missing)}: pip install 'composer-attn[report]'"
+        raise ConfigError(Mistake("report", message))
+
+
+def write_report(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
+    """Compare runs; write ``report.html``, ``plots/``, ``results.csv`` and ``results.json``.
+
+    Args:
+        folders: runs' folders, or folders of several.
+        out: where to write.
+        title: of the page; by default made of the network and the data.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: a library is missing, there is no run, or ``out`` cannot be written.
+    """
+    check_libraries()
+    from composer_attn.runs.report.page import render
+    from composer_attn.runs.report.plots import draw
+
+    comparison = compare(find_records(folders))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        plots = draw(comparison, out / "plots")
+        write_results(comparison, out)
+        page = out / "report.html"
+        page.write_text(render(comparison, plots, title), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(Mistake("--out", f"cannot be written: {error}")) from error
+    return page

@@ -1,0 +1,84 @@
+"""What a reader of a comparison has to bear in mind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from composer_attn.runs.report.records import Record, recipe_values
+from composer_attn.runs.variants import PLAIN, ours
+
+if TYPE_CHECKING:
+    from composer_attn.runs.report.compare import Comparison
+
+
+def notices_of(comparison: Comparison) -> Iterator[str]:
+    """Say, most important first, what is missing, broken or not comparable."""
+    for record in comparison.records:
+        yield from _of_run(record)
+    yield from _of_recipes(comparison)
+    for key, what in (("ranks", "numbers of processes"), ("versions", "versions")):
+        values = {json.dumps(r.summary.get(key)) for r in comparison.records if r.summary}
+        if len(values) > 1:
+            yield f"The runs were made with different {what}: compare their speed with care."
+    finished = [variant for variant in comparison.variants if comparison.result(variant).count]
+    if not any(variant.name == PLAIN for variant in comparison.variants):
+        yield "There is no plain run here: nothing to compare the others with."
+    if finished and all(comparison.result(variant).count == 1 for variant in finished):
+        yield (
+            "Each variant was trained with one seed: differences may be chance. More seeds "
+            "(composer-attn study --seeds 3) tell how large they have to be."
+        )
+    names = ours()
+    for variant in comparison.variants:
+        attended = variant.name.split("+")[0] in names
+        if attended and not any(run.excitations for run in variant.runs):
+            yield (
+                f"{variant.label}: nothing is known of its excitations. Runs with the callback "
+                "excitation_monitor keep them at every evaluation."
+            )
+
+
+def _of_run(record: Record) -> Iterator[str]:
+    if not record.summary:
+        if record.history:
+            last = record.history[-1]
+            yield (
+                f"{record.name}: the run in {record.folder} has no summary. It was interrupted, or "
+                f"is still training, after {last.epoch} epochs ({last.batch} batches); its curves "
+                "are shown, closing figures are not."
+            )
+        else:
+            yield f"{record.name}: {record.folder} has no summary, and nothing of its training."
+    losses = record.moments("train", "loss")
+    broken = [moment for moment, loss in losses if not isfinite(loss)]
+    if broken:
+        yield (
+            f"{record.name}: the loss is NaN (not a number) from epoch {broken[0].epoch} on: the "
+            "training came apart, and what it closed with means nothing."
+        )
+    metrics = (record.summary or {}).get("metrics") or {}
+    empty = [name for name, value in metrics.items() if value is None]
+    if empty:
+        yield f"{record.name}: no number came out for {', '.join(empty)}."
+    if record.summary and not metrics:
+        yield f"{record.name}: the run has no evaluation, and so no accuracy."
+    if record.summary and not record.config:
+        yield f"{record.name}: {record.folder} has no config to read, so its recipe is not known."
+
+
+def _of_recipes(comparison: Comparison) -> Iterator[str]:
+    known = [recipe_values(record.config) for record in comparison.records if record.config]
+    keys = dict.fromkeys(key for values in known for key in values)
+    differing = []
+    for key in keys:
+        found = dict.fromkeys(json.dumps(values.get(key), default=str) for values in known)
+        if len(found) > 1:
+            differing.append(f"{key} ({' / '.join(found)})")
+    if differing:
+        yield (
+            "The runs are of different recipes; they differ, attention aside, in "
+            f"{', '.join(differing)}. Each is compared with the plain run of its own recipe."
+        )

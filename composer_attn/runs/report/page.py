@@ -1,0 +1,222 @@
+"""The page: figures first, then plots, then how each came about."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import jinja2
+import yaml
+
+from composer_attn import __version__
+from composer_attn.runs.report.compare import Comparison, Figure, Variant
+from composer_attn.runs.report.excitation_plots import looked_at
+from composer_attn.runs.report.plots import Plot
+from composer_attn.runs.report.published import Published
+from composer_attn.runs.report.results import command_of
+
+NONE = "\N{EN DASH}"
+
+
+def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = None) -> str:
+    """Return the page of a comparison, whole: nothing is loaded from elsewhere."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("composer_attn.runs.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    variants = [_variant(comparison, variant, i) for i, variant in enumerate(comparison.variants)]
+    return environment.get_template("page.html.j2").render(
+        title=title or _title(comparison),
+        lead=_lead(comparison),
+        metric=comparison.metric.replace("_", " "),
+        variants=variants,
+        notices=comparison.notices,
+        sections={
+            key: [plot for plot in plots if plot.section == key]
+            for key in ("training", "cost", "excitation")
+        },
+        gates=[row for variant in comparison.variants for row in _gates(variant)],
+        published=[_published(comparison, row) for row in comparison.published],
+        networks=sorted({_network(run.config) for run in comparison.records if run.config}),
+        version=__version__,
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _variant(comparison: Comparison, variant: Variant, index: int) -> dict[str, Any]:
+    result, difference = comparison.result(variant), comparison.difference(variant)
+    parameters = variant.closing("parameters_after").mean
+    added = variant.figure(lambda run: _added(run.summary or {})).mean
+    speed, rate = comparison.relative_speed(variant), variant.closing("images_per_second")
+    percent = comparison.metric.endswith("accuracy")
+    return {
+        "label": variant.label,
+        "series": index % 6,
+        "anchor": f"how-{index}",
+        "seeds": len(variant.runs),
+        "result": _value(result, percent),
+        "spread": _spread(result, percent),
+        "difference": _points(difference, percent),
+        "verdict": comparison.verdict(variant),
+        "parameters": _count(parameters),
+        "added": f"{added:+,.0f}" if added else "",
+        "macs": _si(variant.closing("macs").mean),
+        "rate": _number(rate.mean, "{:,.0f}"),
+        "speed": _number(speed, "{:.2f}\N{MULTIPLICATION SIGN}"),
+        "seconds": _duration(variant.closing("seconds").mean),
+        "memory": _number(variant.closing("peak_memory").mean, "{:,.0f}", 1 / 2**20),
+        "runs": [_run(run) for run in variant.runs],
+    }
+
+
+def _run(run: Any) -> dict[str, Any]:
+    config = {key: value for key, value in run.config.items() if value not in (None, {}, [])}
+    return {
+        "name": run.name,
+        "state": "finished" if run.summary else "no summary",
+        "folder": str(run.folder),
+        "command": command_of(run),
+        "config": yaml.safe_dump(config, sort_keys=False) if config else "",
+        "summary": json.dumps(run.summary, indent=2) if run.summary else "",
+    }
+
+
+def _gates(variant: Variant) -> list[dict[str, str]]:
+    """List what every layer of a variant came to at the last evaluation."""
+    found = looked_at(variant)
+    rows = []
+    for layer in found.layers if found else ():
+        figures = layer.figures
+        saturated = figures["saturated_low"] + figures["saturated_high"]
+        rows.append(
+            {
+                "variant": variant.label,
+                "layer": layer.name,
+                "channels": str(layer.mean.shape[1]),
+                "mean": f"{figures['mean']:.3f}",
+                "std": f"{figures['std']:.3f}",
+                "between": f"{layer.std[-1].mean():.3f}",
+                "saturated": f"{saturated:.1%}",
+                "dead": f"{figures['dead']:.1%}",
+                "entropy": f"{figures['entropy']:.4f}",
+            }
+        )
+    return rows
+
+
+def _published(comparison: Comparison, row: Published) -> dict[str, Any]:
+    """Put a published figure beside ours for each variant."""
+    cells = []
+    for name in ("plain", "squeeze_excite", "eca"):
+        own = [
+            variant.figure(
+                lambda run: (
+                    run.metric("accuracy")
+                    if row.here == "accuracy"
+                    else (run.summary or {}).get(row.here)
+                )
+            ).mean
+            for variant in comparison.variants
+            if variant.name == name and _is_of(variant, row)
+        ]
+        scaled = [value * row.scale for value in own if value is not None]
+        theirs = row.values.get(name)
+        cells.append(
+            {
+                "theirs": NONE if theirs is None else _plain(theirs),
+                "ours": ", ".join(_plain(value) for value in scaled) or NONE,
+            }
+        )
+    return {"network": row.network, "figure": row.figure, "source": row.source, "cells": cells}
+
+
+def _is_of(variant: Variant, row: Published) -> bool:
+    models = [run.config.get("model") or {} for run in variant.runs]
+    return any(str(m.get("name")).removeprefix("timm/") == row.network for m in models)
+
+
+def _title(comparison: Comparison) -> str:
+    networks = {_network(run.config) for run in comparison.records if run.config}
+    names = [variant.label for variant in comparison.variants]
+    about = f" \N{EM DASH} {', '.join(sorted(networks))}" if networks else ""
+    return f"{', '.join(names[:-1])} and {names[-1]}{about}" if len(names) > 1 else names[0] + about
+
+
+def _network(config: dict[str, Any]) -> str:
+    model = (config.get("model") or {}).get("name", "?")
+    return f"{model} on {(config.get('train_dataset') or {}).get('name', '?')}"
+
+
+def _lead(comparison: Comparison) -> str:
+    """Say the most important thing in one sentence."""
+    results = [(comparison.result(v).mean, v) for v in comparison.variants]
+    known = [(value, variant) for value, variant in results if value is not None]
+    percent = comparison.metric.endswith("accuracy")
+    if not percent or len(known) < 2:
+        return ""
+    value, best = max(known, key=lambda pair: pair[0])
+    if sum(other == value for other, _ in known) > 1:
+        return f"The best {comparison.metric} is {value:.2%}, and more than one variant has it."
+    text = f"{best.label} came to the highest {comparison.metric}, {value:.2%}"
+    difference, speed = comparison.difference(best), comparison.relative_speed(best)
+    if difference is None or speed is None:
+        return f"{text}."
+    verdict = comparison.verdict(best)
+    return (
+        f"{text}: {_points(difference, True)} from plain ({verdict}), at {speed:.2f} times the "
+        "training speed."
+    )
+
+
+def _value(figure: Figure, percent: bool) -> str:
+    return _number(figure.mean, "{:.2%}" if percent else "{:.4f}")
+
+
+def _spread(figure: Figure, percent: bool) -> str:
+    if figure.spread is None:
+        return ""
+    return "\N{PLUS-MINUS SIGN} " + (
+        f"{figure.spread * 100:.2f}" if percent else f"{figure.spread:.4f}"
+    )
+
+
+def _points(difference: float | None, percent: bool) -> str:
+    if difference is None:
+        return ""
+    text = f"{difference * 100:+.2f} points" if percent else f"{difference:+.4f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _added(summary: dict[str, Any]) -> float | None:
+    if "parameters_after" not in summary or "parameters_before" not in summary:
+        return None
+    return summary["parameters_after"] - summary["parameters_before"]
+
+
+def _number(value: float | None, form: str, scale: float = 1) -> str:
+    return NONE if value is None else form.format(value * scale)
+
+
+def _count(value: float | None) -> str:
+    return _number(value, "{:,.0f}")
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"
+
+
+def _si(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value / 1e9:.2f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,135 @@
+"""Read what runs left on disk, whole or not."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from composer_attn.callbacks import excitations
+from composer_attn.callbacks.excitations import Excitations
+from composer_attn.errors import ConfigError
+from composer_attn.runs import history, summary
+from composer_attn.runs.history import Moment, read_history
+from composer_attn.runs.mistakes import Mistake
+from composer_attn.runs.variants import PLAIN, attention_of
+
+CONFIG = "config.yaml"
+_TRACES = (CONFIG, summary.FILE, history.FILE)
+
+# Keys of a config that two runs may differ in and yet be the same recipe.
+_FREE = {
+    "run_name", "seed", "save_folder", "save_interval", "save_num_checkpoints_to_keep",
+    "callbacks", "loggers", "autoresume", "load_path", "dist_timeout", "eval_interval",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, as it is found on disk.
+
+    Attributes:
+        folder: where.
+        config: its config; empty where there is none to read.
+        summary: its closing figures; ``None`` where it did not come to its end.
+        history: its losses and metrics over time.
+        excitations: what its attention did, where a monitor looked.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any] | None
+    history: tuple[Moment, ...]
+    excitations: Excitations | None
+
+    @property
+    def attention(self) -> dict[str, Any]:
+        """The attentions of the run, with their arguments."""
+        return attention_of(self.config.get("algorithms") or {})
+
+    @property
+    def variant(self) -> str:
+        """``plain``, or the names of its attentions; without a config, the run's own name."""
+        if not self.config:
+            return str((self.summary or {}).get("run_name", self.folder.name))
+        return "+".join(self.attention) or PLAIN
+
+    @property
+    def name(self) -> str:
+        """The run in a word or two, for messages."""
+        seed = self.config.get("seed")
+        return self.variant if seed is None else f"{self.variant}, seed {seed}"
+
+    def moments(self, kind: str, figure: str) -> list[tuple[Moment, float]]:
+        """List the moments of a kind that have a figure, with it."""
+        found = [(m, m.figures[figure]) for m in self.history if figure in m.figures]
+        return [(moment, value) for moment, value in found if moment.kind == kind]
+
+    def metric(self, name: str) -> float | None:
+        """Return a closing metric; ``None`` where there is none, or it is no number."""
+        value = ((self.summary or {}).get("metrics") or {}).get(name)
+        return value if isinstance(value, (int, float)) and isfinite(value) else None
+
+
+def find_records(folders: Sequence[Path]) -> list[Record]:
+    """Read the runs in folders; a folder that is none itself stands for those right inside it.
+
+    Raises:
+        ConfigError: a folder is not there, or there is no run in any of them.
+    """
+    absent = [Mistake("", "there is no such folder", str(f)) for f in folders if not f.is_dir()]
+    if absent:
+        raise ConfigError(*absent)
+    runs = []
+    for folder in folders:
+        inside = sorted(path for path in folder.iterdir() if _is_run(path))
+        runs += [folder] if _is_run(folder) or not inside else inside
+    if not any(_is_run(run) for run in runs):
+        message = f"holds no run: nothing of {', '.join(_TRACES)}"
+        raise ConfigError(*(Mistake("", message, str(folder)) for folder in folders))
+    return [read_record(run) for run in dict.fromkeys(runs)]
+
+
+def read_record(folder: Path) -> Record:
+    """Read one run; what is missing or broken is left out."""
+    return Record(
+        folder=folder,
+        config=_read(folder / CONFIG, yaml.safe_load) or {},
+        summary=_read(folder / summary.FILE, json.loads),
+        history=tuple(read_history(folder)),
+        excitations=excitations.read(folder),
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TRACES)
+
+
+def _read(path: Path, parse: Any) -> dict[str, Any] | None:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def recipe_of(record: Record) -> str:
+    """Return what makes a run's recipe, attention aside; runs without a config are each their own.
+
+    As text, to be compared.
+    """
+    if not record.config:
+        return str(record.folder)
+    return json.dumps(recipe_values(record.config), sort_keys=True, default=str)
+
+
+def recipe_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a config that the runs of a comparison should have in common."""
+    values = {key: value for key, value in config.items() if key not in _FREE}
+    algorithms = values.get("algorithms") or {}
+    attention = attention_of(algorithms)
+    values["algorithms"] = {n: a for n, a in algorithms.items() if n not in attention}
+    return values

@@ -1,0 +1,88 @@
+"""The results as CSV and JSON, for whoever goes on from there."""
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from composer_attn.runs.report.compare import Comparison
+from composer_attn.runs.report.records import Record
+
+# Of a run's summary.
+_KEYS = (
+    "attended_layers", "parameters_before", "parameters_after", "macs", "images_per_second",
+    "seconds", "peak_memory", "skipped_images", "ranks",
+)  # fmt: skip
+
+
+def write_results(comparison: Comparison, out: Path) -> None:
+    """Write ``results.csv``, a row for each run, and ``results.json``, variants and all."""
+    rows = run_rows(comparison)
+    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    content = {
+        "metric": comparison.metric,
+        "variants": variant_rows(comparison),
+        "runs": rows,
+        "notices": comparison.notices,
+        "published": [asdict(row) for row in comparison.published],
+    }
+    (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """List every run with its figures; ``None`` where it has none."""
+    metrics = dict.fromkeys(
+        name for run in comparison.records for name in (run.summary or {}).get("metrics") or {}
+    )
+    return [
+        {
+            "variant": variant.label,
+            "seed": run.config.get("seed"),
+            "state": "finished" if run.summary else "unfinished",
+            **{name: run.metric(name) for name in metrics},
+            **{key: (run.summary or {}).get(key) for key in _KEYS},
+            "folder": str(run.folder),
+            "command": command_of(run),
+        }
+        for variant in comparison.variants
+        for run in variant.runs
+    ]
+
+
+def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """List every variant with its figures over seeds; ``None`` where it has none."""
+    return [
+        {
+            "variant": variant.label,
+            "runs": len(variant.runs),
+            "finished": sum(run.summary is not None for run in variant.runs),
+            **_spread(comparison.metric, comparison.result(variant)),
+            "difference_to_plain": comparison.difference(variant),
+            "difference_is": comparison.verdict(variant) or None,
+            "parameters": variant.closing("parameters_after").mean,
+            "attended_layers": variant.closing("attended_layers").mean,
+            "macs": variant.closing("macs").mean,
+            **_spread("images_per_second", variant.closing("images_per_second")),
+            "speed_relative_to_plain": comparison.relative_speed(variant),
+            "peak_memory": variant.closing("peak_memory").mean,
+            "seconds": variant.closing("seconds").mean,
+        }
+        for variant in comparison.variants
+    ]
+
+
+def command_of(run: Record) -> str:
+    """Return the command that trains a run's config again, from the start."""
+    if not run.config:
+        return ""
+    # Else a run of a study would go on from its last checkpoint: there is nothing left to train.
+    elsewhere = " save_folder=runs/again" if run.config.get("autoresume") else ""
+    return f"composer-attn train {run.folder / 'config.yaml'}{elsewhere}"
+
+
+def _spread(name: str, figure: Any) -> dict[str, Any]:
+    return {name: figure.mean, f"{name}_spread": figure.spread}

@@ -1,0 +1,91 @@
+"""Write what a run leaves on disk, with figures of one's choice."""
+
+import json
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from composer_attn.attention import EfficientChannelAttention
+from composer_attn.callbacks import excitations
+from composer_attn.callbacks.tally import Tally
+from composer_attn.runs.config import RunConfig
+from composer_attn.runs.history import Moment
+
+EPOCH = 1000  # images
+
+
+def write_run(
+    folder: Path,
+    attention: str | None = None,
+    seed: int = 17,
+    accuracy: float | None = 0.9,
+    *,
+    speed: float = 100.0,
+    parameters: int = 1000,
+    losses: tuple[float, ...] = (2.0, 1.0),
+    finished: bool = True,
+    watched: bool = True,
+    **config,
+) -> Path:
+    """Write a run with an epoch for each loss; its accuracy grows evenly."""
+    folder.mkdir(parents=True)
+    sections = {
+        "model": {"name": "resnet10", "num_classes": 10},
+        "train_dataset": {"name": "digits", "split": "train"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "algorithms": {attention: {}} if attention else {},
+    }
+    run = RunConfig(run_name=folder.name, seed=seed, save_folder=str(folder), **(sections | config))
+    OmegaConf.save(OmegaConf.structured(run), folder / "config.yaml")
+    lines = []
+    for epoch, loss in enumerate(losses, 1):
+        images = epoch * EPOCH
+        at = (epoch * 10, epoch, images, images / speed)
+        kept = loss if isfinite(loss) else None
+        reached = accuracy and accuracy * epoch / len(losses)
+        lines.append(Moment("train", *at, {"loss": kept}))
+        lines.append(Moment("eval", *at, {"accuracy": reached}))
+    text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
+    (folder / "history.jsonl").write_text(text)
+    if attention in ("squeeze_excite", "eca") and watched:
+        write_excitations(folder)
+    if finished:
+        write_summary(folder, attention, accuracy, speed, parameters, len(losses))
+    return folder
+
+
+def write_summary(
+    folder: Path, attention: str | None, accuracy: float | None, speed: float, parameters: int,
+    epochs: int,
+) -> None:  # fmt: skip
+    values = {
+        "run_name": folder.name,
+        "metrics": {"accuracy": accuracy},
+        "attended_layers": 2 if attention else 0,
+        "parameters_before": 1000,
+        "parameters_after": parameters,
+        "macs": 18_000_000,
+        "images_per_second": speed,
+        "seconds": epochs * EPOCH / speed,
+        "peak_memory": 100 * 2**20,
+        "skipped_images": 0,
+        "ranks": 1,
+        "versions": {"torch": "2.7.0"},
+        "save_folder": str(folder),
+    }
+    (folder / "summary.json").write_text(json.dumps(values))
+
+
+def write_excitations(folder: Path) -> None:
+    """Write what a monitor keeps of two layers and three classes, the last without a sample."""
+    random = np.random.default_rng(0)
+    tallies = {}
+    for name, channels in (("layer1.0.conv1", 8), ("layer2.0.conv1", 100)):
+        tallies[name] = Tally(EfficientChannelAttention(channels), 3, False, torch.device("cpu"))
+        rows, groups = torch.arange(20), torch.arange(20) % 2
+        tallies[name].add(torch.tensor(random.random((20, channels))), (rows, groups))
+    excitations.write(folder, 20, (0, 1, 7), tallies)
