@@ -3,7 +3,6 @@
 import copy
 import pickle
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +331,16 @@ def test_a_site_that_sees_other_samples_counts_for_all_classes_together():
     attention = attended_modules(set_logits(network(), 0.0))["module.0"]
     tally = Tally(attention, 2, False, torch.device("cpu"))
     labels = torch.tensor([0, 1])
-    report = partial(_report, tally, labels, (torch.tensor([0, 1]), torch.tensor([0, 1])))
-    report(torch.rand(6, 16))
+    members = (torch.tensor([0, 1]), torch.tensor([0, 1]))
+    _report(tally, labels, members, False, torch.rand(6, 16))
     assert tally.samples().tolist() == [0, 0, 6]
+
+
+def test_scales_by_position_count_as_their_samples_average():
+    attention = attended_modules(set_logits(network(), 0.0))["module.0"]
+    tally = Tally(attention, 2, False, torch.device("cpu"))
+    scales, labels = torch.rand(2 * 9, 16), torch.tensor([0, 1])
+    members = (torch.tensor([0, 1]), torch.tensor([0, 1]))
+    _report(tally, labels, members, True, scales)
+    assert tally.samples().tolist() == [1, 1, 2]
+    torch.testing.assert_close(tally.mean()[0].float(), scales[:9].mean(0))
