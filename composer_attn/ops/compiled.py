@@ -15,6 +15,7 @@ from torch import Tensor
 
 from composer_attn.errors import BackendWarning
 from composer_attn.ops import passes
+from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
 
 _broken: list[Exception] = []
 
@@ -50,12 +51,13 @@ def input_gradient(
     dy: Tensor,
     x: Tensor,
     slope: Tensor,
-    factor: Tensor,
-    offset: Tensor,
+    mean: Tensor,
+    d_mean: Tensor,
+    d_variance: Tensor,
     mask: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute ``slope g + factor x + offset`` (:func:`composer_attn.ops.passes.input_gradient`)."""
-    return _run("input_gradient", dy, x, slope, factor, offset, mask).view_as(x)
+    """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
+    return _run("input_gradient", dy, x, slope, mean, d_mean, d_variance, mask).view_as(x)
 
 
 def _run(name: str, *arguments: Any) -> Any:

@@ -7,7 +7,6 @@ such that the output is ``scale (x - centre) + shift``. Ordinary autograd differ
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 def traced() -> bool:
@@ -37,53 +36,9 @@ def attention_then_norm(
     which is exact, and free of cancellation.
     """
     s = attention_alone(mean, attention)
-    if _uses_batch(norm) and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-        scale, shift, mu, var = _Normalize.apply(
-            s, mean, variance, norm.weight, norm.bias, norm.eps
-        )
-        _track(norm, mu, var, positions * len(mean))
-        return scale, shift
     mu, var = _statistics(lambda: (s * mean, s * s * variance), positions, norm)
     weight, bias = _rescaling(var, norm)
     return s * weight, _plus(weight * (s * centre - mu), bias)
-
-
-class _Normalize(torch.autograd.Function):
-    """The same for a batch's statistics, differentiated by hand: a third of the time and memory.
-
-    ``w = gamma / sqrt(var + eps)``; scale is ``s w``, and shift ``w (s centre - mu) + beta`` with
-    ``centre`` equal to the mean, but constant.
-    """
-
-    @staticmethod
-    def forward(ctx, s, mean, variance, weight, bias, eps):
-        scaled = s * mean
-        mu = scaled.mean(0)
-        deviation = scaled.sub_(mu)
-        var = torch.addcmul(deviation.square(), s.square(), variance).mean(0)
-        inverse = torch.rsqrt(var + eps)
-        w = inverse if weight is None else inverse * weight
-        ctx.save_for_backward(s, mean, variance, mu, inverse, weight, bias)
-        ctx.mark_non_differentiable(mu, var)
-        return s * w, _plus(w * deviation, bias), mu, var
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_scale, d_shift, _, __):
-        s, mean, variance, mu, inverse, weight, bias = ctx.saved_tensors
-        w = inverse if weight is None else inverse * weight
-        deviation = torch.addcmul(-mu, s, mean)
-        d_bias = d_shift.sum(0)
-        d_w = torch.addcmul(d_scale * s, d_shift, deviation).sum(0)
-        # Twice the gradient of var, and the gradient of mu, each shared by the N samples.
-        d_var = d_w * w * inverse * inverse / -len(s)
-        d_scaled = torch.addcmul(w * d_bias / -len(s), d_var, deviation)
-        d_s = torch.addcmul(d_scale, d_shift, mean) * w
-        d_s.addcmul_(d_scaled, mean).addcmul_(d_var * s, variance)
-        d_variance = s.square() * d_var / 2
-        d_weight = None if weight is None else (d_w * inverse).to(weight.dtype)
-        d_bias = None if bias is None else d_bias.to(bias.dtype)
-        return d_s, d_scaled * s, d_variance, d_weight, d_bias, None
 
 
 def norm_then_attention(
@@ -96,23 +51,24 @@ def norm_then_attention(
     return s * weight, s * _plus(weight * (centre - mu), bias)
 
 
-def _uses_batch(norm) -> bool:
+def uses_batch(norm) -> bool:
+    """Say whether a norm normalizes by the batch's own statistics."""
     return norm.training or norm.running_mean is None
 
 
 def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
     """Mean and variance ``(C,)`` to normalize by: the batch's, or the running ones."""
-    if not _uses_batch(norm):
+    if not uses_batch(norm):
         return norm.running_mean, norm.running_var
     means, variances = moments()
     mu = means.mean(0)
     var = variances.mean(0) + (means - mu).square().mean(0)
-    _track(norm, mu, var, positions * len(means))
+    track(norm, mu, var, positions * len(means))
     return mu, var
 
 
-def _track(norm, mu: Tensor, var: Tensor, count: int) -> None:
-    """Keep running statistics of ``count`` values a channel, if the norm does."""
+def track(norm, mu: Tensor, var: Tensor, count: int) -> None:
+    """Keep running statistics of ``count`` values a channel, if the norm does so."""
     if norm.training and norm.running_mean is not None:
         _update_running(norm, mu.detach(), var.detach() * (count / (count - 1)))
 

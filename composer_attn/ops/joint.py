@@ -7,7 +7,7 @@ from composer_attn.ops import head, passes
 from composer_attn.ops.backends import check_backend, find_passes
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
-from composer_attn.ops.region import Affine, Moments, Region
+from composer_attn.ops.region import Affine, Moments, NormalizedAffine, Region
 
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -135,9 +135,15 @@ def _joined(x, scale_and_shift, attention, norm, backend, relu, shortcut) -> Ten
     else:
         region = Region(find_passes(backend, x), relu)
         mean, variance = Moments.apply(x, region)
-        centre = mean.detach()
-        scale, shift = scale_and_shift(mean, variance, centre, positions, attention, norm)
-        y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
+        if scale_and_shift is head.attention_then_norm and head.uses_batch(norm):
+            s = head.attention_alone(mean, attention)
+            inputs = (s, mean, variance, norm.weight, norm.bias, shortcut, x.detach())
+            y, mu, var = NormalizedAffine.apply(*inputs, norm.eps, region)
+            head.track(norm, mu, var, positions * len(x))
+        else:
+            centre = mean.detach()
+            scale, shift = scale_and_shift(mean, variance, centre, positions, attention, norm)
+            y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
     return _end(y, *rest)
 
 

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from composer_attn.ops.layout import dense, like
+from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
 from composer_attn.ops.passes import statistics_dtype
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -126,7 +127,7 @@ def _gradient_sums(
 
 @triton.jit
 def _input_gradient(
-    dy, x, slope, factor, offset, scale, shift, dx, C, L,
+    dy, x, slope, mean, d_mean, d_variance, scale, shift, dx, C, L,
     MASKED: tl.constexpr, LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = slope.dtype.element_ty
@@ -141,8 +142,9 @@ def _input_gradient(
         b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
         grad = tl.where(value * a + b > 0, grad, 0)
     of_dy = tl.load(slope + row + c, mask=c < C, other=0)[:, None]
-    of_x = tl.load(factor + row + c, mask=c < C, other=0)[:, None]
-    rest = tl.load(offset + row + c, mask=c < C, other=0)[:, None]
+    of_x = tl.load(d_variance + row + c, mask=c < C, other=0)[:, None] * 2 / L
+    rest = tl.load(d_mean + row + c, mask=c < C, other=0)[:, None] / L
+    rest -= of_x * tl.load(mean + row + c, mask=c < C, other=0)[:, None]
     out = grad * of_dy + (value * of_x + rest)
     tl.store(dx + offsets, out.to(dx.dtype.element_ty), mask=inside)
 
@@ -211,14 +213,15 @@ def input_gradient(
     dy: Tensor,
     x: Tensor,
     slope: Tensor,
-    factor: Tensor,
-    offset: Tensor,
+    mean: Tensor,
+    d_mean: Tensor,
+    d_variance: Tensor,
     mask: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute ``slope g + factor x + offset`` (:func:`composer_attn.ops.passes.input_gradient`)."""
+    """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    tensors = (dy, x, slope, factor, offset, *(mask or (None, None)), dx)
+    tensors = (dy, x, slope, mean, d_mean, d_variance, *(mask or (None, None)), dx)
     _run(_input_gradient, x, last, True, *tensors, MASKED=mask is not None)
     return dx

@@ -288,12 +288,82 @@ void gradient_sums(const T* dy, const T* x, const S* centre, const S* scale, con
 }
 
 template <class T, class S = typename Type<T>::S>
-void input_gradient(const T* dy, const T* x, const S* slope, const S* factor, const S* offset,
-                    const S* scale, const S* shift, T* dx, i64 N, i64 C, i64 L, bool last,
-                    int threads) {
+void input_gradient(const T* dy, const T* x, const S* slope, const S* mean, const S* d_mean,
+                    const S* d_variance, S* factor, S* offset, const S* scale, const S* shift,
+                    T* dx, i64 N, i64 C, i64 L, bool last, int threads) {
+  const S inverse = S(1) / L;
+  for (i64 i = 0; i < N * C; ++i) {
+    factor[i] = 2 * inverse * d_variance[i];
+    offset[i] = inverse * d_mean[i] - factor[i] * mean[i];
+  }
   auto run = [&](auto k) { map(k, N, C, L, last, threads); };
   if (scale) run(InputGradient<T, true>{dy, x, dx, {slope, factor, offset, scale, shift}});
   else run(InputGradient<T, false>{dy, x, dx, {slope, factor, offset}});
+}
+
+// What normalization.py computes, on blocks of channels.
+const i64 BLOCK = 64;
+
+template <class S>
+void normalization(const S* s, const S* mean, const S* variance, const S* weight, const S* bias,
+                   S* scale, S* shift, S* mu, S* var, S* inverse, double eps, i64 N, i64 C) {
+  for (i64 c = 0; c < C; c += BLOCK) {
+    const i64 count = std::min(BLOCK, C - c), end = N * C;
+    S m[BLOCK] = {}, v[BLOCK] = {}, w[BLOCK], b[BLOCK];
+    for (i64 i = c; i < end; i += C)
+      for (i64 j = 0; j < count; ++j) m[j] += s[i + j] * mean[i + j];
+    for (i64 j = 0; j < count; ++j) m[j] /= N;
+    for (i64 i = c; i < end; i += C)
+      for (i64 j = 0; j < count; ++j) {
+        S deviation = s[i + j] * mean[i + j] - m[j];
+        v[j] += s[i + j] * s[i + j] * variance[i + j] + deviation * deviation;
+      }
+    for (i64 j = 0; j < count; ++j) {
+      v[j] /= N;
+      S r = 1 / std::sqrt(v[j] + S(eps));
+      mu[c + j] = m[j]; var[c + j] = v[j]; inverse[c + j] = r;
+      w[j] = weight ? r * weight[c + j] : r;
+      b[j] = (bias ? bias[c + j] : 0) - m[j] * w[j];
+    }
+    for (i64 i = c; i < end; i += C)
+      for (i64 j = 0; j < count; ++j) { scale[i + j] = s[i + j] * w[j]; shift[i + j] = b[j]; }
+  }
+}
+
+template <class S>
+void normalization_gradient(const S* d_scale, const S* d_shift, const S* s, const S* mean,
+                            const S* variance, const S* mu, const S* inverse, const S* weight,
+                            S* d_s, S* d_mean, S* d_variance, S* d_weight, S* d_bias, i64 N,
+                            i64 C) {
+  for (i64 c = 0; c < C; c += BLOCK) {
+    const i64 count = std::min(BLOCK, C - c), end = N * C;
+    S w[BLOCK], db[BLOCK] = {}, dw[BLOCK] = {}, dv[BLOCK], dm[BLOCK];
+    for (i64 i = c; i < end; i += C)
+      for (i64 j = 0; j < count; ++j) {
+        db[j] += d_shift[i + j];
+        dw[j] += d_scale[i + j] * s[i + j]
+               + d_shift[i + j] * (s[i + j] * mean[i + j] - mu[c + j]);
+      }
+    for (i64 j = 0; j < count; ++j) {
+      S r = inverse[c + j];
+      w[j] = weight ? r * weight[c + j] : r;
+      // Twice the gradient of var, and the gradient of mu, each shared by the N samples.
+      dv[j] = -dw[j] * w[j] * r * r / N;
+      dm[j] = -w[j] * db[j] / N;
+      d_weight[c + j] = dw[j] * r;
+      d_bias[c + j] = db[j];
+    }
+    for (i64 i = c; i < end; i += C)
+      for (i64 j = 0; j < count; ++j) {
+        S e = s[i + j], m = mean[i + j];
+        S d_scaled = dm[j] + dv[j] * (e * m - mu[c + j]);
+        // The sums nearly cancel where the mean is large: add them up before it multiplies them.
+        d_s[i + j] = d_scale[i + j] * w[j] + (d_shift[i + j] * w[j] + d_scaled) * m
+                   + dv[j] * e * variance[i + j];
+        d_mean[i + j] = d_scaled * e;
+        d_variance[i + j] = e * e * dv[j] / 2;
+      }
+  }
 }
 }  // namespace
 
@@ -311,14 +381,32 @@ void input_gradient(const T* dy, const T* x, const S* slope, const S* factor, co
                             i64 L, bool last, int threads) {                                      \
     gradient_sums<T>(dy, x, centre, scale, shift, y, g, first, second, N, C, L, last, threads);   \
   }                                                                                               \
-  void input_gradient_##NAME(const T* dy, const T* x, const S* slope, const S* factor,            \
-                             const S* offset, const S* scale, const S* shift, T* dx, i64 N,       \
-                             i64 C, i64 L, bool last, int threads) {                              \
-    input_gradient<T>(dy, x, slope, factor, offset, scale, shift, dx, N, C, L, last, threads);    \
+  void input_gradient_##NAME(const T* dy, const T* x, const S* slope, const S* mean,              \
+                             const S* d_mean, const S* d_variance, S* factor, S* offset,          \
+                             const S* scale, const S* shift, T* dx, i64 N, i64 C, i64 L,          \
+                             bool last, int threads) {                                            \
+    input_gradient<T>(dy, x, slope, mean, d_mean, d_variance, factor, offset, scale, shift, dx,   \
+                      N, C, L, last, threads);                                                    \
+  }
+
+#define NORMALIZATION(NAME, S)                                                                    \
+  void normalization_##NAME(const S* s, const S* mean, const S* variance, const S* weight,        \
+                            const S* bias, S* scale, S* shift, S* mu, S* var, S* inverse,         \
+                            double eps, i64 N, i64 C) {                                           \
+    normalization<S>(s, mean, variance, weight, bias, scale, shift, mu, var, inverse, eps, N, C); \
+  }                                                                                               \
+  void normalization_gradient_##NAME(const S* d_scale, const S* d_shift, const S* s,              \
+                                     const S* mean, const S* variance, const S* mu,               \
+                                     const S* inverse, const S* weight, S* d_s, S* d_mean,        \
+                                     S* d_variance, S* d_weight, S* d_bias, i64 N, i64 C) {       \
+    normalization_gradient<S>(d_scale, d_shift, s, mean, variance, mu, inverse, weight, d_s,      \
+                              d_mean, d_variance, d_weight, d_bias, N, C);                        \
   }
 
 extern "C" {
 PASSES(float, float, float)
 PASSES(double, double, double)
 PASSES(bfloat16, bf16, float)
+NORMALIZATION(float, float)
+NORMALIZATION(double, double)
 }

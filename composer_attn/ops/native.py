@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from composer_attn.ops import normalization as plain
 from composer_attn.ops.build import build
 from composer_attn.ops.layout import dense, like
 from composer_attn.ops.passes import statistics_dtype
@@ -23,7 +24,9 @@ _ARGUMENTS = {
     "moments": [ctypes.c_void_p] * 4 + _SIZES,
     "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + _SIZES,
     "gradient_sums": [ctypes.c_void_p] * 9 + _SIZES,
-    "input_gradient": [ctypes.c_void_p] * 8 + _SIZES,
+    "input_gradient": [ctypes.c_void_p] * 11 + _SIZES,
+    "normalization": [ctypes.c_void_p] * 10 + [ctypes.c_double] + [ctypes.c_int64] * 2,
+    "normalization_gradient": [ctypes.c_void_p] * 13 + [ctypes.c_int64] * 2,
 }
 # Below so many values, waking other threads takes longer than the pass.
 _ALONE = 1 << 14
@@ -36,6 +39,9 @@ def load() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
     found = {}
     for name, arguments in _ARGUMENTS.items():
         for dtype, suffix in _SUFFIX.items():
+            # Statistics are float32 at least.
+            if name.startswith("normalization") and dtype == torch.bfloat16:
+                continue
             found[name, dtype] = function = getattr(library, f"{name}_{suffix}")
             function.argtypes, function.restype = arguments, None
     return found
@@ -90,13 +96,65 @@ def input_gradient(
     dy: Tensor,
     x: Tensor,
     slope: Tensor,
-    factor: Tensor,
-    offset: Tensor,
+    mean: Tensor,
+    d_mean: Tensor,
+    d_variance: Tensor,
     mask: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute ``slope g + factor x + offset`` (:func:`composer_attn.ops.passes.input_gradient`)."""
+    """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    _run("input_gradient", x, last, dy, x, slope, factor, offset, *(mask or (None, None)), dx)
+    factor, offset = torch.empty_like(slope), torch.empty_like(slope)
+    tensors = (slope, mean, d_mean, d_variance, factor, offset, *(mask or (None, None)), dx)
+    _run("input_gradient", x, last, dy, x, *tensors)
     return dx
+
+
+def normalization(
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
+    if not _all_like(mean, weight, bias):
+        return plain.normalization(s, mean, variance, weight, bias, eps)
+    s = s.contiguous()
+    both = mean.new_empty(2, *mean.shape)
+    each = mean.new_empty(3, mean.shape[1])
+    tensors = (s, mean, variance, weight, bias, *both, *each)
+    load()["normalization", s.dtype](*_pointers(tensors), eps, *s.shape)
+    return *both, *each
+
+
+def normalization_gradient(
+    d_scale: Tensor,
+    d_shift: Tensor,
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    mu: Tensor,
+    inverse: Tensor,
+    weight: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
+    given = (d_scale, d_shift, s, mean, variance, mu, inverse, weight)
+    if not _all_like(mean, weight):
+        return plain.normalization_gradient(*given)
+    s = s.contiguous()
+    of_each, of_channels = mean.new_empty(3, *mean.shape), mean.new_empty(2, mean.shape[1])
+    tensors = (d_scale, d_shift, s, *given[3:], *of_each, *of_channels)
+    load()["normalization_gradient", s.dtype](*_pointers(tensors), *s.shape)
+    return *of_each, *of_channels
+
+
+def _all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
+    """Say whether parameters have the dtype of the statistics, as they do but in 16-bit models."""
+    return all(p is None or (p.dtype == mean.dtype and p.is_contiguous()) for p in parameters)
+
+
+def _pointers(tensors: tuple[Tensor | None, ...]) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

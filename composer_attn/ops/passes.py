@@ -8,6 +8,8 @@ functions, and is tested against these.
 import torch
 from torch import Tensor
 
+from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -77,11 +79,18 @@ def input_gradient(
     dy: Tensor,
     x: Tensor,
     slope: Tensor,
-    factor: Tensor,
-    offset: Tensor,
+    mean: Tensor,
+    d_mean: Tensor,
+    d_variance: Tensor,
     mask: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute ``dx = slope g + factor x + offset``, where ``g`` is ``dy`` under ``mask``."""
+    """Compute ``dx = slope g + d_mean / L + 2 d_variance (x - mean) / L``.
+
+    ``g`` is ``dy`` under ``mask``; ``d_mean`` and ``d_variance`` are the gradients of the moments.
+    """
+    positions = x[0, 0].numel()
+    factor = d_variance * (2 / positions)
+    offset = d_mean / positions - factor * mean
     g = _masked(dy, x, mask).to(slope.dtype)
     rest = torch.addcmul(spread(offset, x), x.to(slope.dtype), spread(factor, x))
     return torch.addcmul(rest, g, spread(slope, x)).to(x.dtype)

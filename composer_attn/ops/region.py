@@ -50,10 +50,8 @@ class Moments(torch.autograd.Function):
         """``dx = scale dy + d_mean / L + 2 d_variance (x - mean) / L``."""
         dy, x, scale, mean, mask = ctx.region.gradient
         ctx.region.gradient = None
-        positions = x[0, 0].numel()
-        factor = d_variance * (2 / positions)
-        offset = d_mean / positions - factor * mean
-        return ctx.region.passes.input_gradient(dy, x, scale, factor, offset, mask), None
+        arguments = (dy, x, scale, mean, d_mean, d_variance, mask)
+        return ctx.region.passes.input_gradient(*arguments), None
 
 
 class Affine(torch.autograd.Function):
@@ -81,10 +79,57 @@ class Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, and keep what ``Moments`` needs of it."""
-        x, scale, centre, mask = ctx.saved_tensors
-        if mask is not None and not ctx.joined:
-            mask = (scale, mask)
-        d_shift, d_scale, dy = ctx.region.passes.gradient_sums(dy, x, centre, mask)
-        if ctx.region.finishes:
-            ctx.region.gradient = (dy, x, scale, centre, None if ctx.joined else mask)
+        d_shift, d_scale, dy = _sums(ctx, dy, *ctx.saved_tensors)
         return d_scale, d_shift, dy if ctx.needs_input_grad[2] else None, None, None, None
+
+
+class NormalizedAffine(torch.autograd.Function):
+    """``Affine`` with the scale and shift that normalize ``s x`` by the batch's statistics."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        s: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        shortcut: Tensor | None,
+        x: Tensor,
+        eps: float,
+        region: Region,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Write the output; return it with mean and variance ``(C,)`` of ``s x``."""
+        ctx.region, ctx.joined = region, shortcut is not None
+        found = region.passes.normalization(s, mean, variance, weight, bias, eps)
+        scale, shift, mu, var, inverse = found
+        y = region.passes.affine(x, scale, shift, shortcut, region.relu)
+        masked_by = (y if ctx.joined else shift) if region.relu else None
+        of_norm = (variance, mu, inverse, weight, bias)
+        ctx.save_for_backward(x, scale, mean, masked_by, s, *of_norm)
+        ctx.mark_non_differentiable(mu, var)
+        return y, mu, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor, *_: Tensor):
+        """Sum the gradient over space, and keep what ``Moments`` needs of it."""
+        *of_map, s, variance, mu, inverse, weight, bias = ctx.saved_tensors
+        mean = of_map[2]
+        d_shift, d_scale, dy = _sums(ctx, dy, *of_map)
+        d_s, d_mean, d_variance, d_weight, d_bias = ctx.region.passes.normalization_gradient(
+            d_scale, d_shift, s, mean, variance, mu, inverse, weight
+        )
+        d_weight = None if weight is None else d_weight.to(weight.dtype)
+        d_bias = None if bias is None else d_bias.to(bias.dtype)
+        of_shortcut = dy if ctx.needs_input_grad[5] else None
+        return d_s, d_mean, d_variance, d_weight, d_bias, of_shortcut, None, None, None
+
+
+def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tensor | None):
+    """Run the first pass backward, and leave to ``Moments`` what the second one needs."""
+    by = (scale, mask) if mask is not None and not ctx.joined else mask
+    d_shift, d_scale, dy = ctx.region.passes.gradient_sums(dy, x, centre, by)
+    if ctx.region.finishes:
+        ctx.region.gradient = (dy, x, scale, centre, None if ctx.joined else by)
+    return d_shift, d_scale, dy

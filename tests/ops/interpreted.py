@@ -37,7 +37,7 @@ def errors(shape, dtype, last, device) -> dict[str, float]:
     for name, mask in (("none", None), ("computed", (a, b)), ("output", y)):
         calls[f"sums {name}"] = ("gradient_sums", dy, x, c, mask)
         if name != "output":
-            calls[f"input {name}"] = ("input_gradient", dy, x, c, d, e, mask)
+            calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, mask)
     return {
         name: max(map(distance, _tuple(kernels, *call), _tuple(passes, *call)))
         for name, call in calls.items()

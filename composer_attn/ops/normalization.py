@@ -1,0 +1,62 @@
+"""The arithmetic of attention then batch norm over ``(N, C)`` tensors, and its gradient, by hand.
+
+Under autograd it would be some twenty operations on small tensors at each site, which cost a
+network as much time as the passes over its feature maps.
+"""
+
+import torch
+from torch import Tensor
+
+
+def normalization(
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Normalize ``s x``, whose channels have means ``s mean`` and variances ``s^2 variance``.
+
+    Returns:
+        ``scale`` and ``shift (N, C)`` with ``norm(s x) = scale x + shift``; and of each channel
+        ``mu = mean_n(s mean)``, ``var = mean_n(s^2 variance) + var_n(s mean)`` and
+        ``1 / sqrt(var + eps)``.
+    """
+    deviation = s * mean
+    mu = deviation.mean(0)
+    deviation -= mu
+    var = torch.addcmul(deviation.square(), s.square(), variance).mean(0)
+    inverse = torch.rsqrt(var + eps)
+    w = inverse if weight is None else inverse * weight
+    shift = -mu * w if bias is None else bias - mu * w
+    return s * w, shift.expand_as(s).contiguous(), mu, var, inverse
+
+
+def normalization_gradient(
+    d_scale: Tensor,
+    d_shift: Tensor,
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    mu: Tensor,
+    inverse: Tensor,
+    weight: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Differentiate ``scale (x - mean) + (scale mean + shift)``, the first ``mean`` being constant.
+
+    Returns:
+        The gradients of ``s``, ``mean``, ``variance``, ``weight`` and ``bias``, given those of
+        ``scale``, ``sum(dy (x - mean))``, and of the rest, ``sum(dy)``.
+    """
+    w = inverse if weight is None else inverse * weight
+    deviation = torch.addcmul(-mu, s, mean)
+    d_bias = d_shift.sum(0)
+    d_w = torch.addcmul(d_scale * s, d_shift, deviation).sum(0)
+    # Twice the gradient of var, and the gradient of mu, each shared by the N samples.
+    d_var = d_w * w * inverse * inverse / -len(s)
+    d_scaled = torch.addcmul(w * d_bias / -len(s), d_var, deviation)
+    # The sums nearly cancel where the mean is large: add them up before it multiplies them.
+    d_s = torch.addcmul(d_scaled, d_shift, w).mul_(mean).addcmul_(d_scale, w)
+    d_s.addcmul_(d_var * s, variance)
+    return d_s, d_scaled * s, s.square() * d_var / 2, d_w * inverse, d_bias
