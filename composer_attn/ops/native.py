@@ -123,11 +123,10 @@ def normalization(
     if not _all_like(mean, weight, bias):
         return plain.normalization(s, mean, variance, weight, bias, eps)
     s = s.contiguous()
-    both = mean.new_empty(2, *mean.shape)
-    each = mean.new_empty(3, mean.shape[1])
-    tensors = (s, mean, variance, weight, bias, *both, *each)
+    found = *mean.new_empty(2, *mean.shape), *mean.new_empty(3, mean.shape[1])
+    tensors = (s, mean, variance, weight, bias, *found)
     load()["normalization", s.dtype](*_pointers(tensors), eps, *s.shape)
-    return *both, *each
+    return found
 
 
 def normalization_gradient(
@@ -145,10 +144,10 @@ def normalization_gradient(
     if not _all_like(mean, weight):
         return plain.normalization_gradient(*given)
     s = s.contiguous()
-    of_each, of_channels = mean.new_empty(3, *mean.shape), mean.new_empty(2, mean.shape[1])
-    tensors = (d_scale, d_shift, s, *given[3:], *of_each, *of_channels)
+    found = *mean.new_empty(3, *mean.shape), *mean.new_empty(2, mean.shape[1])
+    tensors = (d_scale, d_shift, s, *given[3:], *found)
     load()["normalization_gradient", s.dtype](*_pointers(tensors), *s.shape)
-    return *of_each, *of_channels
+    return found
 
 
 def _all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
