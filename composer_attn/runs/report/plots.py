@@ -144,7 +144,7 @@ def _costs(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure]
         if told:
             axes.set(xlabel=label, ylabel=unit)
             axes.margins(0.2)
-            axes.legend()
+            figure.legend(loc="outside upper center", ncols=4, fontsize=10)
             title = f"{unit.split(' (')[0].capitalize()} against {label.split(' (')[0]}"
             name = f"{comparison.metric}_by_{key.removesuffix('_after')}_cost"
             yield name, "cost", title, f"{title}. {'; '.join(told)}.", figure
