@@ -64,7 +64,7 @@ def attend_then_normalize(
         True
     """
     check_backend(backend)
-    if not _joinable(x, attention, norm):
+    if not joinable(x, attention, norm):
         return _end(norm(attention(x)), relu, shortcut)
     return _joined(x, head.attention_then_norm, attention, norm, backend, relu, shortcut)
 
@@ -96,7 +96,7 @@ def normalize_then_attend(
         True
     """
     check_backend(backend)
-    if not _joinable(x, attention, norm):
+    if not joinable(x, attention, norm):
         return _end(attention(norm(x)), relu, shortcut)
     return _joined(x, head.norm_then_attention, attention, norm, backend, relu, shortcut)
 
@@ -165,7 +165,8 @@ def _plain_enough(x: Tensor, attention: nn.Module) -> bool:
     )
 
 
-def _joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
+def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
+    """Say whether attention and norm can be computed jointly on ``x``, or better by themselves."""
     return (
         _plain_enough(x, attention)
         and isinstance(norm, _NORMS[x.dim()])

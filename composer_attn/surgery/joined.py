@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
-from composer_attn.ops.joint import _joinable
+from composer_attn.ops.joint import joinable
 from composer_attn.surgery.attend import set_class
 from composer_attn.surgery.links import (
     Joint,
@@ -67,7 +67,7 @@ class AttendedNorm(Joined):
         if is_watched(self) or not can_be_joined(self.attention):
             return False
         # What the passes do not take, they would leave to this very module.
-        return _joinable(x, self.attention, self)
+        return joinable(x, self.attention, self)
 
 
 class NextNorm(Joined):
