@@ -75,6 +75,8 @@ class SqueezeExcitation(ChannelAttention):
         dtype=None,
     ):
         super().__init__(channels, gate, start, squeeze)
+        if not isinstance(bias, bool):
+            raise ArgumentError(f"bias must be True or False; got {bias!r}")
         self.latent_channels = resolve_latent_channels(latent_channels, self.channels)
         self.fc1 = nn.Linear(self.channels, self.latent_channels, bias, device, dtype)
         self.fc2 = nn.Linear(self.latent_channels, self.channels, bias, device, dtype)
