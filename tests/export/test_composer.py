@@ -68,9 +68,7 @@ def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(algorithm, sav
         trainer.export_for_inference(save_format, trained, sample_input=batch_of(x))
     else:
         # The Trainer's method adds an empty dictionary to the sample, which cannot be traced.
-        export_for_inference(
-            trainer.state.model, save_format, trained, sample_input=(batch_of(x),)
-        )
+        export_for_inference(trainer.state.model, save_format, trained, sample_input=(batch_of(x),))
     model = trainer.state.model.eval()
     assert_same_numbers(logits(trained, save_format, x), model(batch_of(x)))
 
