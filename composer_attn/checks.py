@@ -1,23 +1,32 @@
 """Argument checks that several floors share; each message says what would be valid."""
 
+from math import isfinite
 from numbers import Integral, Real
 
 from composer_attn.errors import ArgumentError
 
+# More channels or weights than any attention has: beyond, building one takes all memory there is.
+MOST = 2**20
 
-def whole_number(argument: str, value: object, minimum: int = 1) -> int:
-    """Return ``value`` as an int if it is a whole number of at least ``minimum``.
+
+def whole_number(argument: str, value: object, minimum: int = 1, maximum: int | None = None) -> int:
+    """Return ``value`` as an int if it is a whole number from ``minimum`` to ``maximum``.
 
     Raises:
         ArgumentError: it is something else (``True`` and ``3.0`` are something else).
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ArgumentError(f"{argument} must be a whole number >= {minimum}; got {value!r}")
+    if maximum is not None and value > maximum:
+        raise ArgumentError(f"{argument} must be a whole number <= {maximum}; got {value!r}")
     return int(value)
 
 
 def is_real(value: object) -> bool:
     """Say whether ``value`` is a number that is neither a bool nor nan nor infinite."""
-    return (
-        isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
-    )
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
-from composer_attn.checks import is_real, whole_number
+from composer_attn.checks import MOST, is_real, whole_number
 from composer_attn.errors import ArgumentError
 
 
@@ -24,7 +24,7 @@ def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
         b: summand, any real number.
 
     Raises:
-        ArgumentError: an argument is not valid.
+        ArgumentError: an argument is not valid, or together they make a kernel beyond any use.
 
     Example:
         >>> [eca_kernel_size(channels) for channels in (64, 256, 2048)]
@@ -34,7 +34,13 @@ def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
         raise ArgumentError(f"gamma must be a real number other than 0; got {gamma!r}")
     if not is_real(b):
         raise ArgumentError(f"b must be a real number; got {b!r}")
-    t = int(abs((log2(whole_number("channels", channels)) + b) / gamma))
+    weights = abs((log2(whole_number("channels", channels)) + b) / gamma)
+    if weights >= MOST:
+        raise ArgumentError(
+            f"gamma={gamma!r} and b={b!r} make a kernel of {weights:.3g} weights for {channels} "
+            f"channels: gamma must be further from 0, or b nearer to it (at most {MOST} weights)"
+        )
+    t = int(weights)
     return t if t % 2 else t + 1
 
 
@@ -47,7 +53,7 @@ def resolve_kernel_size(kernel_size: int | None, channels: int, gamma: float, b:
     adaptive = eca_kernel_size(channels, gamma, b)
     if kernel_size is None:
         return adaptive
-    if whole_number("kernel_size", kernel_size) % 2 == 0:
+    if whole_number("kernel_size", kernel_size, maximum=MOST) % 2 == 0:
         raise ArgumentError(
             f"kernel_size must be odd, or None for the paper's adaptive rule; got {kernel_size!r}"
         )

@@ -5,7 +5,7 @@ from numbers import Integral
 from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
-from composer_attn.checks import is_real
+from composer_attn.checks import MOST, is_real, whole_number
 from composer_attn.errors import ArgumentError
 
 
@@ -21,7 +21,7 @@ def resolve_latent_channels(latent_channels: int | float, channels: int) -> int:
     """
     if isinstance(latent_channels, Integral) and not isinstance(latent_channels, bool):
         if latent_channels >= 1:
-            return int(latent_channels)
+            return whole_number("latent_channels", latent_channels, maximum=MOST)
     elif is_real(latent_channels) and 0 < latent_channels < 1:
         return max(1, round(latent_channels * channels))
     raise ArgumentError(
@@ -75,6 +75,8 @@ class SqueezeExcitation(ChannelAttention):
         dtype=None,
     ):
         super().__init__(channels, gate, start, squeeze)
+        if not isinstance(bias, bool):
+            raise ArgumentError(f"bias must be True or False; got {bias!r}")
         self.latent_channels = resolve_latent_channels(latent_channels, self.channels)
         self.fc1 = nn.Linear(self.channels, self.latent_channels, bias, device, dtype)
         self.fc2 = nn.Linear(self.latent_channels, self.channels, bias, device, dtype)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from composer_attn.errors import ConfigError
-from composer_attn.runs.mistakes import Mistake, unknown
+from composer_attn.runs.mistakes import Mistake, foreign, unknown
 
 _COMMAND_LINE = "command line"
 
@@ -188,8 +188,9 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(*(Mistake(text, message, _COMMAND_LINE) for text in wrong))
     try:
         return OmegaConf.from_dotlist(list(overrides))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(Mistake(" ".join(overrides), _first_line(error), _COMMAND_LINE)) from None
+    # OmegaConf also lets Python's own errors through, of keys that go into a list or a value.
+    except Exception as error:
+        raise ConfigError(Mistake(" ".join(overrides), foreign(error), _COMMAND_LINE)) from None
 
 
 def _unresolved(merged: DictConfig) -> list[Mistake]:
@@ -210,4 +211,4 @@ def _error(path: Path, message: str) -> ConfigError:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -26,7 +26,9 @@ class Mistake:
     file: str = ""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.key, self.message) if part)
+        parts = ": ".join(part for part in (self.file, self.key, self.message) if part)
+        # What is quoted from a config may hold line breaks of any kind.
+        return " ".join(line for line in parts.splitlines() if line.strip())
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> str:

@@ -39,8 +39,10 @@ def as_patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[st
     """
     if patterns is None:
         return None
-    found = (patterns,) if isinstance(patterns, str) else patterns
-    found = tuple(found) if isinstance(found, Iterable) else (found,)
+    try:
+        found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    except TypeError:  # not iterable, or like a tensor of one number only said to be
+        found = (patterns,)
     if not all(isinstance(pattern, str) for pattern in found):
         raise ArgumentError(
             f"{argument} must be a glob pattern of module names, or several of them; "

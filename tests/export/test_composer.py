@@ -1,0 +1,86 @@
+"""Composer's own way out, ``export_for_inference``, from a model, a Trainer and a checkpoint."""
+
+import onnxruntime
+import pytest
+import torch
+from composer import Trainer
+from composer.models import ComposerClassifier
+from composer.utils import export_for_inference
+from torch.utils.data import DataLoader, TensorDataset
+
+from composer_attn import ECA, SqueezeExcite
+from composer_attn.functional import attended_modules
+from tests.export.attended import assert_same_numbers, attended, longer
+from tests.networks import MIN_CHANNELS, NETWORKS
+from tests.surgeries import each_surgery
+
+NETWORK = NETWORKS["resnet"]
+each_format = pytest.mark.parametrize("save_format", ["torchscript", "onnx"])
+each_algorithm = pytest.mark.parametrize("algorithm", [SqueezeExcite, ECA])
+
+
+def batch_of(x):
+    return x, torch.zeros(len(x), dtype=torch.long)
+
+
+def logits(path, save_format, x):
+    if save_format == "torchscript":
+        return torch.jit.load(path)(batch_of(x))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(output)
+
+
+@each_surgery
+@each_format
+def test_a_model_is_exported_and_takes_other_batches(surgery, save_format, tmp_path):
+    model = ComposerClassifier(attended(NETWORK, surgery), num_classes=10).eval()
+    x, path = NETWORK.batch(), str(tmp_path / "model")
+    export_for_inference(
+        model,
+        save_format,
+        path,
+        sample_input=(batch_of(x),),
+        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+    )
+    for images in (x, longer(x)):
+        assert_same_numbers(logits(path, save_format, images), model(batch_of(images)))
+    assert len(attended_modules(model)) == len(NETWORK.sites)
+
+
+@each_algorithm
+@each_format
+def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(algorithm, save_format, tmp_path):
+    x = NETWORK.batch()
+    trainer = Trainer(
+        model=ComposerClassifier(NETWORK.build(), num_classes=10),
+        algorithms=[algorithm(min_channels=MIN_CHANNELS)],
+        train_dataloader=DataLoader(TensorDataset(*batch_of(x)), batch_size=2),
+        max_duration="1ba",
+        save_folder=str(tmp_path / "checkpoints"),
+        save_filename="last.pt",
+        device="cpu",
+        progress_bar=False,
+    )
+    trainer.fit()
+    trained = str(tmp_path / "trained")
+    if save_format == "onnx":
+        trainer.export_for_inference(save_format, trained, sample_input=batch_of(x))
+    else:
+        # The Trainer's method adds an empty dictionary to the sample, which cannot be traced.
+        export_for_inference(trainer.state.model, save_format, trained, sample_input=(batch_of(x),))
+    model = trainer.state.model.eval()
+    assert_same_numbers(logits(trained, save_format, x), model(batch_of(x)))
+
+    # Into a network of other weights that has had the same surgery.
+    loaded = str(tmp_path / "loaded")
+    export_for_inference(
+        ComposerClassifier(NETWORK.build(), num_classes=10),
+        save_format,
+        loaded,
+        sample_input=(batch_of(x),),
+        surgery_algs=lambda fresh: algorithm.function(fresh, min_channels=MIN_CHANNELS),
+        load_path=str(tmp_path / "checkpoints" / "last.pt"),
+        load_strict=True,
+    )
+    assert_same_numbers(logits(loaded, save_format, x), model(batch_of(x)))

@@ -1,0 +1,78 @@
+"""What surgery could change, also of networks that contain themselves; and how to run them."""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from tests import snapshots
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Walk over every path to every module, but never twice through the same."""
+
+    def visit(name, module, above):
+        yield name, module
+        for child_name, child in module._modules.items():
+            if child is not None and child not in above:
+                inner = f"{name}.{child_name}" if name else child_name
+                yield from visit(inner, child, (*above, child))
+
+    yield from visit("", model, (model,))
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers by name, without those that are not initialized yet."""
+    held = [*model.named_parameters(), *model.named_buffers()]
+    return {n: t for n, t in held if not isinstance(t, nn.parameter.UninitializedTensorMixin)}
+
+
+def of_model(model: nn.Module) -> list:
+    """Take what tests/snapshots.py takes, which goes round in circles on some networks."""
+    modules = [
+        (
+            name,
+            id(module),
+            type(module),
+            list(vars(module)),
+            [(child, id(held)) for child, held in module._modules.items()],
+            module.training,
+            [list(getattr(module, hooks).values()) for hooks in _HOOKS],
+        )
+        for name, module in paths(model)
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    parameters = [(name, id(p), p.requires_grad) for name, p in model.named_parameters()]
+    return [modules, parameters, [(n, snapshots.frozen(t)) for n, t in tensors(model).items()]]
+
+
+def of_all(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list:
+    return [of_model(model), *map(snapshots.of_optimizer, optimizers), torch.get_rng_state()]
+
+
+def same(before: list, after: list) -> bool:
+    """Compare two snapshots; the last item of each is a tensor."""
+    return before[:-1] == after[:-1] and torch.equal(before[-1], after[-1])
+
+
+def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Run a network as it is, the same random numbers each time, and leave its buffers alone."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    torch.manual_seed(2)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        y = model(x)
+        for buffer, value in buffers:
+            buffer.resize_(value.shape).copy_(value)
+    return y
+
+
+def runs(model: nn.Module, x: torch.Tensor) -> bool:
+    """Say whether a network runs at all, before anything is done to it."""
+    try:
+        return bool(output(model, x).isfinite().all())
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+        return False

@@ -1,0 +1,120 @@
+"""Every private name of torch's that the package refers to: listed in the docs, and still there."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import composer_attn
+from tests.commands import ROOT
+
+PACKAGE = Path(composer_attn.__file__).parent
+
+# Tables of every nn.Module, as attributes.
+OF_MODULES = {"_modules", "_parameters", "_buffers", "_compiled_call_impl"}
+# Other names of torch's that are not public: what has them.
+OF_TORCH = {
+    "torch.nn.modules.batchnorm._NormBase",
+    "torch.utils._pytree",
+    "torch.utils._pytree.tree_leaves",
+    "torch.utils._pytree.tree_map_only",
+    "torch._subclasses.fake_tensor",
+    "torch._subclasses.fake_tensor.FakeTensorMode",
+}
+# Whatever a module has by itself.
+OF_ANY_MODULE = set(dir(nn.Module()))
+# What torch.jit.script asks a module for.
+OF_SCRIPTING = {"__prepare_scriptable__"}
+
+
+def is_private(name: str) -> bool:
+    return any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+
+
+def dotted(node: ast.AST, aliases: dict[str, str]) -> str:
+    """Write an attribute out, like torch.nn.x for nn.x; empty where it starts with no module."""
+    if isinstance(node, ast.Attribute):
+        start = dotted(node.value, aliases)
+        return f"{start}.{node.attr}" if start else ""
+    return aliases.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+
+def references(tree: ast.AST) -> set[str]:
+    """Find the private names of torch's in a file: in imports, behind modules, and in strings."""
+    found, aliases = set(), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            aliases |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("torch.")}
+            aliases |= {a.asname or a.name.split(".")[0]: (a.asname and a.name) or "torch"
+                        for a in node.names if a.name.split(".")[0] == "torch"}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            found.add(dotted(node, aliases))
+            found |= {node.attr} & OF_ANY_MODULE
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} & OF_ANY_MODULE
+    return {name for name in found if is_private(name)}
+
+
+@pytest.fixture(scope="module")
+def used():
+    files = [ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")]
+    assert len(files) > 40
+    return set().union(*map(references, files))
+
+
+def test_the_list_is_complete_and_holds_nothing_else(used):
+    assert used == OF_MODULES | OF_TORCH
+
+
+@pytest.mark.parametrize("name", sorted(OF_MODULES))
+def test_modules_have_each(name):
+    assert hasattr(nn.Module(), name)
+
+
+@pytest.mark.parametrize("name", sorted(OF_TORCH))
+def test_torch_has_each(name):
+    parent, _, own = name.rpartition(".")
+    assert hasattr(importlib.import_module(parent), own)
+
+
+def test_scripting_still_asks(monkeypatch):
+    class Refusing(nn.Module):
+        def __prepare_scriptable__(self):
+            raise KeyError("asked")
+
+    with pytest.raises(KeyError, match="asked"):
+        torch.jit.script(Refusing())
+
+
+def test_the_docs_list_them_all():
+    text = (ROOT / "docs" / "versions.md").read_text()
+    table = text.partition("## Private names of torch")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
+    modules = {
+        name for name in OF_TORCH if name.rpartition(".")[2].islower() and "tree_" not in name
+    }
+    assert listed == OF_MODULES | OF_SCRIPTING | (OF_TORCH - modules)
+
+
+def test_the_search_finds_what_it_is_for():
+    code = """
+import torch
+from torch import nn
+from torch._C import Graph
+def f(module):
+    torch._dynamo.reset()
+    nn.modules.conv._ConvNd
+    return module._forward_hooks, getattr(module, "_backward_hooks"), module._own
+"""
+    assert references(ast.parse(code)) == {
+        "torch._C", "torch._C.Graph", "torch._dynamo", "torch._dynamo.reset",
+        "torch.nn.modules.conv._ConvNd", "_forward_hooks", "_backward_hooks",
+    }  # fmt: skip
