@@ -16,6 +16,11 @@ BUILT_IN = {
     "ModelError": RuntimeError,
     "OptimizerError": ValueError,
     "AttentionRemovedError": RuntimeError,
+    "CheckpointError": ValueError,
+    "TornCheckpointError": ValueError,
+    "SaveError": OSError,
+    "RanksError": RuntimeError,
+    "RunStoppedError": RuntimeError,
     "ConfigError": ValueError,
     "NothingAttendedWarning": UserWarning,
 }

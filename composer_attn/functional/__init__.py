@@ -10,12 +10,14 @@ from composer_attn.functional.attended import (
 )
 from composer_attn.functional.eca import apply_eca, plan_eca
 from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_squeeze_excite
+from composer_attn.functional.weights import load_weights
 
 __all__ = [
     "apply_eca",
     "apply_squeeze_excite",
     "attended_modules",
     "detach_attention",
+    "load_weights",
     "plan_eca",
     "plan_squeeze_excite",
     "remove_attention",

@@ -10,12 +10,16 @@ from composer import Trainer
 from composer.utils import dist
 from omegaconf import OmegaConf
 
-from composer_attn.errors import ConfigError
+from composer_attn.errors import CheckpointError, ComposerAttnError, ConfigError
+from composer_attn.runs.agree import check_ranks_agree
 from composer_attn.runs.build import build_parts, build_trainer
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_parameters
 from composer_attn.runs.mistakes import Mistake
 from composer_attn.runs.parallel import join_ranks
+from composer_attn.runs.resume import find_checkpoint
+from composer_attn.runs.saver import saving
+from composer_attn.runs.stop import StopRequests
 from composer_attn.runs.summary import Summary, summarize
 
 
@@ -26,23 +30,31 @@ def train(config: RunConfig) -> Summary:
 
     Raises:
         ConfigError: something in the config does not work out; nothing was trained.
+        CheckpointError: the checkpoint to go on from is not safe; nothing in it has run.
+        RanksError: the ranks were given different configs, or have different versions.
+        SaveError: the save folder takes no more.
+        RunStoppedError: SIGINT or SIGTERM asked the run to stop; it has been saved.
     """
     join_ranks(config)
+    check_ranks_agree(config)
     parts = build_parts(config)
     parameters = count_parameters(parts.model)
+    stop = StopRequests()
     with _save_folder(config) as folder:
-        trainer = build_trainer(config, parts, folder)
+        trainer = build_trainer(config, parts, folder, stop)
         try:
             if trainer.state.timestamp < trainer.state.max_duration:
-                trainer.fit()
+                with stop.listening():
+                    trainer.fit()
             if trainer.state.evaluators and not _evaluated_at_end(trainer):
                 trainer.eval()
             summary = summarize(config, parts, trainer, parameters, folder)
         finally:
             trainer.close()
         if dist.get_global_rank() == 0:
-            OmegaConf.save(OmegaConf.structured(config), Path(folder) / "config.yaml")
-            summary.write()
+            with saving(folder):
+                OmegaConf.save(OmegaConf.structured(config), Path(folder) / "config.yaml")
+                summary.write()
     return summary
 
 
@@ -57,14 +69,18 @@ def _evaluated_at_end(trainer: Trainer) -> bool:
 def _save_folder(config: RunConfig) -> Iterator[str]:
     """Make the save folder, on rank 0, and tell all ranks; a run that fails leaves no empty one."""
     made: list[Path] = []
-    answer: list[str | ConfigError] = [""]
+    answer: list[str | ComposerAttnError] = [""]
     if dist.get_global_rank() == 0:
         try:
             answer = [_make(Path(config.save_folder), config.autoresume, made)]
+            if config.autoresume:
+                find_checkpoint(answer[0])
+        except CheckpointError as error:
+            answer = [error]
         except OSError as error:
             answer = [ConfigError(Mistake("save_folder", f"cannot be written: {error}"))]
     dist.broadcast_object_list(answer)
-    if isinstance(answer[0], ConfigError):
+    if isinstance(answer[0], ComposerAttnError):
         raise answer[0]
     try:
         yield answer[0]
