@@ -66,11 +66,11 @@ def saving(what: Path | str) -> Iterator[None]:
     except SaveError:
         raise
     except (OSError, RuntimeError) as error:
-        reasons = [e for e in (error, error.__cause__, error.__context__) if isinstance(e, OSError)]
-        if not reasons and "PytorchStreamWriter" not in str(error):
+        # After the disk has refused, torch fails once more, over the end of the archive.
+        cause = error.__context__ if "inline_container" in str(error) else error
+        if not isinstance(cause, OSError):
             raise
-        reason = (reasons and reasons[0].strerror) or str(error).splitlines()[0]
-        raise SaveError(f"{what} cannot be written: {reason}") from error
+        raise SaveError(f"{what} cannot be written: {cause.strerror or cause}") from error
 
 
 class SafeCheckpointSaver(CheckpointSaver):
