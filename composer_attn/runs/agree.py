@@ -29,7 +29,7 @@ def check_ranks_agree(config: RunConfig) -> None:
     mine = _flat("", asdict(config)) | {f"version of {k}": v for k, v in versions().items()}
     everyone = dist.all_gather_object(mine)
     differing = [
-        f"{key} is {first!r} on rank 0, {other!r} on rank {rank}"
+        f"{key} is {first} on rank 0, {other} on rank {rank}"
         for rank, theirs in enumerate(everyone)
         for key in {**everyone[0], **theirs}
         if (first := everyone[0].get(key)) != (other := theirs.get(key))
