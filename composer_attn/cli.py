@@ -1,5 +1,6 @@
 """The ``composer-attn`` command. What a verb needs is imported when the verb runs."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ _Number = Annotated[float | None, typer.Option()]
 _INVALID = 1
 _REFUSED = 2
 _INTERRUPTED = 130
+_UNWRITTEN = 74  # EX_IOERR of sysexits.h
 
 
 @app.command()
@@ -40,7 +42,7 @@ def train(
     """Train, evaluate and summarize the run that a YAML file describes."""
     from composer.utils import dist
 
-    from composer_attn.errors import ComposerAttnError
+    from composer_attn.errors import ComposerAttnError, RunStoppedError, SaveError
     from composer_attn.runs.check import load_checked
     from composer_attn.runs.rehearse import rehearse
     from composer_attn.runs.train import train as run
@@ -48,11 +50,21 @@ def train(
     try:
         checked = load_checked(config, overrides)
         summary = rehearse(checked) if dry_run else run(checked)
+    except RunStoppedError as error:
+        print(f"composer-attn: {error}\nGo on with: {_again(config, overrides, error.folder)}")
+        raise typer.Exit(128 + error.signal) from error
     except ComposerAttnError as error:
         print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
+        raise typer.Exit(_UNWRITTEN if isinstance(error, SaveError) else _REFUSED) from error
     if summary is not None and dist.get_global_rank() == 0:
         summary.show()
+
+
+def _again(config: Path, overrides: list[str] | None, folder: str) -> str:
+    """Return the command that goes on with a run."""
+    kept = [o for o in overrides or [] if o.split("=")[0] not in ("save_folder", "autoresume")]
+    added = [f"save_folder={folder}", "autoresume=true"]
+    return shlex.join(["composer-attn", "train", str(config), *kept, *added])
 
 
 @app.command()

@@ -33,6 +33,38 @@ class AttentionRemovedError(ComposerAttnError, RuntimeError):
     """Another algorithm rebuilt attended modules and dropped their attention."""
 
 
+class CheckpointError(ComposerAttnError, ValueError):
+    """A file of weights is refused: it names code, or holds what no checkpoint of its kind does.
+
+    Nothing in it has run, and nothing was changed.
+    """
+
+
+class TornCheckpointError(CheckpointError):
+    """A file of weights is cut short or damaged, as a machine that fails leaves it."""
+
+
+class SaveError(ComposerAttnError, OSError):
+    """A run's folder took no more: a full disk, a lost right; the last checkpoint is whole."""
+
+
+class RanksError(ComposerAttnError, RuntimeError):
+    """The ranks of a run are not doing the same; the message says what differs."""
+
+
+class RunStoppedError(ComposerAttnError, RuntimeError):
+    """A run was asked to stop, has saved where it was, and can go on from there.
+
+    Attributes:
+        signal: number of the signal that asked; 128 more is the exit code.
+        folder: the save folder, which ``autoresume`` goes on in.
+    """
+
+    def __init__(self, message: str, signal: int, folder: str):
+        self.signal, self.folder = signal, folder
+        super().__init__(message)
+
+
 class ConfigError(ComposerAttnError, ValueError):
     """A run's YAML cannot be turned into a training run; the message lists every mistake.
 

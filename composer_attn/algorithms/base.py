@@ -12,6 +12,7 @@ from composer.loggers import Logger
 from composer.utils import reproducibility
 from torch import nn
 
+from composer_attn.algorithms.ranks import check_plans_agree
 from composer_attn.checks import is_real, whole_number
 from composer_attn.errors import (
     ArgumentError,
@@ -117,6 +118,7 @@ class AttentionAlgorithm(Algorithm):
         Raises:
             ComposerAttnError: whatever the function raises; nothing was changed.
             AttentionRemovedError: another algorithm dropped attention meanwhile.
+            RanksError: other ranks have attended other sites.
         """
         if event == Event.INIT:
             self._operate(state, logger)
@@ -142,6 +144,7 @@ class AttentionAlgorithm(Algorithm):
                 optimizers=state.optimizers,
                 param_group=self.param_group if state.optimizers else None,
             )
+        check_plans_agree(repr(self), self.plan)
         self._attended = find_attended(state.model)
         if attends_nothing(self.plan):
             warnings.warn(f"{self!r} attended nothing\n{self.plan}", NoEffectWarning, stacklevel=2)

@@ -11,6 +11,7 @@ from composer_attn.functional.attended import (
 from composer_attn.functional.eca import apply_eca, plan_eca
 from composer_attn.functional.fused import fuse_attention, unfuse_attention
 from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_squeeze_excite
+from composer_attn.functional.weights import load_weights
 
 __all__ = [
     "apply_eca",
@@ -18,6 +19,7 @@ __all__ = [
     "attended_modules",
     "detach_attention",
     "fuse_attention",
+    "load_weights",
     "plan_eca",
     "plan_squeeze_excite",
     "remove_attention",

@@ -13,11 +13,14 @@ from composer_attn.algorithms.base import AttentionAlgorithm
 from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
+from composer_attn.runs.guard import guarded
 from composer_attn.runs.mistakes import Mistake, at, foreign
 from composer_attn.runs.models import build_model, num_classes_of
 from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
 from composer_attn.runs.parallel import parallelism_config
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
+from composer_attn.runs.saver import LATEST, SafeCheckpointSaver
+from composer_attn.runs.stop import StopRequests
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,24 @@ def build_parts(config: RunConfig) -> Parts:
     )
 
 
-def build_trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> Trainer:
+def build_trainer(
+    config: RunConfig, parts: Parts, save_folder: str | None, stop: StopRequests | None = None
+) -> Trainer:
     """Build the Trainer, which performs the surgeries; without a folder, one that saves nothing.
 
     Raises:
+        CheckpointError: the checkpoint to load is not safe, or not whole.
         ConfigError: Composer refused an argument.
         ComposerAttnError: a surgery did not work out.
     """
+    saver = None
+    if save_folder is not None:
+        keep = config.save_num_checkpoints_to_keep
+        interval = config.save_interval
+        saver = SafeCheckpointSaver(save_folder, interval, keep, stop or StopRequests())
     try:
-        return _trainer(config, parts, save_folder)
+        with guarded():
+            return _trainer(config, parts, saver)
     except ComposerAttnError:
         raise
     except Exception as error:
@@ -85,7 +97,7 @@ def build_trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> T
         raise ConfigError(Mistake("", message)) from error
 
 
-def _trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> Trainer:
+def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None) -> Trainer:
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,
@@ -93,7 +105,8 @@ def _trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> Traine
         eval_dataloader=parts.eval_data,
         schedulers=parts.scheduler,
         algorithms=parts.algorithms,
-        callbacks=parts.callbacks,
+        # Ours before one that the config may name: the first is the one that Composer resumes from.
+        callbacks=[*([saver] if saver else []), *parts.callbacks],
         loggers=parts.loggers,
         run_name=config.run_name,
         seed=config.seed,
@@ -104,10 +117,9 @@ def _trainer(config: RunConfig, parts: Parts, save_folder: str | None) -> Traine
         device_train_microbatch_size=config.device_train_microbatch_size,
         compile_config={} if config.compile else None,
         parallelism_config=parallelism_config(config.parallelism),
-        save_folder=save_folder,
-        save_interval=config.save_interval,
-        save_num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
-        autoresume=config.autoresume and save_folder is not None,
+        save_folder=saver.folder if saver else None,
+        save_latest_filename=LATEST,
+        autoresume=config.autoresume and saver is not None,
         load_path=config.load_path,
         load_weights_only=config.load_weights_only,
         dist_timeout=config.dist_timeout,

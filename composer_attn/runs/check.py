@@ -3,11 +3,13 @@
 import zipfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from composer.core import Precision, Time, TimeUnit
+from composer.utils import is_tar
+from composer.utils.compression import is_compressed_pt
 from torch import nn
 
 from composer_attn.errors import ArgumentError, ConfigError
@@ -72,6 +74,7 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
     mistakes += _check_name("precision", config.precision, [p.value for p in Precision])
     mistakes += _check_counts(config)
     mistakes += _check_load_path(config.load_path) + _check_save_folder(config.save_folder)
+    mistakes += _check_run_name(config.run_name)
     return mistakes
 
 
@@ -148,11 +151,23 @@ def _check_save_folder(path: str) -> list[Mistake]:
     return []
 
 
+def _check_run_name(name: str) -> list[Mistake]:
+    # Folders of loggers and checkpoints are named after it.
+    parts = PurePath(name).parts
+    if not name.strip() or PurePath(name).is_absolute() or ".." in parts or not name.isprintable():
+        message = f"names folders, and must not lead out of those above them; got {name!r}"
+        return [Mistake("run_name", message)]
+    return []
+
+
 def _check_name(key: str, value: str | None, valid: Any) -> list[Mistake]:
     return [] if value is None or value in valid else [Mistake(key, unknown(key, value, valid))]
 
 
 def _check_load_path(path: str | None) -> list[Mistake]:
+    if path is not None and (is_tar(path) or is_compressed_pt(path)):
+        # Composer would unpack it, to wherever it says, before anything can be looked at.
+        return [Mistake("load_path", f"must be a plain .pt file: unpack {path!r} first")]
     # What has a scheme, like s3://, is for Composer to look up; {rank} for it to fill in.
     if path is None or "://" in path or "{" in path:
         return []

@@ -1,5 +1,6 @@
 """The one schema of a run, and how a YAML file becomes it."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -9,10 +10,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from composer_attn.errors import ConfigError
+from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.mistakes import Mistake, foreign, unknown
+from composer_attn.runs.yaml_file import read_yaml
 
 _COMMAND_LINE = "command line"
+_MOST_BASES = 20
 
 
 @dataclass
@@ -165,10 +168,12 @@ def _depth(layer: DictConfig, key: str) -> int:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig]]:
     """Read a file and the files it builds on, the first base first."""
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.load(io.StringIO(read_yaml(path)))
         base = content.pop("base", None) if isinstance(content, DictConfig) else None
     except OSError as error:
         raise _error(path, f"cannot be read: {error.strerror}") from None
+    except ArgumentError as error:
+        raise _error(path, str(error)) from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise _error(path, f"is not plain YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, DictConfig):
@@ -178,6 +183,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig
     base_path = path.parent / str(base)
     if base_path.resolve() in (path.resolve(), *seen):
         raise _error(path, f"base: {base} leads back to a file that builds on it")
+    if len(seen) >= _MOST_BASES:
+        raise _error(path, f"base: more than {_MOST_BASES} files that build on one another")
     return [*_read(base_path, (*seen, path.resolve())), (str(path), content)]
 
 

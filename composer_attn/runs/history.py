@@ -12,6 +12,7 @@ from composer.utils import dist
 from omegaconf import OmegaConf
 
 from composer_attn.runs.config import RunConfig
+from composer_attn.runs.saver import saving
 
 FILE = "history.jsonl"
 
@@ -75,7 +76,9 @@ class History(Callback):
     def write_config(self) -> None:
         """Write ``config.yaml``, every interpolation resolved."""
         if dist.get_global_rank() == 0:
-            OmegaConf.save(OmegaConf.structured(self.config), self.folder / "config.yaml")
+            path = self.folder / "config.yaml"
+            with saving(path):
+                OmegaConf.save(OmegaConf.structured(self.config), path)
 
     def _add_losses(self, state: State) -> None:
         if self._losses:
@@ -90,7 +93,8 @@ class History(Callback):
         counts = (now.batch.value, now.epoch.value, now.sample.value)
         # JSON has no nan: null stands for what is no number.
         kept = {name: value if isfinite(value) else None for name, value in figures.items()}
-        with (self.folder / FILE).open("a") as file:
+        path = self.folder / FILE
+        with saving(path), path.open("a") as file:
             file.write(json.dumps(asdict(Moment(kind, *counts, seconds, kept))) + "\n")
 
 

@@ -1,9 +1,7 @@
 """What a run came to: printed at its end, and kept as ``summary.json``."""
 
 import json
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 
@@ -13,14 +11,13 @@ from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
 
-from composer_attn import __version__
 from composer_attn.functional import attended_modules
+from composer_attn.runs.agree import versions
 from composer_attn.runs.build import Parts
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_macs, count_parameters, peak_memory
 
 FILE = "summary.json"
-_PACKAGES = ("mosaicml", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -111,13 +108,9 @@ def summarize(
         peak_memory=peak_memory(next(parts.model.parameters()).device),
         skipped_images=sum(dist.all_gather_object(parts.train_source.skipped())),
         ranks=dist.get_world_size(),
-        versions={"python": platform.python_version()} | _versions(),
+        versions=versions(),
         save_folder=folder,
     )
-
-
-def _versions() -> dict[str, str]:
-    return {"composer-attn": __version__} | {name: version(name) for name in _PACKAGES}
 
 
 def macs_of(config: RunConfig, parts: Parts) -> int | None:

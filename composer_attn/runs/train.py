@@ -9,14 +9,17 @@ from pathlib import Path
 from composer import Trainer
 from composer.utils import dist
 
-from composer_attn.errors import ConfigError
+from composer_attn.errors import CheckpointError, ComposerAttnError, ConfigError
+from composer_attn.runs.agree import check_ranks_agree
 from composer_attn.runs.build import build_parts, build_trainer
-from composer_attn.runs.checkpoints import drop_unfinished
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.cost import count_parameters
 from composer_attn.runs.history import History
 from composer_attn.runs.mistakes import Mistake
 from composer_attn.runs.parallel import join_ranks
+from composer_attn.runs.resume import find_checkpoint
+from composer_attn.runs.saver import saving
+from composer_attn.runs.stop import StopRequests
 from composer_attn.runs.summary import Summary, summarize
 
 
@@ -27,17 +30,24 @@ def train(config: RunConfig) -> Summary:
 
     Raises:
         ConfigError: something in the config does not work out; nothing was trained.
+        CheckpointError: the checkpoint to go on from is not safe; nothing in it has run.
+        RanksError: the ranks were given different configs, or have different versions.
+        SaveError: the save folder takes no more.
+        RunStoppedError: SIGINT or SIGTERM asked the run to stop; it has been saved.
     """
     join_ranks(config)
+    check_ranks_agree(config)
     parts = build_parts(config)
     parameters = count_parameters(parts.model)
+    stop = StopRequests()
     with _save_folder(config) as folder:
         history = History(folder, config)
         parts.callbacks.append(history)
-        trainer = build_trainer(config, parts, folder)
+        trainer = build_trainer(config, parts, folder, stop)
         try:
             if trainer.state.timestamp < trainer.state.max_duration:
-                trainer.fit()
+                with stop.listening():
+                    trainer.fit()
             if trainer.state.evaluators and not _evaluated_at_end(trainer):
                 trainer.eval()
             summary = summarize(config, parts, trainer, parameters, folder)
@@ -45,7 +55,8 @@ def train(config: RunConfig) -> Summary:
             trainer.close()
         history.write_config()
         if dist.get_global_rank() == 0:
-            summary.write()
+            with saving(folder):
+                summary.write()
     return summary
 
 
@@ -60,14 +71,18 @@ def _evaluated_at_end(trainer: Trainer) -> bool:
 def _save_folder(config: RunConfig) -> Iterator[str]:
     """Make the save folder, on rank 0, and tell all ranks; a run that fails leaves no empty one."""
     made: list[Path] = []
-    answer: list[str | ConfigError] = [""]
+    answer: list[str | ComposerAttnError] = [""]
     if dist.get_global_rank() == 0:
         try:
             answer = [_make(Path(config.save_folder), config.autoresume, made)]
+            if config.autoresume:
+                find_checkpoint(answer[0])
+        except CheckpointError as error:
+            answer = [error]
         except OSError as error:
             answer = [ConfigError(Mistake("save_folder", f"cannot be written: {error}"))]
     dist.broadcast_object_list(answer)
-    if isinstance(answer[0], ConfigError):
+    if isinstance(answer[0], ComposerAttnError):
         raise answer[0]
     try:
         yield answer[0]
@@ -86,8 +101,6 @@ def _make(folder: Path, reuse: bool, made: list[Path]) -> str:
     made += absent
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"no permission to write into {str(folder)!r}")
-    if reuse:
-        drop_unfinished(folder)
     return str(folder)
 
 

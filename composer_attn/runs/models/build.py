@@ -12,8 +12,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
-from composer_attn.runs.models.table import MODELS
-from composer_attn.runs.models.weights import is_file, load_weights
+from composer_attn.functional import load_weights
+from composer_attn.runs.models.table import AUXILIARY, MODELS
+from composer_attn.runs.models.weights import is_file
 
 # What a model section takes besides the network's own arguments.
 MODEL_ARGUMENTS = {"weights": str | None, "loss": str}
@@ -50,7 +51,8 @@ def build_network(section: dict[str, Any]) -> nn.Module:
     if not is_file(weights):
         return build(**arguments, weights=weights)
     network = build(**arguments)
-    load_weights(network, weights)
+    # Checkpoints of torchvision's come with classifiers that these networks are built without.
+    load_weights(network, weights, ignore=[f"{name}." for name in AUXILIARY])
     return network
 
 

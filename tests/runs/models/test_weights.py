@@ -7,7 +7,7 @@ import timm
 import torch
 import torchvision
 
-from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.errors import ConfigError
 from composer_attn.runs.build import build_parts, build_trainer
 from composer_attn.runs.check import try_components
 from composer_attn.runs.config import RunConfig
@@ -128,12 +128,12 @@ BAD_FILES = {
         ),
         r"holds weights of another network: extra has no place in the model$",
     ),
-    "truncated": (truncated, "holds no weights that are safe to load: "),
-    "empty": (lambda file: file.touch(), "holds no weights that are safe to load: "),
-    "text": (lambda file: file.write_text("weights"), "holds no weights that are safe to load: "),
+    "truncated": (truncated, "is no checkpoint, or not a whole one"),
+    "empty": (lambda file: file.touch(), "holds no weights that can be read: "),
+    "text": (lambda file: file.write_text("weights"), "holds no weights: "),
     "that runs code": (
         lambda file: torch.save({"state_dict": Attack()}, file),
-        "holds no weights that are safe to load: ",
+        r"holds no weights that are safe to load: it names _?io\.open$",
     ),
     "a bare pickle that runs code": (
         lambda file: file.write_bytes(pickle.dumps(Attack())),
@@ -153,18 +153,6 @@ def test_files_that_are_not_the_networks_weights(write, says, tmp_path, monkeypa
         build_parts(run("timm/test_resnet", "bad.pth"))
     assert len(str(caught.value).splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]  # nothing was run
-
-
-def test_a_network_that_is_refused_its_weights_keeps_its_own(tmp_path):
-    from composer_attn.runs.models.weights import load_weights
-
-    network, other = PLAIN["timm/test_resnet"](), PLAIN["timm/test_resnet"]()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    file = tmp_path / "other.pth"
-    torch.save(other.state_dict() | {"fc.bias": torch.zeros(3)}, file)
-    with pytest.raises(ArgumentError, match=r"fc\.bias is \(3,\), the model's is \(10,\)"):
-        load_weights(network, str(file))
-    assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""Make sure that every rank has performed the same surgery: DDP would mix up their gradients."""
+
+import hashlib
+
+from composer.utils import dist
+
+from composer_attn.errors import RanksError
+from composer_attn.surgery import SurgeryPlan
+
+_Line = tuple[str, ...]
+
+
+def check_plans_agree(algorithm: str, plan: SurgeryPlan) -> None:
+    """Compare what this rank has attended with what the others have; on every rank alike.
+
+    Hashes go round first, the plans only where these differ.
+
+    Raises:
+        RanksError: they differ; the message says in which sites, and on which ranks.
+    """
+    lines = _lines(algorithm, plan)
+    hashes = dist.all_gather_object(hashlib.sha256(repr(lines).encode()).hexdigest())
+    if len(set(hashes)) == 1:
+        return
+    everyone = dist.all_gather_object(lines)
+    rank = next(rank for rank, other in enumerate(everyone) if other != everyone[0])
+    only = [_only(everyone[0], everyone[rank]), _only(everyone[rank], everyone[0])]
+    raise RanksError(
+        f"the ranks do not attend the same: on rank 0 alone {only[0]}; on rank {rank} alone "
+        f"{only[1]}. Give every rank the same model and the same algorithms"
+    )
+
+
+def _lines(algorithm: str, plan: SurgeryPlan) -> list[_Line]:
+    sites = (
+        (site.name or "the model itself", site.side, f"{site.channels} channels",
+         f"{site.parameters} parameters")
+        for site in plan.chosen
+    )  # fmt: skip
+    return [(algorithm,), *sites]
+
+
+def _only(lines: list[_Line], others: list[_Line]) -> str:
+    found = [" ".join(line) for line in lines if line not in others]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return (", ".join(found[:3]) or "nothing") + more

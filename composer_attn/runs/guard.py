@@ -1,0 +1,147 @@
+"""Look into a checkpoint before Composer does: it unpickles in full, and evaluates what is in it.
+
+Composer runs whatever a file's pickle names, and evaluates the repr of each algorithm inside. Here
+the file is first read as data, and the reprs are parsed.
+"""
+
+import ast
+import datetime
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import composer.algorithms
+import numpy
+from composer.core import Algorithm
+from torch import Tensor
+from torch.torch_version import TorchVersion
+
+from composer_attn.errors import CheckpointError
+from composer_attn.functional.files import open_safely
+from composer_attn.functional.weights import check_numbers
+
+# What Composer's checkpoints name besides torch's own list: the state of numpy's random numbers,
+# torch's version, and wall-clock times. numpy's function by way of a pickle, as its module moved.
+_REBUILD_ARRAY = numpy.empty(0).__reduce__()[0]
+ALLOWED = (
+    numpy.ndarray,
+    numpy.dtype,
+    type(numpy.dtype("uint32")),
+    (_REBUILD_ARRAY, "numpy.core.multiarray._reconstruct"),
+    (_REBUILD_ARRAY, "numpy._core.multiarray._reconstruct"),
+    TorchVersion,
+    datetime.timedelta,
+)
+
+# Composer calls the function that this variable names on each file before it loads it.
+_HOOK = "CHECKPOINT_VALIDATION_FUNCTION"
+# The repr of an object without one of its own; no Python, so it cannot be evaluated.
+_ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
+_LONGEST = 10_000
+
+_passed: set[tuple[str, int, int, int]] = set()
+
+
+def check_checkpoint(path: str | os.PathLike) -> None:
+    """Make sure that a file is a whole checkpoint of Composer's, and no more than that.
+
+    A file that has passed and did not change since is not read again.
+
+    Raises:
+        TornCheckpointError: the file is cut short or damaged.
+        CheckpointError: it holds what no checkpoint of Composer's does: code, an algorithm that is
+            unknown, or has arguments that are more than values; or weights that are NaN.
+        OSError: it cannot be read.
+    """
+    real = os.path.realpath(path)
+    known = _identity(real)
+    if known in _passed:
+        return
+    content = open_safely(path, ALLOWED, legacy=False)
+    state = content.get("state") if isinstance(content, Mapping) else None
+    model = state.get("model") if isinstance(state, Mapping) else None
+    if not isinstance(model, Mapping) or not all(isinstance(v, Tensor) for v in model.values()):
+        raise CheckpointError(f"{path} is no checkpoint of Composer's: it has no state of a model")
+    for name, text in _algorithms(state.get("algorithms", []), path):
+        _check_algorithm(name, text, path)
+    check_numbers(model, path)
+    if _identity(real) == known:
+        _passed.add(known)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Have Composer check each file that it loads meanwhile, wherever it was fetched from."""
+    before = os.environ.get(_HOOK)
+    os.environ[_HOOK] = f"{__name__}.{validate.__name__}"
+    try:
+        yield
+    finally:
+        del os.environ[_HOOK]
+        if before is not None:
+            os.environ[_HOOK] = before
+
+
+def validate(path: str | os.PathLike, specs: Any = None) -> bool:
+    """Serve as Composer's validation function: raise what is wrong with a file."""
+    check_checkpoint(os.path.realpath(path))  # Composer links local files under a name of its own
+    return True
+
+
+def _identity(path: str) -> tuple[str, int, int, int]:
+    status = os.stat(path)
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _algorithms(listed: Any, path: str | os.PathLike) -> list[tuple[str, str]]:
+    """Return the name and the repr of each algorithm; no subclass of str, whose methods lie."""
+    try:
+        pairs = [(name, state["repr"]) for name, state in listed]
+    except (TypeError, ValueError, KeyError):
+        pairs = [(None, None)]
+    if type(listed) is not list or any(type(part) is not str for pair in pairs for part in pair):
+        raise CheckpointError(f"{path} is no checkpoint of Composer's: its algorithms are no list")
+    return pairs
+
+
+def _check_algorithm(name: str, text: str, path: str | os.PathLike) -> None:
+    """Make sure that evaluating an algorithm's repr would build that algorithm, and do no more."""
+    known = getattr(composer.algorithms, name, None) if name.isidentifier() else None
+    if not (isinstance(known, type) and issubclass(known, Algorithm)):
+        raise CheckpointError(f"{path} was made with {name[:80]!r}, which is no known algorithm")
+    if _ADDRESS.fullmatch(text) and not known.required_on_load():
+        return
+    if len(text) > _LONGEST or not _builds(name, text):
+        raise CheckpointError(
+            f"{path} describes the algorithm {name} as {text[:80]!r}, which is more than its name "
+            "and plain values"
+        )
+
+
+def _builds(name: str, text: str) -> bool:
+    """Say whether a text is ``name(argument=value, ...)``, as Composer will read it."""
+    try:
+        call = ast.parse(f"algorithms.{text}", mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return (
+        isinstance(call, ast.Call)
+        and ast.unparse(call.func) == f"algorithms.{name}"
+        and all(keyword.arg is not None for keyword in call.keywords)
+        and all(_is_value(node) for node in [*call.args, *(k.value for k in call.keywords)])
+    )
+
+
+def _is_value(node: ast.expr) -> bool:
+    """Say whether a node is a literal, or a time as Composer writes it: ``Time(1, TimeUnit.X)``."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Time" and len(node.args) == 2:
+        number, unit = node.args
+        in_unit = isinstance(unit, ast.Attribute) and ast.unparse(unit.value) == "TimeUnit"
+        return not node.keywords and isinstance(number, ast.Constant) and in_unit
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
