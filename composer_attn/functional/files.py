@@ -45,10 +45,11 @@ def open_safely(path: str | os.PathLike, allowed: Sequence[Any] = (), legacy: bo
             raise
         except pickle.UnpicklingError as error:
             if start[:1] != b"\x80" and not zipped:
-                raise TornCheckpointError(f"{path} holds no weights: {_first(error)}") from error
+                raise TornCheckpointError(f"{path} holds no weights that can be read") from error
+            # torch's own words go on to say how to run what is inside.
+            why = _named(path, zipped) or "its pickle is more than data"
             raise CheckpointError(
-                f"{path} holds no weights that are safe to load: "
-                f"{_named(path, zipped) or _first(error)}"
+                f"{path} holds no weights that are safe to load: {why}"
             ) from error
         except Exception as error:  # of all kinds: the file may hold anything
             raise TornCheckpointError(

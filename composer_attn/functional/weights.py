@@ -81,10 +81,9 @@ def check_numbers(weights: Mapping[str, Tensor], path: str | os.PathLike) -> Non
         CheckpointError: some are NaN, or a small file stands for a huge tensor.
     """
     for name, tensor in weights.items():
-        if tensor.layout is torch.strided and tensor.numel() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"{path} holds less than the {tensor.numel():,} numbers of {name}"
-            )
+        size = tensor.numel() * tensor.element_size()
+        if tensor.layout is torch.strided and size > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path} holds less than the {size:,} bytes of {name}")
     spoilt = [n for n, t in weights.items() if t.is_floating_point() and bool(t.isnan().any())]
     if spoilt:
         more = f" and {len(spoilt) - 3} more" if len(spoilt) > 3 else ""

@@ -86,7 +86,7 @@ def build_trainer(
         interval = config.save_interval
         saver = SafeCheckpointSaver(save_folder, interval, keep, stop or StopRequests())
     try:
-        with guarded():
+        with guarded(config.load_path):
             return _trainer(config, parts, saver)
     except ComposerAttnError:
         raise

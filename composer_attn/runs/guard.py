@@ -72,8 +72,11 @@ def check_checkpoint(path: str | os.PathLike) -> None:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Have Composer check each file that it loads meanwhile, wherever it was fetched from."""
+def guarded(load_path: str | None = None) -> Iterator[None]:
+    """Check a checkpoint that is here, and have Composer check what it loads from anywhere."""
+    if load_path is not None and "://" not in load_path:
+        # For Composer, rank 0's file is the one that all load.
+        check_checkpoint(load_path.format(rank=0, local_rank=0, node_rank=0))
     before = os.environ.get(_HOOK)
     os.environ[_HOOK] = f"{__name__}.{validate.__name__}"
     try:

@@ -89,13 +89,13 @@ OVERRIDES = {
         "model: ./resnet10.pth holds weights of another network: ",
     ),
     "weights that are none": (
-        ["model.weights=./run.yaml"], "model: ./run.yaml holds no weights that are safe to load: ",
+        ["model.weights=./run.yaml"], "model: ./run.yaml holds no weights that can be read",
     ),
     "no such checkpoint": (["load_path=absent.pt"], "load_path: there is no file 'absent.pt'"),
     "a folder as the checkpoint": (["load_path=images"], "load_path: there is no file 'images'"),
     "no checkpoint": (["load_path=run.yaml"], "load_path: run.yaml is no checkpoint, or not"),
     "no checkpoint of Composer's": (
-        ["load_path=resnet10.pth"], "refused the run, from the checkpoint resnet10.pth: KeyError",
+        ["load_path=resnet10.pth"], "composer-attn: resnet10.pth is no checkpoint of Composer's: ",
     ),
     "no such data folder": (
         ["train_dataset.root=images/nowhere"], "train_dataset: FileNotFoundError: [Errno 2] No",

@@ -130,7 +130,7 @@ BAD_FILES = {
     ),
     "truncated": (truncated, "is no checkpoint, or not a whole one"),
     "empty": (lambda file: file.touch(), "holds no weights that can be read: "),
-    "text": (lambda file: file.write_text("weights"), "holds no weights: "),
+    "text": (lambda file: file.write_text("weights"), "holds no weights that can be read$"),
     "that runs code": (
         lambda file: torch.save({"state_dict": Attack()}, file),
         r"holds no weights that are safe to load: it names _?io\.open$",
