@@ -64,8 +64,6 @@ def test_2000_steps_between_surgeries_hold_on_to_nothing(surgery):
     after = held(model, optimizer)
     grown = tracemalloc.get_traced_memory()[0] - allocated
     tracemalloc.stop()
-    grown_resident = psutil.Process().memory_info().rss - resident
-    print(f"grown: {grown} bytes of Python's, {grown_resident} resident")
     assert after == before
     # A single attention left behind in each cycle would be 100 of over 1 KiB each.
     assert grown < 2**15
