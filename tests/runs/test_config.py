@@ -89,7 +89,7 @@ def test_every_mistake_of_keys_and_types_comes_at_once(write):
         ("scheduler.name=cosine", "scheduler.name", "did you mean 'cosine_annealing"),
         ("algorithms.ecaa.b=1", "algorithms.ecaa", "did you mean 'eca'?"),
         ("algorithms.eca.kernel=3", "algorithms.eca.kernel", "did you mean 'kernel_size'?"),
-        ("algorithms.eca.filter_fn=len", "algorithms.eca.filter_fn", "Valid: b, exclude, gamma"),
+        ("algorithms.eca.filter_fn=len", "algorithms.eca.filter_fn", "Valid: b, backend, exclude"),
         ("algorithms=[eca]", "algorithms", "must be a mapping"),
         ("algorithms.eca=3", "algorithms.eca", "must be {argument: value}"),
         ("callbacks.lr_monitr.x=1", "callbacks.lr_monitr", "did you mean 'lr_monitor'?"),

@@ -88,7 +88,10 @@ def test_a_detection_network_takes_a_list_of_images():
         (("resnet18", None, {}), "say which algorithm: --algorithm squeeze_excite or eca"),
         (("absent.yaml", "eca", {}), "absent.yaml: cannot be read: No such file"),
         (("resnet18", "eca", {"latent_channels": 8}), "unknown argument of eca 'latent_channels'"),
-        (("resnet18", "eca", {"min_channels": "x"}), "eca.min_channels: must be int; got 'x'"),
+        (
+            ("resnet18", "eca", {"min_channels": "x"}),
+            "eca.min_channels: must be int or null; got 'x'",
+        ),
         (("resnet18", "eca", {"kernel_size": 4}), "kernel_size must be odd"),
         (("resnet18", "eca", {"include": ["nix.*"]}), "include pattern 'nix.*' matches none of 20"),
         (("vgg11", "eca", {"placement": "post"}), "VGG has none that is known"),
