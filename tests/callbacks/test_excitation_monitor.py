@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composer import Callback, Trainer
+from composer import Callback
 from composer.algorithms.warnings import NoEffectWarning
-from composer.loggers import InMemoryLogger
-from composer.models import ComposerClassifier
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -26,47 +24,7 @@ from composer_attn.callbacks import excitations
 from composer_attn.callbacks.excitation_monitor import _report
 from composer_attn.callbacks.tally import FIGURES, Tally
 from composer_attn.errors import ArgumentError, IdleGatesWarning, PatternError
-
-SE = {"latent_channels": 4, "min_channels": 16}
-CLASSES = 5
-
-
-def network() -> ComposerClassifier:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)]
-    return ComposerClassifier(nn.Sequential(*layers, *head), num_classes=CLASSES)
-
-
-def dataset(samples: int = 12) -> TensorDataset:
-    draw = torch.Generator().manual_seed(1)
-    images = torch.randn(samples, 3, 8, 8, generator=draw)
-    return TensorDataset(images, torch.randint(CLASSES - 1, (samples,), generator=draw))
-
-
-def fit(monitor=None, *, algorithms=None, callbacks=(), model=None, lr=0.1, **options):
-    """Train for two epochs of three batches; return the Trainer and what was logged."""
-    logged = InMemoryLogger()
-    model = model or network()
-    trainer = Trainer(
-        model=model,
-        train_dataloader=DataLoader(dataset(), batch_size=4),
-        optimizers=torch.optim.SGD(model.parameters(), lr=lr),
-        algorithms=[SqueezeExcite(**SE)] if algorithms is None else algorithms,
-        callbacks=[*([monitor] if monitor else []), *callbacks],
-        loggers=[logged],
-        progress_bar=False,
-        device="cpu",
-        seed=3,
-        **{"max_duration": "2ep", **options},
-    )
-    trainer.fit()
-    trainer.close()
-    return trainer, logged
-
-
-def steps(logged, key: str) -> list[int]:
-    return [timestamp.batch.value for timestamp, _ in logged.data.get(key, [])]
+from tests.callbacks.monitored import CLASSES, SE, dataset, fit, network, steps
 
 
 @pytest.mark.parametrize(
@@ -334,35 +292,3 @@ def test_a_site_that_sees_other_samples_counts_for_all_classes_together():
     members = (torch.tensor([0, 1]), torch.tensor([0, 1]))
     _report(tally, labels, members, False, torch.rand(6, 16))
     assert tally.samples().tolist() == [0, 0, 6]
-
-
-def test_scales_by_position_count_as_their_samples_average():
-    attention = attended_modules(set_logits(network(), 0.0))["module.0"]
-    tally = Tally(attention, 2, False, torch.device("cpu"))
-    scales, labels = torch.rand(2 * 9, 16), torch.tensor([0, 1])
-    members = (torch.tensor([0, 1]), torch.tensor([0, 1]))
-    _report(tally, labels, members, True, scales)
-    assert tally.samples().tolist() == [1, 1, 2]
-    torch.testing.assert_close(tally.mean()[0].float(), scales[:9].mean(0))
-
-
-def with_norms() -> ComposerClassifier:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3)]
-    head = [nn.BatchNorm2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES)]
-    return ComposerClassifier(nn.Sequential(*layers, *head), num_classes=CLASSES)
-
-
-def test_fused_attention_is_seen_as_well():
-    figures = {}
-    for fuse in (True, False):
-        algorithm = SqueezeExcite(**SE, fuse=fuse, backend="reference")
-        monitor = ExcitationMonitor("2ba")
-        _, logged = fit(monitor, algorithms=[algorithm], model=with_norms())
-        assert (len(algorithm.fusion.fused) if fuse else algorithm.fusion) == (2 if fuse else None)
-        keys = [key for key in logged.data if key.startswith("excitation/")]
-        assert len(keys) == 2 * len(FIGURES)
-        figures[fuse] = {key: [float(value) for _, value in logged.data[key]] for key in keys}
-    for key, values in figures[False].items():
-        assert len(values) == 3
-        assert figures[True][key] == pytest.approx(values, abs=1e-4), key

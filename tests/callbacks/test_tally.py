@@ -7,6 +7,7 @@ import torch
 
 from composer_attn.attention import EfficientChannelAttention
 from composer_attn.attention.gates import GATES, RANGES
+from composer_attn.callbacks.excitation_monitor import _report
 from composer_attn.callbacks.tally import FIGURES, Tally, reduce
 
 CPU = torch.device("cpu")
@@ -110,3 +111,12 @@ def test_reducing_alone_changes_nothing_and_takes_none():
     assert torch.equal(found.sums, before[0])
     assert torch.equal(found.counts, before[1])
     reduce([])
+
+
+def test_scales_by_position_count_as_their_samples_average():
+    of_two = tally(2)
+    scales, labels = torch.rand(2 * 9, 4), torch.tensor([0, 1])
+    members = (torch.tensor([0, 1]), torch.tensor([0, 1]))
+    _report(of_two, labels, members, True, scales)
+    assert of_two.samples().tolist() == [1, 1, 2]
+    torch.testing.assert_close(of_two.mean()[0].float(), scales[:9].mean(0))

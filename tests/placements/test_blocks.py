@@ -295,31 +295,3 @@ def test_a_block_with_an_attribute_named_attention_is_refused_after_the_block():
     network[0].attention = "mine"
     with pytest.raises(ModelError, match="has an attribute named 'attention' already"):
         apply_eca(network, min_channels=1, placement="post")
-
-
-class Unforeseeable(Block):
-    def forward(self, x):
-        return x + self.branch(x) if x.sum() > 0 else x
-
-
-def test_blocks_that_cannot_be_traced_are_pointed_out_beside_those_that_can():
-    model = nn.Sequential(InPlace(), Unforeseeable())
-    plan = plan_eca(model, min_channels=1, placement="residual")
-    assert [(s.name, s.chosen) for s in plan.sites] == [("0.conv2", True), ("1", False)]
-    assert plan.sites[1].kind == "Unforeseeable"
-    assert "if a block, register_block it" in plan.sites[1].reason
-    register_block(Unforeseeable, first="conv1", last="conv2")
-    plan = plan_eca(model, min_channels=1, placement="residual")
-    assert [s.name for s in plan.chosen] == ["0.conv2", "1.conv2"]
-
-
-@pytest.mark.parametrize("placement", ["residual", "pre", "post", "identity"])
-def test_convnext_of_timm_is_attended_at_its_branchs_end_behind_the_layer_scale(placement):
-    model = timm.create_model("convnext_atto", num_classes=10).eval()
-    x = torch.randn(1, 3, 32, 32)
-    before, outputs = snapshots.of_model(model), model(x)
-    plan = apply_eca(model, min_channels=160, placement=placement)
-    assert [site.channels for site in plan.chosen] == [160] * 6 + [320] * 2
-    assert not torch.equal(model(x), outputs)
-    detach_attention(model)
-    assert snapshots.of_model(model) == before
