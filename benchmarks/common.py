@@ -90,10 +90,10 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def ratios(seconds: list[float], base: list[float]) -> dict[str, float]:
+def ratios(figures: list[float], base: list[float]) -> dict[str, float]:
     """Compare the rounds of two actions: the median ratio, and its quartiles."""
     low, median, high = statistics.quantiles(
-        [a / b for a, b in zip(seconds, base, strict=True)], n=4, method="inclusive"
+        [a / b for a, b in zip(figures, base, strict=True)], n=4, method="inclusive"
     )
     return {
         "ratio": round(median, 3),
@@ -151,15 +151,20 @@ def mebibytes(count: int | None) -> str:
 
 def surroundings(device: str) -> dict[str, Any]:
     """Say what is measured on, and with."""
+    return machine(device, _VERSIONS, threads=torch.get_num_threads())
+
+
+def machine(device: str, packages: Sequence[str], **used: Any) -> dict[str, Any]:
+    """Say what is measured on, what of it is used, and the versions of some packages."""
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        **used,
         "load_before": round(os.getloadavg()[0], 2),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "python": platform.python_version(),
-    } | {name: version(name) for name in _VERSIONS}
+    } | {name: version(name) for name in packages}
 
 
 def _cpu() -> str:

@@ -1,20 +1,15 @@
 """Is the data pipeline of `image_folder` as fast as that of torchvision's reference script?
 
-python benchmarks/data_loader.py --num-workers 2
+python -m benchmarks.data_loader --num-workers 2
 """
 
-import csv
 import os
-import platform
-import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from torchvision.transforms import v2
 
+from benchmarks import common
 from composer_attn.runs.data import build_loader
 from composer_attn.runs.data.image_folder import image_folder
 from composer_attn.runs.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -38,7 +34,7 @@ _CLASSES = 4
 _WIDTH, _HEIGHT = 500, 375  # the commonest picture of ImageNet
 _SIZE, _RESIZE = 224, 256
 _SEED = 0
-_RESULTS = Path(__file__).parent / "results" / "data_loader.csv"
+_RESULTS = common.RESULTS / "data_loader.csv"
 _VERSIONS = ("torch", "torchvision", "pillow", "mosaicml", "composer-attn")
 
 Batch = tuple[Tensor, Tensor]
@@ -164,16 +160,12 @@ def compare(pipelines: list[Pipeline], measured: list[Measured]) -> list[dict[st
     first, *peers = measured
     found = []
     for pipeline, peer in zip(pipelines[1:], peers, strict=True):
-        ratios = [a / b for a, b in zip(first.speeds, peer.speeds, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
         found.append(
             {
                 "peer": pipeline.name,
                 "ours_images_per_second": round(statistics.median(first.speeds), 1),
                 "peer_images_per_second": round(statistics.median(peer.speeds), 1),
-                "ratio": round(median, 3),
-                "ratio_lower_quartile": round(low, 3),
-                "ratio_upper_quartile": round(high, 3),
+                **common.ratios(first.speeds, peer.speeds),
                 "ours_batch_bytes": first.batch_bytes,
                 "peer_batch_bytes": peer.batch_bytes,
             }
@@ -209,24 +201,6 @@ def _landscape(random: np.random.Generator) -> np.ndarray:
     return 128 + pixels * (55 / pixels.std())
 
 
-def _surroundings(device: str) -> dict[str, Any]:
-    """Say what it was measured on, and with."""
-    return {
-        "date": date.today().isoformat(),
-        "cpu": _cpu(),
-        "cores": _CORES,
-        "load_before": round(os.getloadavg()[0], 2),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "python": platform.python_version(),
-    } | {name: version(name) for name in _VERSIONS}
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-    return names[0] if names else platform.machine()
-
-
 def _amounts(loader: DataLoader) -> dict[str, int]:
     """Say how many images of what size there were, and how they were loaded."""
     sizes = [Path(path).stat().st_size for path, _ in loader.dataset.samples]
@@ -255,15 +229,6 @@ def _show(settings: dict[str, Any], found: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if not file.tell():
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 def main(
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that load.")] = _CORES,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 32,
@@ -282,7 +247,10 @@ def main(
     Ours, and the loader of torchvision's references/classification/train.py.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = _surroundings(device) | {"augmentation": augmentation.value, "passes": passes}
+    settings = common.machine(device, _VERSIONS) | {
+        "augmentation": augmentation.value,
+        "passes": passes,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = root or write_images(Path(scratch), images)
         options = (folder, augmentation, batch_size, num_workers, device)
@@ -290,7 +258,7 @@ def main(
         settings |= _amounts(pipelines[1].loader)
         found = compare(pipelines, measure(pipelines, passes))
     _show(settings, found)
-    _append(results, [settings | row for row in found])
+    common.append(results, [settings | row for row in found])
 
 
 if __name__ == "__main__":

@@ -1,18 +1,12 @@
 """What does the excitation monitor cost a training step?
 
-python benchmarks/monitor.py
+python -m benchmarks.monitor
 """
 
-import csv
-import os
-import platform
-import re
 import statistics
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -21,12 +15,13 @@ from composer.models import ComposerClassifier
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import common
 from composer_attn import ECA, ExcitationMonitor, SqueezeExcite
 from composer_attn.runs.data import build_loader
 from composer_attn.runs.data.synthetic import synthetic
 from composer_attn.runs.models import build_model
 
-_RESULTS = Path(__file__).parent / "results" / "monitor.csv"
+_RESULTS = common.RESULTS / "monitor.csv"
 _VERSIONS = ("torch", "torchvision", "mosaicml", "composer-attn")
 _ALGORITHMS = {"squeeze_excite": SqueezeExcite, "eca": ECA}
 _CLASSES = 10
@@ -49,8 +44,7 @@ class Stopwatch(Callback):
 
 
 def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    common.synchronize()
     return time.perf_counter()
 
 
@@ -98,28 +92,6 @@ def compare(without: list[float], watched: list[float], interval: int) -> dict[s
     }
 
 
-def _surroundings(device: str) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-    return {
-        "date": date.today().isoformat(),
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "device": torch.cuda.get_device_name() if device == "gpu" else device,
-        "python": platform.python_version(),
-    } | {name: version(name) for name in _VERSIONS}
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if not file.tell():
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 def main(
     network: Annotated[str, typer.Option(help="A model's name.")] = "resnet50",
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 16,
@@ -134,7 +106,7 @@ def main(
     table.title = f"{network}, batch {batch_size} at {size}x{size}, {device}"
     rows = []
     for attention in _ALGORITHMS:
-        surroundings = _surroundings(device)
+        surroundings = common.machine("cuda" if device == "gpu" else device, _VERSIONS)
         found = compare(*measure(network, attention, batch_size, size, steps, device), interval)
         settings = {"network": network, "attention": attention, "batch_size": batch_size}
         rows.append(surroundings | settings | {"size": size, "steps": steps} | found)
@@ -147,7 +119,7 @@ def main(
             f"{found['cost']:.3%}",
         )
     Console().print(table)
-    _append(results, rows)
+    common.append(results, rows)
 
 
 if __name__ == "__main__":

@@ -42,12 +42,13 @@ def test_ratios_are_those_of_passes_in_the_same_turn():
 
 
 def test_it_runs_and_appends_what_it_measured(tmp_path):
-    script = str(ROOT / "benchmarks" / "data_loader.py")
+    results = tmp_path / "new" / "loaders.csv"
+    script = ("-m", "benchmarks.data_loader")
     amounts = ("--images", "8", "--batch-size", "4", "--passes", "2", "--num-workers", "1")
-    done = run(sys.executable, script, *amounts, "--results", "new/loaders.csv", cwd=tmp_path)
+    done = run(sys.executable, *script, *amounts, "--results", str(results), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "8 images" in done.stdout
-    with (tmp_path / "new" / "loaders.csv").open() as file:
+    with results.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["peer"] for row in rows] == ["torchvision", "torchvision, v2"]
     for row in rows:

@@ -18,11 +18,12 @@ def test_the_cost_is_that_of_watched_steps_beside_others_shared_by_an_interval()
 
 @pytest.mark.slow
 def test_it_runs_and_appends_what_it_measured(tmp_path):
-    script = str(ROOT / "benchmarks" / "monitor.py")
+    results = tmp_path / "new" / "monitor.csv"
+    script = ("-m", "benchmarks.monitor")
     amounts = ("--network", "resnet10", "--batch-size", "2", "--size", "32", "--steps", "8")
-    done = run(sys.executable, script, *amounts, "--results", "new/monitor.csv", cwd=tmp_path)
+    done = run(sys.executable, *script, *amounts, "--results", str(results), cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "new" / "monitor.csv").open() as file:
+    with results.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["attention"] for row in rows] == ["squeeze_excite", "eca"]
     for row in rows:
