@@ -52,9 +52,12 @@ def test_a_model_is_exported_and_takes_other_batches(surgery, save_format, tmp_p
 @each_format
 def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(algorithm, save_format, tmp_path):
     x = NETWORK.batch()
+    model = ComposerClassifier(NETWORK.build(), num_classes=10)
     trainer = Trainer(
-        model=ComposerClassifier(NETWORK.build(), num_classes=10),
+        model=model,
         algorithms=[algorithm(min_channels=MIN_CHANNELS)],
+        # Small steps: Composer's own lr=0.1 blows logits up to 1e4, rounding with them.
+        optimizers=torch.optim.SGD(model.parameters(), lr=1e-3),
         train_dataloader=DataLoader(TensorDataset(*batch_of(x)), batch_size=2),
         max_duration="1ba",
         save_folder=str(tmp_path / "checkpoints"),
