@@ -11,31 +11,31 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.errors import ModelError
 from composer_attn.surgery.attend import attended_side, is_attended, original_class, set_class
+from composer_attn.surgery.finish import Finish, find_finish
 from composer_attn.surgery.fusion_plan import FusedSite, FusionPlan
 from composer_attn.surgery.joined import (
     AttendedNorm,
     NextNorm,
-    NextReLU,
     Parent,
     is_joined,
     joined_class,
     unjoined_class,
 )
-from composer_attn.surgery.links import Joint, Link, is_ours
+from composer_attn.surgery.links import Ending, Joint, Link, is_ours
 from composer_attn.surgery.proof import Following, Proofs, UnprovedError
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_ROLES = (AttendedNorm, NextNorm, NextReLU, Parent)
-_ATTRIBUTES = ("_attn_backend", "_attn_gives", "_attn_takes", "_attn_rectified", "_attn_joints")
+_ROLES = (AttendedNorm, NextNorm, Parent)
+_ATTRIBUTES = ("_attn_backend", "_attn_gives", "_attn_takes", "_attn_ends", "_attn_joints")
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A site as planned, and how what it gives reaches what takes it."""
+    """A site as planned, how what it gives reaches its norm, and what comes after that."""
 
     site: FusedSite
     to_norm: Following | None = None
-    to_relu: Following | None = None
+    finish: Finish | None = None
 
 
 def _fuse(model: nn.Module, backends: Mapping[nn.Module, str]) -> FusionPlan:
@@ -137,7 +137,9 @@ def _plan(model: nn.Module, sites: list[nn.Module]) -> list[_Found]:
             if each.site.norm in taken:
                 raise UnprovedError(f"{each.site.norm} is fused with {taken[each.site.norm]}")
             taken[each.site.norm] = name
-            found.append(_with_relu(proofs, each))
+            each = _with_finish(proofs, each, taken)
+            taken[each.site.addition] = name
+            found.append(each)
         except UnprovedError as error:
             found.append(_Found(replace(plain, reason=str(error))))
     return found
@@ -168,17 +170,17 @@ def _find(proofs: Proofs, site: nn.Module, plain: FusedSite) -> _Found:
     return _Found(replace(plain, norm=way.name), to_norm=way)
 
 
-def _with_relu(proofs: Proofs, found: _Found) -> _Found:
-    """Add the ReLU that follows a norm, where one is proved to."""
+def _with_finish(proofs: Proofs, found: _Found, taken: Mapping[str, str]) -> _Found:
+    """Add the addition and the ReLU that follow a norm, where they are proved to."""
     try:
-        way = proofs.following(found.site.norm)
-        relu = proofs.modules[way.name]
-        if type(relu) is not nn.ReLU or "forward" in vars(relu):
-            return found
-        _check_parent(proofs, way.parent)
+        finish = find_finish(proofs, found.site.norm)
+        _check_parent(proofs, finish.parent)
     except UnprovedError:
         return found
-    return replace(found, site=replace(found.site, relu=way.name), to_relu=way)
+    if finish.addition and finish.addition in taken:
+        return found
+    site = replace(found.site, addition=finish.addition, relu=finish.relu)
+    return replace(found, site=site, finish=finish)
 
 
 def _check_norm(norm: nn.Module, kind: type, role: type) -> None:
@@ -217,22 +219,28 @@ def _join(modules: dict[str, nn.Module], found: _Found) -> None:
     if found.to_norm is not None:
         link = vars(site)["_attn_gives"] = vars(norm)["_attn_takes"] = Link()
         _set_role(norm, NextNorm)
-        _tell_parent(modules, link, found.site.name, found.to_norm)
+        way = found.to_norm
+        _tell_parent(modules, link, way.parent, found.site.name, way.name, way.between)
     elif found.site.fused:
         _set_role(norm, AttendedNorm)
-    if found.to_relu is not None:
-        relu = modules[found.site.relu]
-        _set_role(relu, NextReLU)
-        # A ReLU may follow several norms.
-        link = vars(norm)["_attn_rectified"] = vars(relu).setdefault("_attn_takes", Link())
-        _tell_parent(modules, link, found.site.norm, found.to_relu)
+    if found.finish is not None:
+        finish = found.finish
+        ending = vars(norm)["_attn_ends"] = Ending(bool(finish.addition and finish.relu))
+        _tell_parent(modules, ending, finish.parent, found.site.norm, None, finish.between)
 
 
-def _tell_parent(modules: dict[str, nn.Module], link: Link, giver: str, way: Following) -> None:
-    parent = modules[way.parent]
+def _tell_parent(
+    modules: dict[str, nn.Module],
+    link: Link,
+    above: str,
+    giver: str,
+    taker: str | None,
+    between: tuple[str, ...],
+) -> None:
+    parent = modules[above]
     _set_role(parent, Parent)
-    paths = [_path(way.parent, name) for name in (giver, way.name, *way.between)]
-    joint = Joint(link, paths[0], paths[1], tuple(paths[2:]))
+    ends = [None if name is None else _path(above, name) for name in (giver, taker)]
+    joint = Joint(link, *ends, tuple(_path(above, name) for name in between))
     vars(parent)["_attn_joints"] = (*parent._attn_joints, joint)
 
 

@@ -14,13 +14,17 @@ class FusedSite:
         kind: the name of its class before surgery.
         norm: name of the batch norm that is computed jointly with its attention (its own where it
             is one itself); empty where there is none.
-        relu: name of the ReLU that is part of it too; empty where there is none.
+        addition: the addition of a shortcut that is part of it too, as torch.fx names it below the
+            module whose forward adds; empty where there is none.
+        relu: name of the ReLU that is part of it too (of a function, as torch.fx names it); empty
+            where there is none.
         reason: why no batch norm is, and its attention computed alone; empty where one is.
     """
 
     name: str
     kind: str
     norm: str = ""
+    addition: str = ""
     relu: str = ""
     reason: str = ""
 
@@ -56,11 +60,13 @@ class FusionPlan:
         """Draw the plan as a table, one site a line, under a line of totals."""
         head = (
             f"backend {self.backend}: {len(self.fused)} of {len(self.sites)} attended sites fused "
-            f"with a batch norm, {sum(bool(site.relu) for site in self.sites)} with a ReLU too"
+            f"with a batch norm, {sum(bool(site.relu) for site in self.sites)} with a ReLU too, "
+            f"{sum(bool(site.addition) for site in self.sites)} with the addition of a shortcut"
         )
-        rows = [("site", "kind", "norm", "relu", "fused")]
+        rows = [("site", "kind", "norm", "addition", "relu", "fused")]
         for site in self.sites:
             name = site.name or "(the model itself)"
             verdict = "yes" if site.fused else f"no: {site.reason}"
-            rows.append((name, site.kind, site.norm or "-", site.relu or "-", verdict))
+            joined = (part or "-" for part in (site.norm, site.addition, site.relu))
+            rows.append((name, site.kind, *joined, verdict))
         return "\n".join([head, *align(rows)])

@@ -15,6 +15,7 @@ from composer_attn.ops import attend_then_normalize, normalize_then_attend
 from composer_attn.ops.joint import joinable
 from composer_attn.surgery.attend import set_class
 from composer_attn.surgery.links import (
+    Ending,
     Joint,
     Link,
     can_be_joined,
@@ -29,7 +30,7 @@ class Joined:
     """Mixed into the class of every module that takes part in a joint computation."""
 
     _attn_takes: Link | None = None
-    _attn_rectified: Link | None = None
+    _attn_ends: Ending | None = None
 
     def __reduce_ex__(self, protocol):
         # As in Attends: the class has no importable name.
@@ -54,12 +55,10 @@ class AttendedNorm(Joined):
     """A batch norm that is attended itself: computes ``attention(norm(x))`` jointly."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize, attend and, where a ReLU takes it, rectify."""
+        """Normalize and attend."""
         if not self._may_join(input):
             return super().forward(input)
-        relu = self._attn_rectified is not None and self._attn_rectified.is_open()
-        y = normalize_then_attend(input, self.attention, self, self._attn_backend, relu=relu)
-        return self._attn_rectified.give(y, self) if relu else y
+        return _end(self, normalize_then_attend, input, self.attention, self._attn_backend)
 
     def _may_join(self, x: Tensor) -> bool:
         if needs_plain_operations() or not isinstance(x, Tensor):
@@ -80,17 +79,19 @@ class NextNorm(Joined):
             return super().forward(input)
         if not can_be_joined(giver.attention):
             return super().forward(giver.attention(input))
-        relu = self._attn_rectified is not None and self._attn_rectified.is_open()
-        y = attend_then_normalize(input, giver.attention, self, giver._attn_backend, relu=relu)
-        return self._attn_rectified.give(y, self) if relu else y
+        return _end(self, attend_then_normalize, input, giver.attention, giver._attn_backend)
 
 
-class NextReLU(Joined):
-    """The ReLU after such a norm: lets pass what comes rectified."""
+def _end(norm: Joined, function: Callable, x: Tensor, attention: nn.Module, backend: str) -> Tensor:
+    """Compute the output of a norm, or leave it to what its parent does with it."""
+    ends = norm._attn_ends
+    if ends is None or type(x) is not Tensor or not ends.is_open():
+        return function(x, attention, norm, backend)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Rectify, unless that is done."""
-        return super().forward(input) if self._attn_takes.take(input) is None else input
+    def compute(relu: bool, shortcut: Tensor | None) -> Tensor:
+        return function(x, attention, norm, backend, relu=relu, shortcut=shortcut)
+
+    return ends.put_off(x, compute)
 
 
 def joined_class(original: type, role: type[Joined]) -> type:
@@ -123,7 +124,7 @@ def _opening(forward: Callable) -> Callable:
         if not all(taken):
             raise ModelError(
                 f"the forward of a {type(self).__name__.removeprefix('Joined')} no longer hands "
-                "an attended output to the batch norm it was fused with: call unfuse_attention"
+                "an attended output to what it was fused with: call unfuse_attention"
             )
         return y
 

@@ -7,6 +7,7 @@ each module computing what it always did.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.ops.head import traced
+from composer_attn.surgery.deferred import Deferred
 
 # The attribute of a tensor that was given.
 _TOKEN = "_composer_attn_token"
@@ -22,7 +24,7 @@ _TOKEN = "_composer_attn_token"
 class _Token:
     """Which link a tensor went into, the module that gave it, and whether it was taken."""
 
-    def __init__(self, link: "Link", giver: nn.Module):
+    def __init__(self, link: "Link", giver: nn.Module | None = None):
         self.link = link
         self.giver = giver
         self.taken = False
@@ -99,6 +101,34 @@ class Link:
         return token.giver
 
 
+class Ending(Link):
+    """What a parent does with the output of a norm: adds something to it, rectifies it, or both.
+
+    torch.compile sees all of them, and needs no such help.
+    """
+
+    def __init__(self, until_relu: bool = False):
+        super().__init__()
+        self.until_relu = until_relu
+
+    def __reduce__(self):
+        return Ending, (self.until_relu,)
+
+    def is_open(self) -> bool:
+        """Say whether the parent's forward is running, and is not compiled."""
+        return not torch.compiler.is_compiling() and super().is_open()
+
+    def put_off(self, x: Tensor, compute: Callable[[bool, Tensor | None], Tensor]) -> Deferred:
+        """Return the output of a norm, to be computed once it is known how it ends."""
+        token = _here.given[self] = _Token(self)
+
+        def taken(relu: bool, shortcut: Tensor | None) -> Tensor:
+            token.taken = True
+            return compute(relu, shortcut)
+
+        return Deferred.of(x, taken, self.until_relu)
+
+
 @dataclass(frozen=True)
 class Joint:
     """A link as its parent knows it.
@@ -106,26 +136,29 @@ class Joint:
     Attributes:
         link: what giver and taker share.
         giver: names from the parent down to the giver.
-        taker: names from the parent down to the taker.
-        between: likewise of each module that passes the tensor on as it is.
+        taker: names from the parent down to the taker; ``None`` where the parent itself takes.
+        between: likewise of each module that the tensor passes through.
     """
 
     link: Link
     giver: tuple[str, ...]
-    taker: tuple[str, ...]
+    taker: tuple[str, ...] | None
     between: tuple[tuple[str, ...], ...] = ()
 
     def may_open(self, parent: nn.Module) -> bool:
         """Say whether both ends are still where they were, and nobody looks at what is given."""
-        giver, taker = _reach(parent, self.giver), _reach(parent, self.taker)
-        if giver is None or taker is None:
-            return False
+        giver = _reach(parent, self.giver)
         # Not by getattr, which wrappers answer for what they wrap.
-        held, awaited = giver.__dict__, taker.__dict__.get("_attn_takes")
-        gives = held.get("_attn_gives"), held.get("_attn_rectified")
-        if awaited is not self.link or (self.link is not gives[0] and self.link is not gives[1]):
+        if giver is None or giver.__dict__.get(self._gives_by()) is not self.link:
             return False
+        if self.taker is not None:
+            taker = _reach(parent, self.taker)
+            if taker is None or taker.__dict__.get("_attn_takes") is not self.link:
+                return False
         return all(_reach(parent, path) is not None for path in self.between)
+
+    def _gives_by(self) -> str:
+        return "_attn_ends" if self.taker is None else "_attn_gives"
 
 
 def _reach(parent: nn.Module, path: tuple[str, ...]) -> nn.Module | None:

@@ -1,6 +1,8 @@
 """Prove which module alone takes the output of another, and takes nothing else."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
@@ -52,47 +54,72 @@ class Proofs:
         """
         if self.is_shared(self.modules[name]):
             raise UnprovedError("it is used in several places")
-        child, between = name, []
-        while child:
-            parent, own = split_name(child)
+        between = []
+        for parent, own in self.above(name):
+            found, passed = self._next(parent, own)
+            between += [join(parent, other) for other in passed]
+            if found:
+                return Following(self.first(join(parent, found)), parent, tuple(between))
+        raise UnprovedError("its output is the model's")
+
+    def above(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield the module whose forward calls ``name``, the one that calls that one, and so on.
+
+        Each comes with the name of the module before, as seen from it.
+        """
+        while name:
+            parent, own = split_name(name)
             while not has_forward(self.modules[parent]) and parent:
                 parent, above = split_name(parent)
                 own = f"{above}.{own}"
-            found, passed = self._next(parent, own)
-            between += [_join(parent, other) for other in passed]
-            if found:
-                first = self._first(_join(parent, found))
-                return Following(first, parent, tuple(between))
-            child = parent
-        raise UnprovedError("its output is the model's")
+            yield parent, own
+            name = parent
 
     def _next(self, parent: str, own: str) -> tuple[str, list[str]]:
         """Name the child that follows ``own`` in its parent; empty where the parent returns it."""
-        if _is_sequential(self.modules[parent]):
-            return self._next_in_sequence(parent, own)
-        found = {_next_in_graph(graph, own, self._passes(parent)) for graph in self._traced(parent)}
-        if len(found) > 1:
-            raise UnprovedError("what follows it differs between training and evaluation")
-        name, passed = found.pop()
+        if is_sequential(self.modules[parent]):
+            return self.next_in_sequence(parent, own)
+        name, passed = self.agreed(parent, lambda graph: self._next_in_graph(graph, parent, own))
         return name, list(passed)
 
-    def _next_in_sequence(self, parent: str, own: str) -> tuple[str, list[str]]:
+    def next_in_sequence(self, parent: str, own: str) -> tuple[str, list[str]]:
+        """Name the child of a Sequential that follows ``own``, and what passes its input on."""
         children = list(self.modules[parent]._modules)
         passed = []
         for name in children[children.index(own) + 1 :]:
-            if not self._passes(parent)(name):
+            if not self.passes(parent, name):
                 return name, passed
             passed.append(name)
         return "", passed
 
-    def _passes(self, parent: str):
-        """Return a function that says whether a child returns its very input."""
-        return lambda name: type(self.modules[_join(parent, name)]) is nn.Identity
+    def passes(self, parent: str, name: str) -> bool:
+        """Say whether a child returns its very input."""
+        return type(self.modules[join(parent, name)]) is nn.Identity
 
-    def _first(self, name: str) -> str:
+    def agreed(self, parent: str, find: Callable[[fx.Graph], Any]) -> Any:
+        """Return what is found both in the graph for training and in the one for evaluation."""
+        found = [find(graph) for graph in self._traced(parent)]
+        if found[0] != found[1]:
+            raise UnprovedError("what follows it differs between training and evaluation")
+        return found[0]
+
+    def _next_in_graph(self, graph: fx.Graph, parent: str, own: str) -> tuple[str, tuple[str, ...]]:
+        node, passed = call_of(graph, own), []
+        while True:
+            user = only_user(node)
+            if user.op == "output" and user.args[0] is node:
+                return "", tuple(passed)
+            if user.op != "call_module" or user.args != (node,) or user.kwargs:
+                raise UnprovedError(f"its output goes to {_title(user)}")
+            if not self.passes(parent, user.target):
+                return user.target, tuple(passed)
+            passed.append(user.target)
+            node = user
+
+    def first(self, name: str) -> str:
         """Go down to what a Sequential starts with."""
         module = self.modules[name]
-        while _is_sequential(module) and len(module):
+        while is_sequential(module) and len(module):
             name = f"{name}.{next(iter(module._modules))}"
             module = self.modules[name]
         return name
@@ -114,24 +141,20 @@ class Proofs:
         return found
 
 
-def _next_in_graph(graph: fx.Graph, own: str, passes) -> tuple[str, tuple[str, ...]]:
+def call_of(graph: fx.Graph, own: str) -> fx.Node:
+    """Return the one call of a child."""
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == own]
     if len(calls) != 1:
         raise UnprovedError(f"it is called {len(calls)} times")
-    node, passed = calls[0], []
-    while True:
-        users = list(node.users)
-        if len(users) != 1:
-            raise UnprovedError(f"its output is used {len(users)} times")
-        (user,) = users
-        if user.op == "output" and user.args[0] is node:
-            return "", tuple(passed)
-        if user.op != "call_module" or user.args != (node,) or user.kwargs:
-            raise UnprovedError(f"its output goes to {_title(user)}")
-        if not passes(user.target):
-            return user.target, tuple(passed)
-        passed.append(user.target)
-        node = user
+    return calls[0]
+
+
+def only_user(node: fx.Node) -> fx.Node:
+    """Return the one node that takes the output of another."""
+    users = list(node.users)
+    if len(users) != 1:
+        raise UnprovedError(f"its output is used {len(users)} times")
+    return users[0]
 
 
 def _title(node: fx.Node) -> str:
@@ -140,7 +163,8 @@ def _title(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else node.target.__name__
 
 
-def _is_sequential(module: nn.Module) -> bool:
+def is_sequential(module: nn.Module) -> bool:
+    """Say whether a module calls its children one after the other."""
     kind = original_class(module) if is_attended(module) else type(module)
     return kind.forward is nn.Sequential.forward and "forward" not in vars(module)
 
@@ -150,5 +174,6 @@ def has_forward(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
 
 
-def _join(parent: str, name: str) -> str:
+def join(parent: str, name: str) -> str:
+    """Name a child by its parent's name and its own."""
     return f"{parent}.{name}" if parent else name

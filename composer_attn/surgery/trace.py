@@ -9,7 +9,8 @@ from torch import fx, nn
 from composer_attn.surgery.attend import is_attended, original_class
 from composer_attn.surgery.blocks import Block
 
-_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+# What adds two tensors, in a graph of torch.fx.
+ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
 class _Shallow(fx.Tracer):
@@ -39,7 +40,7 @@ def traced_block(module: nn.Module) -> Block | None:
     """
     graph = trace_children(module, module.training)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    additions = [node for node in graph.nodes if node.target in _ADDITIONS and len(node.args) == 2]
+    additions = [node for node in graph.nodes if node.target in ADDITIONS and len(node.args) == 2]
     if not inputs or not additions:
         return None
     addition = additions[-1]

@@ -30,8 +30,7 @@ class Block(nn.Module):
     def forward(self, x):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        y += self.downsample(x)
-        return self.relu(y)
+        return self.relu(y + self.downsample(x))
 
 
 class Net(nn.Module):

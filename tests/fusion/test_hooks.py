@@ -18,6 +18,7 @@ WATCHED = [
     "relu",
     "layers.0.conv1",
     "layers.0.bn1",
+    "layers.0.bn2",
     "layers.0.relu",
     "layers.0.downsample",
     "layers.0.downsample.0",

@@ -1,0 +1,121 @@
+"""Prove how a network goes on with the output of a norm, where that can be computed with it."""
+
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from composer_attn.surgery.proof import (
+    Proofs,
+    UnprovedError,
+    call_of,
+    is_sequential,
+    join,
+    only_user,
+)
+from composer_attn.surgery.trace import ADDITIONS
+
+_IN_PLACE = {operator.iadd, "add_"}
+_RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a residual branch, or the like, ends after a norm.
+
+    Attributes:
+        parent: the module whose forward does it.
+        addition: the addition, as torch.fx names it below ``parent``; empty where nothing is added.
+        relu: the ReLU after that, a module or likewise; empty where none follows.
+        between: modules that the tensor passes through, the ReLU among them.
+    """
+
+    parent: str
+    addition: str = ""
+    relu: str = ""
+    between: tuple[str, ...] = ()
+
+
+def find_finish(proofs: Proofs, name: str) -> Finish:
+    """Find what is done with the output of the module ``name``, which nothing else takes.
+
+    Raises:
+        UnprovedError: neither an addition nor a ReLU follows, or that cannot be told.
+    """
+    if proofs.is_shared(proofs.modules[name]):
+        raise UnprovedError("it is used in several places")
+    between = []
+    for parent, own in proofs.above(name):
+        look = _in_sequence if is_sequential(proofs.modules[parent]) else _in_forward
+        addition, relu, passed = look(proofs, parent, own)
+        between += passed
+        if addition or relu:
+            return Finish(parent, addition, relu, tuple(between))
+    raise UnprovedError("its output is the model's")
+
+
+# What both return: addition, ReLU, modules passed; the first two empty where the parent returns it.
+_Found = tuple[str, str, tuple[str, ...]]
+
+
+def _in_sequence(proofs: Proofs, parent: str, own: str) -> _Found:
+    following, passed = proofs.next_in_sequence(parent, own)
+    passed = tuple(join(parent, name) for name in passed)
+    if not following:
+        return "", "", passed
+    relu = _relu_in(proofs, join(parent, following))
+    return "", relu, (*passed, relu)
+
+
+def _in_forward(proofs: Proofs, parent: str, own: str) -> _Found:
+    return proofs.agreed(parent, lambda graph: _in_graph(proofs, parent, call_of(graph, own)))
+
+
+def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> _Found:
+    addition, passed = "", []
+    while True:
+        try:
+            user = only_user(node)
+            if user.op == "output" and user.args[0] is node:
+                return addition, "", tuple(passed)
+            if user.op == "call_module" and user.args == (node,) and not user.kwargs:
+                passed.append(join(parent, user.target))
+                if not proofs.passes(parent, user.target):
+                    passed[-1] = relu = _relu_in(proofs, passed[-1])
+                    return addition, relu, tuple(passed)
+            elif not addition and _adds(user, node):
+                addition = join(parent, user.name)
+            elif _rectifies(user, node):
+                return addition, join(parent, user.name), tuple(passed)
+            else:
+                raise UnprovedError("neither an addition nor a ReLU follows")
+        except UnprovedError:
+            if addition:  # which is enough
+                return addition, "", tuple(passed)
+            raise
+        node = user
+
+
+def _relu_in(proofs: Proofs, name: str) -> str:
+    """Return the ReLU that a module is, or starts with."""
+    name = proofs.first(name)
+    relu = proofs.modules[name]
+    if type(relu) is not nn.ReLU or "forward" in vars(relu):
+        raise UnprovedError("neither an addition nor a ReLU follows")
+    return name
+
+
+def _adds(user: fx.Node, node: fx.Node) -> bool:
+    """Say whether a node adds something else to another; in place, to that one."""
+    if user.target not in ADDITIONS or user.kwargs or len(user.args) != 2:
+        return False
+    first, second = user.args
+    if first is second or not all(isinstance(each, fx.Node) for each in user.args):
+        return False
+    return user.target not in _IN_PLACE or first is node
+
+
+def _rectifies(user: fx.Node, node: fx.Node) -> bool:
+    return user.target in _RELUS and user.args == (node,) and set(user.kwargs) <= {"inplace"}
