@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.fx
 from torch import Tensor, nn
 
-from composer_attn.attention.gates import find_gate
+from composer_attn.attention.gates import SLOPES, find_gate
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import (
@@ -81,12 +81,40 @@ class ChannelAttention(nn.Module):
         """Compute the gate's input ``(N, C)`` from what was squeezed, ``(N, C)``."""
         raise NotImplementedError
 
+    def by_hand(self, dtype: torch.dtype) -> tuple[type, tuple[Tensor | None, ...]] | None:
+        """Return :meth:`logits_by_hand` if all between squeeze and scale is computed in ``dtype``.
+
+        ``None`` also where a subclass computes its scales in another way.
+        """
+        if type(self).excitation_of is not ChannelAttention.excitation_of:
+            return None
+        found = self.logits_by_hand()
+        if found is None or any(p is not None and p.dtype != dtype for p in found[1]):
+            return None
+        return found
+
+    def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
+        """Return the arithmetic of :meth:`logits` with its gradient, and the parameters it takes.
+
+        See :mod:`composer_attn.ops.logits`. ``None`` leaves the gradient to autograd.
+        """
+        return None
+
     def excitation_of(self, means: Tensor) -> Tensor:
         """Compute the scales ``(N, C)`` from what was squeezed, ``(N, C)``."""
-        scales = self._gate(self.logits(means))
+        return self.gated(self.logits(means))
+
+    def gated(self, logits: Tensor) -> Tensor:
+        """Compute the scales from the logits, and show them to who looks."""
+        scales = self._gate(logits)
         if self.observer is not None:
             self.observer(scales.detach())
         return scales
+
+    @property
+    def gate_slope(self) -> Callable[[Tensor], Tensor]:
+        """The gate's derivative, as a function of the scales."""
+        return SLOPES[self.start][self.gate]
 
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the scales for an input ``(N, C, *spatial)``.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.checks import MOST, is_real, whole_number
 from composer_attn.errors import ArgumentError
+from composer_attn.ops.logits import Neighbours
 
 
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -145,3 +146,9 @@ class EfficientChannelAttention(ChannelAttention):
     def logits(self, means: Tensor) -> Tensor:
         """Convolve means ``(N, C)`` along the channels."""
         return self.conv(means.to(self.conv.weight.dtype))
+
+    def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
+        """Return :class:`~composer_attn.ops.logits.Neighbours` where the layer is as built."""
+        if type(self).logits is not EfficientChannelAttention.logits:
+            return None
+        return (Neighbours, (self.conv.weight,)) if type(self.conv) is ChannelConvolution else None

@@ -55,6 +55,22 @@ GATES: dict[str, dict[str, Gate]] = {
     },
 }
 
+# The derivative of each gate, as a function of the scales that it gave.
+SLOPES: dict[str, dict[str, Gate]] = {
+    "paper": {
+        "sigmoid": lambda s: torch.addcmul(s, s, s, value=-1),
+        "hard_sigmoid": lambda s: ((s > 0) & (s < 1)) * (1 / 6),
+        "tanh": lambda s: 1 - s * s,
+        "relu": lambda s: s > 0,
+    },
+    "identity": {
+        "sigmoid": lambda s: torch.addcmul(s, s, s, value=-0.5),
+        "hard_sigmoid": lambda s: ((s > 0) & (s < 2)) * (1 / 3),
+        "tanh": lambda s: s * (2 - s),
+        "relu": lambda s: s > 0,
+    },
+}
+
 # The least and the greatest scale that a gate gives.
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "paper": {

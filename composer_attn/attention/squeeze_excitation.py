@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.checks import MOST, is_real, whole_number
 from composer_attn.errors import ArgumentError
+from composer_attn.ops.logits import Bottleneck
 
 
 def resolve_latent_channels(latent_channels: int | float, channels: int) -> int:
@@ -90,3 +91,12 @@ class SqueezeExcitation(ChannelAttention):
     def logits(self, means: Tensor) -> Tensor:
         """Apply the bottleneck of two linear layers to means ``(N, C)``."""
         return self.fc2(self.fc1(means.to(self.fc1.weight.dtype)).relu())
+
+    def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
+        """Return :class:`~composer_attn.ops.logits.Bottleneck` where the layers are as built."""
+        fc1, fc2 = self.fc1, self.fc2
+        if type(self).logits is not SqueezeExcitation.logits:
+            return None
+        if not type(fc1) is type(fc2) is nn.Linear:
+            return None
+        return Bottleneck, (fc1.weight, fc1.bias, fc2.weight, fc2.bias)

@@ -1,4 +1,4 @@
-"""Builds ``native.cpp`` into a shared library, once a machine, and loads it."""
+"""Builds the C++ sources into a shared library, once a machine, and loads it."""
 
 import ctypes
 import hashlib
@@ -16,7 +16,7 @@ _SECONDS = 300  # a compiler that takes longer is stuck
 
 
 def build(source: Path) -> ctypes.CDLL:
-    """Compile a C++ file unless this machine has it compiled, and load it.
+    """Compile a C++ file, with the headers beside it, unless this machine has it compiled; load it.
 
     The compiler is ``$CXX``, or the first of c++, g++ and clang++. The library is kept in
     ``$COMPOSER_ATTN_CACHE``, else in the user's cache folder, under a name that stands for source,
@@ -27,7 +27,8 @@ def build(source: Path) -> ctypes.CDLL:
     """
     compiler = _compiler()
     flags = (*_FLAGS, *_FLAGS_BY_MACHINE.get(platform.machine(), ()))
-    made_of = (source.read_text(), compiler, str(os.stat(compiler).st_mtime_ns), *flags, _cpu())
+    texts = [file.read_text() for file in sorted(source.parent.iterdir()) if file.is_file()]
+    made_of = (*texts, compiler, str(os.stat(compiler).st_mtime_ns), *flags, _cpu())
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
     library = _folder() / f"{source.stem}-{name}.so"
     if not library.exists():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from composer_attn.errors import BackendWarning
 from composer_attn.ops import passes
+from composer_attn.ops.logits import convolve, convolve_gradient  # noqa: F401
 from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
 
 _broken: list[Exception] = []

@@ -8,6 +8,8 @@ such that the output is ``scale (x - centre) + shift``. Ordinary autograd differ
 import torch
 from torch import Tensor, nn
 
+from composer_attn.ops.normalization import Running
+
 
 def traced() -> bool:
     """Say whether someone looks on who needs plain operations, not functions with own gradients."""
@@ -63,27 +65,25 @@ def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
     means, variances = moments()
     mu = means.mean(0)
     var = variances.mean(0) + (means - mu).square().mean(0)
-    track(norm, mu, var, positions * len(means))
+    running = tracked(norm, positions * len(means))
+    if running is not None:
+        running.move(mu.detach(), var.detach())
     return mu, var
 
 
-def track(norm, mu: Tensor, var: Tensor, count: int) -> None:
-    """Keep running statistics of ``count`` values a channel, if the norm does so."""
-    if norm.training and norm.running_mean is not None:
-        _update_running(norm, mu.detach(), var.detach() * (count / (count - 1)))
+def tracked(norm, count: int) -> Running | None:
+    """Return the running statistics that a batch of ``count`` values a channel is to move, if any.
 
-
-@torch.no_grad()
-def _update_running(norm, mean: Tensor, unbiased_variance: Tensor) -> None:
-    """Move the running statistics as ``nn.BatchNorm`` does; a momentum of None averages all."""
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased_variance)):
-        new = new.to(running.dtype)
-        momentum = norm.momentum
-        if momentum is None:
-            momentum = norm.num_batches_tracked.to(running.dtype).reciprocal()
-        running.lerp_(new, momentum)
+    A momentum of ``None`` averages over all batches.
+    """
+    if not norm.training or norm.running_mean is None:
+        return None
+    momentum, batches = norm.momentum, norm.num_batches_tracked
+    if batches is not None:
+        batches.add_(1)
+    if momentum is None:
+        momentum = batches.to(norm.running_mean.dtype).reciprocal()
+    return Running(norm.running_mean, norm.running_var, momentum, count / (count - 1))
 
 
 def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:

@@ -1,5 +1,7 @@
 """Attention, and attention joined with batch norm, in two passes forward and two backward."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from composer_attn.ops import head, passes
 from composer_attn.ops.backends import check_backend, find_passes
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
-from composer_attn.ops.region import Affine, Moments, NormalizedAffine, Region
+from composer_attn.ops.region import Affine, AttendThenNormalize, Excitation, Moments, Region
 
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -136,17 +138,33 @@ def _joined(x, scale_and_shift, attention, norm, backend, relu, shortcut) -> Ten
         y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
     else:
         region = Region(find_passes(backend, x), relu)
-        mean, variance = Moments.apply(x, region)
-        if scale_and_shift is head.attention_then_norm and head.uses_batch(norm):
-            s = head.attention_alone(mean, attention)
-            inputs = (s, mean, variance, norm.weight, norm.bias, shortcut, x.detach())
-            y, mu, var = NormalizedAffine.apply(*inputs, norm.eps, region)
-            head.track(norm, mu, var, positions * len(x))
+        whole = scale_and_shift is head.attention_then_norm and head.uses_batch(norm)
+        by_hand = attention.by_hand(passes.statistics_dtype(x)) if whole else None
+        if by_hand is not None:
+            y = _whole(x, shortcut, attention, norm, region, *by_hand)
         else:
+            mean, variance = Moments.apply(x, region)
             centre = mean.detach()
             scale, shift = scale_and_shift(mean, variance, centre, positions, attention, norm)
             y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
     return _end(y, *rest)
+
+
+def _whole(x, shortcut, attention, norm, region, layers, parameters) -> Tensor:
+    """Run the region that is differentiated by hand."""
+    excitation = Excitation(layers, attention.gated, attention.gate_slope)
+    running = head.tracked(norm, x.numel() // x.shape[1])
+    inputs = (x, shortcut, norm.weight, norm.bias, norm.eps, running, excitation, region)
+    with _in_full_precision(x):
+        return AttendThenNormalize.apply(*inputs, *parameters)
+
+
+def _in_full_precision(x: Tensor):
+    """Keep autocast from the layers: on ``(N, C)`` numbers it gains nothing."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def _end(y: Tensor, relu: bool, shortcut: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from composer_attn.ops.layout import dense, like
+from composer_attn.ops.logits import convolve, convolve_gradient  # noqa: F401
 from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
 from composer_attn.ops.passes import statistics_dtype
 

@@ -1,4 +1,4 @@
-"""The four passes on a CPU, in C++: ``native.cpp``, built at first use by the machine's compiler.
+"""The four passes on a CPU, in C++ (folder ``cpp``), built at first use by the compiler at hand.
 
 Beside what ``torch.compile`` writes for the same passes, one build of seconds serves all shapes,
 layouts and dtypes; a call costs microseconds of Python, not tens; and sums in channels last read
@@ -15,6 +15,7 @@ from torch import Tensor
 from composer_attn.ops import normalization as plain
 from composer_attn.ops.build import build
 from composer_attn.ops.layout import dense, like
+from composer_attn.ops.normalization import Running
 from composer_attn.ops.passes import statistics_dtype
 
 _SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
@@ -25,9 +26,12 @@ _ARGUMENTS = {
     "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + _SIZES,
     "gradient_sums": [ctypes.c_void_p] * 9 + _SIZES,
     "input_gradient": [ctypes.c_void_p] * 11 + _SIZES,
-    "normalization": [ctypes.c_void_p] * 10 + [ctypes.c_double] + [ctypes.c_int64] * 2,
+    "normalization": [ctypes.c_void_p] * 11 + [ctypes.c_double] * 3 + [ctypes.c_int64] * 2,
     "normalization_gradient": [ctypes.c_void_p] * 13 + [ctypes.c_int64] * 2,
+    "convolve": [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3,
+    "convolve_gradient": [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3,
 }
+_PASSES = ("moments", "affine", "gradient_sums", "input_gradient")
 # Below so many values, waking other threads takes longer than the pass.
 _ALONE = 1 << 14
 
@@ -35,12 +39,12 @@ _ALONE = 1 << 14
 @cache
 def load() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
     """Build the functions, or find them built, by name and dtype."""
-    library = build(Path(__file__).with_name("native.cpp"))
+    library = build(Path(__file__).parent / "cpp" / "passes.cpp")
     found = {}
     for name, arguments in _ARGUMENTS.items():
         for dtype, suffix in _SUFFIX.items():
             # Statistics are float32 at least.
-            if name.startswith("normalization") and dtype == torch.bfloat16:
+            if name not in _PASSES and dtype == torch.bfloat16:
                 continue
             found[name, dtype] = function = getattr(library, f"{name}_{suffix}")
             function.argtypes, function.restype = arguments, None
@@ -118,14 +122,20 @@ def normalization(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    running: Running | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
-    if not _all_like(mean, weight, bias):
-        return plain.normalization(s, mean, variance, weight, bias, eps)
-    s = s.contiguous()
-    found = *mean.new_empty(2, *mean.shape), *mean.new_empty(3, mean.shape[1])
-    tensors = (s, mean, variance, weight, bias, *found)
-    load()["normalization", s.dtype](*_pointers(tensors), eps, *s.shape)
+    kept = (None, None) if running is None else running[:2]
+    rates = (0, 0) if running is None else running[2:]
+    if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
+        return plain.normalization(s, mean, variance, weight, bias, eps, running)
+    s, channels = s.contiguous(), mean.shape[1]
+    found = (
+        *(torch.empty_like(mean), torch.empty_like(mean)),
+        *(mean.new_empty(channels), mean.new_empty(channels)),
+    )
+    tensors = (s, mean, variance, weight, bias, *kept, *found)
+    load()["normalization", s.dtype](*_pointers(tensors), eps, *rates, *s.shape)
     return found
 
 
@@ -144,10 +154,32 @@ def normalization_gradient(
     if not _all_like(mean, weight):
         return plain.normalization_gradient(*given)
     s = s.contiguous()
-    found = *mean.new_empty(3, *mean.shape), *mean.new_empty(2, mean.shape[1])
+    found = (
+        *(torch.empty_like(mean) for _ in range(3)),
+        *(torch.empty_like(mu), torch.empty_like(mu)),
+    )
     tensors = (d_scale, d_shift, s, *given[3:], *found)
     load()["normalization_gradient", s.dtype](*_pointers(tensors), *s.shape)
     return found
+
+
+def convolve(means: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
+    logits = torch.empty_like(means)
+    _on_channels("convolve", means, kernel.contiguous(), logits, size=kernel.numel())
+    return logits
+
+
+def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    d_means, d_kernel = torch.empty_like(means), torch.empty_like(kernel)
+    tensors = (d_logits, means, kernel.contiguous(), d_means, d_kernel)
+    _on_channels("convolve_gradient", *tensors, size=kernel.numel())
+    return d_means, d_kernel
+
+
+def _on_channels(name: str, *tensors: Tensor, size: int) -> None:
+    load()[name, tensors[0].dtype](*_pointers(tensors), size, *tensors[0].shape)
 
 
 def _all_like(mean: Tensor, *parameters: Tensor | None) -> bool:

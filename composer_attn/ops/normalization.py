@@ -4,8 +4,32 @@ Under autograd it would be some twenty operations on small tensors at each site,
 network as much time as the passes over its feature maps.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Running(NamedTuple):
+    """The running statistics of a norm.
+
+    Attributes:
+        mean: ``(C,)``.
+        variance: likewise, unbiased.
+        momentum: the share of the new ones.
+        correction: ``count / (count - 1)``, for a ``count`` of values in a channel.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    momentum: float | Tensor
+    correction: float
+
+    def move(self, mean: Tensor, variance: Tensor) -> None:
+        """Move them towards the statistics of a batch, as ``nn.BatchNorm`` does."""
+        with torch.no_grad():
+            for running, new in ((self.mean, mean), (self.variance, variance * self.correction)):
+                running.lerp_(new.to(running.dtype), self.momentum)
 
 
 def normalization(
@@ -15,13 +39,23 @@ def normalization(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    running: Running | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize ``s x``, whose channels have means ``s mean`` and variances ``s^2 variance``.
+
+    Args:
+        s: excitation ``(N, C)``.
+        mean: of ``x`` over space, ``(N, C)``.
+        variance: likewise.
+        weight: of the norm, ``(C,)``.
+        bias: likewise.
+        eps: of the norm.
+        running: the statistics to move, if the norm keeps any.
 
     Returns:
         ``scale`` and ``shift (N, C)`` with ``norm(s x) = scale x + shift``; and of each channel
-        ``mu = mean_n(s mean)``, ``var = mean_n(s^2 variance) + var_n(s mean)`` and
-        ``1 / sqrt(var + eps)``.
+        ``mu = mean_n(s mean)`` and ``1 / sqrt(var + eps)``, where
+        ``var = mean_n(s^2 variance) + var_n(s mean)``.
     """
     deviation = s * mean
     mu = deviation.mean(0)
@@ -29,8 +63,10 @@ def normalization(
     var = torch.addcmul(deviation.square(), s.square(), variance).mean(0)
     inverse = torch.rsqrt(var + eps)
     w = inverse if weight is None else inverse * weight
+    if running is not None:
+        running.move(mu, var)
     shift = -mu * w if bias is None else bias - mu * w
-    return s * w, shift.expand_as(s).contiguous(), mu, var, inverse
+    return s * w, shift.expand_as(s).contiguous(), mu, inverse
 
 
 def normalization_gradient(

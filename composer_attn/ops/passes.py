@@ -8,6 +8,7 @@ functions, and is tested against these.
 import torch
 from torch import Tensor
 
+from composer_attn.ops.logits import convolve, convolve_gradient  # noqa: F401
 from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
 
 _HALF = (torch.float16, torch.bfloat16)

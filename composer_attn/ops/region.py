@@ -8,13 +8,16 @@ through the head, and the gradient of ``moments`` writes the whole input gradien
 tensors.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from composer_attn.ops.normalization import Running
 
 
 @dataclass
@@ -34,6 +37,20 @@ class Region:
     gradient: tuple[Any, ...] | None = None
 
 
+class Excitation(NamedTuple):
+    """An attention between its squeeze and its scale.
+
+    Attributes:
+        layers: the arithmetic of the layers (:mod:`composer_attn.ops.logits`).
+        gate: from logits to scales ``s``.
+        slope: from scales to the gate's derivative there.
+    """
+
+    layers: type
+    gate: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
 class Moments(torch.autograd.Function):
     """``x -> mean, variance``; its backward also finishes what ``Affine`` began."""
 
@@ -48,10 +65,7 @@ class Moments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_mean: Tensor, d_variance: Tensor) -> tuple[Tensor, None]:
         """``dx = scale dy + d_mean / L + 2 d_variance (x - mean) / L``."""
-        dy, x, scale, mean, mask = ctx.region.gradient
-        ctx.region.gradient = None
-        arguments = (dy, x, scale, mean, d_mean, d_variance, mask)
-        return ctx.region.passes.input_gradient(*arguments), None
+        return _finish(ctx.region, d_mean, d_variance), None
 
 
 class Affine(torch.autograd.Function):
@@ -83,47 +97,69 @@ class Affine(torch.autograd.Function):
         return d_scale, d_shift, dy if ctx.needs_input_grad[2] else None, None, None, None
 
 
-class NormalizedAffine(torch.autograd.Function):
-    """``Affine`` with the scale and shift that normalize ``s x`` by the batch's statistics."""
+class AttendThenNormalize(torch.autograd.Function):
+    """The whole of attention, then batch norm by the batch's statistics, differentiated by hand."""
 
     @staticmethod
     def forward(
         ctx,
-        s: Tensor,
-        mean: Tensor,
-        variance: Tensor,
+        x: Tensor,
+        shortcut: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
-        shortcut: Tensor | None,
-        x: Tensor,
         eps: float,
+        running: Running | None,
+        excitation: Excitation,
         region: Region,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Write the output; return it with mean and variance ``(C,)`` of ``s x``."""
-        ctx.region, ctx.joined = region, shortcut is not None
-        found = region.passes.normalization(s, mean, variance, weight, bias, eps)
-        scale, shift, mu, var, inverse = found
-        y = region.passes.affine(x, scale, shift, shortcut, region.relu)
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        """Write the output, and move the running statistics."""
+        passes, ctx.region, ctx.joined = region.passes, region, shortcut is not None
+        ctx.excitation, region.finishes = excitation, ctx.needs_input_grad[0]
+        mean, variance = passes.moments(x)
+        logits, hidden = excitation.layers.forward(passes, mean, parameters)
+        s = excitation.gate(logits)
+        found = passes.normalization(s, mean, variance, weight, bias, eps, running)
+        scale, shift, mu, inverse = found
+        y = passes.affine(x, scale, shift, shortcut, region.relu)
         masked_by = (y if ctx.joined else shift) if region.relu else None
-        of_norm = (variance, mu, inverse, weight, bias)
-        ctx.save_for_backward(x, scale, mean, masked_by, s, *of_norm)
-        ctx.mark_non_differentiable(mu, var)
-        return y, mu, var
+        of_norm = (s, variance, mu, inverse, weight, bias, hidden)
+        ctx.save_for_backward(x, scale, mean, masked_by, *of_norm, *parameters)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor, *_: Tensor):
-        """Sum the gradient over space, and keep what ``Moments`` needs of it."""
-        *of_map, s, variance, mu, inverse, weight, bias = ctx.saved_tensors
-        mean = of_map[2]
+    def backward(ctx, dy: Tensor):
+        """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
+        of_map, of_norm, parameters = _split(ctx.saved_tensors, 4, 7)
+        s, variance, mu, inverse, weight, bias, hidden = of_norm
+        mean, passes, excitation = of_map[2], ctx.region.passes, ctx.excitation
         d_shift, d_scale, dy = _sums(ctx, dy, *of_map)
-        d_s, d_mean, d_variance, d_weight, d_bias = ctx.region.passes.normalization_gradient(
+        d_s, d_mean, d_variance, d_weight, d_bias = passes.normalization_gradient(
             d_scale, d_shift, s, mean, variance, mu, inverse, weight
         )
-        d_weight = None if weight is None else d_weight.to(weight.dtype)
-        d_bias = None if bias is None else d_bias.to(bias.dtype)
-        of_shortcut = dy if ctx.needs_input_grad[5] else None
-        return d_s, d_mean, d_variance, d_weight, d_bias, of_shortcut, None, None, None
+        d_logits = d_s.mul_(excitation.slope(s))
+        d_squeezed, of_layers = excitation.layers.backward(
+            passes, d_logits, mean, hidden, parameters
+        )
+        dx = (
+            _finish(ctx.region, d_mean.add_(d_squeezed), d_variance)
+            if ctx.region.finishes
+            else None
+        )
+        of_shortcut = dy if ctx.needs_input_grad[1] else None
+        d_weight, d_bias = (
+            None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias))
+        )
+        return dx, of_shortcut, d_weight, d_bias, *[None] * 4, *of_layers
+
+
+def _split(tensors: tuple, *counts: int) -> tuple:
+    parts, start = [], 0
+    for count in counts:
+        parts.append(tensors[start : start + count])
+        start += count
+    return *parts, tensors[start:]
 
 
 def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tensor | None):
@@ -133,3 +169,10 @@ def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tenso
     if ctx.region.finishes:
         ctx.region.gradient = (dy, x, scale, centre, None if ctx.joined else by)
     return d_shift, d_scale, dy
+
+
+def _finish(region: Region, d_mean: Tensor, d_variance: Tensor) -> Tensor:
+    """Run the second pass backward, which writes the input gradient."""
+    dy, x, scale, mean, mask = region.gradient
+    region.gradient = None
+    return region.passes.input_gradient(dy, x, scale, mean, d_mean, d_variance, mask)

@@ -104,7 +104,12 @@ def test_autocast(backend, dtype):
     y.backward(dy)
     assert x.grad.dtype == dtype
     assert {p.grad.dtype for p in case.parameters()} == {torch.float32}
-    torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05)
+    # Autocast rounds the layers of an attention too; computed jointly they are not.
+    exact = copy.deepcopy(case)
+    exact.attention.double(), exact.norm.double()
+    right = exact.plain(x.double(), None)
+    allowed = 1.5 * distance(expected, right) + torch.finfo(dtype).eps
+    assert distance(y, right) <= allowed
 
 
 @each_backend

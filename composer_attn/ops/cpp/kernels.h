@@ -1,0 +1,80 @@
+// What the four passes do with a vector of a feature map.
+#pragma once
+#include "vectors.h"
+
+namespace {
+enum Mask { NONE, COMPUTED, OUTPUT };
+
+template <class T> struct Moments {
+  using S = typename Type<T>::S; using V = typename Type<T>::V;
+  static const int params = 1;
+  const T* x; const S* p[1];  // the shift
+  S *mean, *variance, *shift; S inverse;  // of the number of positions
+  // The shift of channels at, at + 1, ... is the value in the middle, at i, i + step, ...
+  void begin(i64 at, i64 count, i64 i, i64 step) const {
+    for (i64 c = 0; c < count; ++c) shift[at + c] = Type<T>::scalar(x[i + c * step]);
+  }
+  void fetch(i64 from, i64 to) const {
+    for (i64 i = from; i < to; i += 64 / sizeof(T)) __builtin_prefetch(x + i);
+  }
+  void end(i64 at, i64 count) const {
+    for (i64 c = at; c < at + count; ++c) {
+      S first = mean[c] * inverse, v = variance[c] * inverse - first * first;
+      mean[c] = shift[c] + first;
+      variance[c] = v < 0 ? 0 : v;
+    }
+  }
+  template <bool Full> void add(const V* q, i64 i, i64 n, V& first, V& second) const {
+    V d = load<T, Full>(x + i, n) - q[0];
+    // Lanes beyond the end hold 0 - shift: take them out.
+    if (!Full) for (i64 j = n; j < i64(64 / sizeof(S)); ++j) d[j] = 0;
+    first += d; second += d * d;
+  }
+};
+
+template <class T, int mask> struct Sums {
+  using S = typename Type<T>::S; using V = typename Type<T>::V;
+  static const int params = mask == COMPUTED ? 3 : 1;
+  const T *dy, *x, *y; T* g; const S* p[3];  // centre, scale, shift
+  void begin(i64, i64, i64, i64) const {}
+  void end(i64, i64) const {}
+  void fetch(i64 from, i64 to) const {
+    for (i64 i = from; i < to; i += 64 / sizeof(T)) {
+      __builtin_prefetch(dy + i); __builtin_prefetch(x + i);
+      if (mask == OUTPUT) __builtin_prefetch(y + i);
+    }
+  }
+  template <bool Full> void add(const V* q, i64 i, i64 n, V& first, V& second) const {
+    V grad = load<T, Full>(dy + i, n), v = load<T, Full>(x + i, n);
+    if (mask == COMPUTED) grad = positive<V>(v * q[1] + q[2], grad);
+    if (mask == OUTPUT) {
+      grad = positive<V>(load<T, Full>(y + i, n), grad);
+      store<T, Full>(g + i, grad, n);
+    }
+    first += grad; second += grad * (v - q[0]);
+  }
+};
+
+template <class T, bool joined, bool relu> struct Affine {
+  using S = typename Type<T>::S; using V = typename Type<T>::V;
+  static const int params = 2;
+  const T *x, *shortcut; T* y; const S* p[2];  // scale, shift
+  template <bool Full> void map(const V* q, i64 i, i64 n) const {
+    V v = load<T, Full>(x + i, n) * q[0] + q[1];
+    if (joined) v += load<T, Full>(shortcut + i, n);
+    if (relu) v = v < 0 ? V{} : v;  // so written, NaN stays NaN
+    store<T, Full>(y + i, v, n);
+  }
+};
+
+template <class T, bool masked> struct InputGradient {
+  using S = typename Type<T>::S; using V = typename Type<T>::V;
+  static const int params = masked ? 5 : 3;
+  const T *dy, *x; T* dx; const S* p[5];  // slope, factor, offset, scale, shift
+  template <bool Full> void map(const V* q, i64 i, i64 n) const {
+    V grad = load<T, Full>(dy + i, n), v = load<T, Full>(x + i, n);
+    if (masked) grad = positive<V>(v * q[3] + q[4], grad);
+    store<T, Full>(dx + i, grad * q[0] + (v * q[1] + q[2]), n);
+  }
+};
+}  // namespace

@@ -1,0 +1,115 @@
+// How the passes go through a feature map. Rows are (sample, channel) in NCHW, with positions side by
+// side; in channels last, rows are positions, with channels side by side. Sums run in an order that
+// depends on the shape alone, never on the number of threads.
+#pragma once
+#include <algorithm>
+#include "vectors.h"
+
+namespace {
+template <class K, bool Full> void channels(const K& k, typename K::V* q, i64 at, i64 n) {
+  for (int j = 0; j < K::params; ++j) q[j] = load<typename K::S, Full>(k.p[j] + at, n);
+}
+template <class K> void channel(const K& k, typename K::V* q, i64 at) {
+  for (int j = 0; j < K::params; ++j) q[j] = typename K::V{} + k.p[j][at];
+}
+
+template <class K> void map(const K& k, i64 N, i64 C, i64 L, bool last, int threads) {
+  using V = typename K::V;
+  const i64 W = 64 / sizeof(typename K::S);
+  if (last) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 row = 0; row < N * L; ++row) {
+      i64 at = row / L * C, i = row * C, c = 0;
+      V q[K::params];
+      for (; c + W <= C; c += W) {
+        channels<K, true>(k, q, at + c, W);
+        k.template map<true>(q, i + c, W);
+      }
+      if (c < C) {
+        channels<K, false>(k, q, at + c, C - c);
+        k.template map<false>(q, i + c, C - c);
+      }
+    }
+  } else {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 row = 0; row < N * C; ++row) {
+      V q[K::params];
+      channel(k, q, row);
+      i64 i = row * L, end = i + L;
+      for (; i + W <= end; i += W) k.template map<true>(q, i, W);
+      if (i < end) k.template map<false>(q, i, end - i);
+    }
+  }
+}
+
+// Add up `rows` rows of B vectors of channels, into first and second.
+template <class K, int B, bool Full>
+void add_rows(const K& k, i64 i, i64 C, i64 rows, i64 at, i64 n, typename K::S* first,
+              typename K::S* second) {
+  using V = typename K::V; using S = typename K::S;
+  const i64 W = 64 / sizeof(S);
+  V q[B][K::params], f[B], s[B];
+#pragma GCC unroll 4
+  for (int b = 0; b < B; ++b) { f[b] = s[b] = V{}; channels<K, Full>(k, q[b], at + b * W, n); }
+  for (i64 r = 0; r < rows; ++r, i += C) {
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) k.template add<Full>(q[b], i + b * W, n, f[b], s[b]);
+  }
+#pragma GCC unroll 4
+  for (int b = 0; b < B; ++b) {
+    i64 c = at + b * W;
+    store<S, Full>(first + c, load<S, Full>(first + c, n) + f[b], n);
+    store<S, Full>(second + c, load<S, Full>(second + c, n) + s[b], n);
+  }
+}
+
+template <class K>
+void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K::S* first,
+            typename K::S* second) {
+  using V = typename K::V; using S = typename K::S;
+  const i64 W = 64 / sizeof(S), B = 4;
+  if (last) {
+    // A few rows at a time, which stay in the first cache: memory is read in order, and partial
+    // sums keep rounding errors small.
+    const i64 rows = std::max<i64>(4, 1024 / C);
+    const i64 parts = N >= threads ? 1 : std::min<i64>((C + B * W - 1) / (B * W), threads);
+    const i64 width = (C + parts * B * W - 1) / (parts * B * W) * (B * W);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 item = 0; item < N * parts; ++item) {
+      i64 n = item / parts, from = item % parts * width, to = std::min(C, from + width);
+      k.begin(n * C + from, to - from, (n * L + L / 2) * C + from, 1);
+      for (i64 c = from; c < to; ++c) first[n * C + c] = second[n * C + c] = 0;
+      for (i64 l = 0; l < L; l += rows) {
+        i64 count = std::min(rows, L - l), at = n * C, i = (n * L + l) * C, c = from;
+        // Blocks of channels jump from row to row, which the processor does not foresee.
+        i64 ahead = i + count * C, share = count * B * W;
+        for (; c + B * W <= to; c += B * W, ahead += share) {
+          if (C > B * W && l + count < L) k.fetch(ahead, ahead + share);
+          add_rows<K, B, true>(k, i + c, C, count, at + c, W, first, second);
+        }
+        for (; c + W <= to; c += W)
+          add_rows<K, 1, true>(k, i + c, C, count, at + c, W, first, second);
+        if (c < to) add_rows<K, 1, false>(k, i + c, C, count, at + c, to - c, first, second);
+      }
+      k.end(n * C + from, to - from);
+    }
+  } else {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (i64 row = 0; row < N * C; ++row) {
+      i64 i = row * L, end = i + L;
+      k.begin(row, 1, i + L / 2, 1);
+      V q[K::params], f[B] = {}, s[B] = {};
+      channel(k, q, row);
+      for (; i + B * W <= end; i += B * W) {
+#pragma GCC unroll 4
+        for (int b = 0; b < B; ++b) k.template add<true>(q, i + b * W, W, f[b], s[b]);
+      }
+      for (; i + W <= end; i += W) k.template add<true>(q, i, W, f[0], s[0]);
+      if (i < end) k.template add<false>(q, i, end - i, f[1], s[1]);
+      V fs = (f[0] + f[1]) + (f[2] + f[3]), ss = (s[0] + s[1]) + (s[2] + s[3]);
+      first[row] = total<S>(fs); second[row] = total<S>(ss);
+      k.end(row, 1);
+    }
+  }
+}
+}  // namespace

@@ -1,0 +1,77 @@
+// Vectors of 64 bytes over arrays of float, double and bfloat16.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace {
+using i64 = int64_t;
+template <class S> struct Lane;
+template <> struct Lane<float> {
+  typedef float V __attribute__((vector_size(64)));
+  typedef int32_t M __attribute__((vector_size(64)));
+};
+template <> struct Lane<double> {
+  typedef double V __attribute__((vector_size(64)));
+  typedef int64_t M __attribute__((vector_size(64)));
+};
+struct bf16 { uint16_t bits; };
+typedef uint16_t Bits __attribute__((vector_size(32)));
+typedef uint32_t Wide __attribute__((vector_size(64)));
+
+// Storage type -> the type of statistics, and vectors of 64 bytes of the latter.
+template <class T> struct Type {
+  using S = T;
+  using V = typename Lane<S>::V;
+  static V widen(const T* p) { V v; memcpy(&v, p, 64); return v; }
+  static void narrow(T* p, V v) { memcpy(p, &v, 64); }
+  static S scalar(T value) { return value; }
+};
+template <> struct Type<bf16> {
+  using S = float;
+  using V = Lane<float>::V;
+  static V widen(const bf16* p) {
+    Bits b; memcpy(&b, p, 32);
+    Wide w = __builtin_convertvector(b, Wide) << 16;
+    V v; memcpy(&v, &w, 64); return v;
+  }
+  static void narrow(bf16* p, V v) {  // rounds to nearest, ties to even, and keeps NaN
+    Wide w; memcpy(&w, &v, 64);
+    Wide rounded = (w + 0x7fff + ((w >> 16) & 1)) >> 16;
+    Wide kept = (Wide)(v == v);
+    Bits b = __builtin_convertvector((rounded & kept) | (0x7fc0 & ~kept), Bits);
+    memcpy(p, &b, 32);
+  }
+  static float scalar(bf16 value) {
+    uint32_t w = uint32_t(value.bits) << 16;
+    float v; memcpy(&v, &w, 4); return v;
+  }
+};
+
+template <class T, bool Full> typename Type<T>::V load(const T* p, i64 n) {
+  if (Full) return Type<T>::widen(p);
+  T part[64 / sizeof(typename Type<T>::S)] = {};
+  for (i64 i = 0; i < n; ++i) part[i] = p[i];
+  return Type<T>::widen(part);
+}
+template <class T, bool Full> void store(T* p, typename Type<T>::V v, i64 n) {
+  if (Full) return Type<T>::narrow(p, v);
+  T part[64 / sizeof(typename Type<T>::S)];
+  Type<T>::narrow(part, v);
+  for (i64 i = 0; i < n; ++i) p[i] = part[i];
+}
+template <class V> V positive(V condition, V value) {  // 0 where the condition is not above 0
+  return condition > 0 ? value : V{};
+}
+
+// The sum of a vector's lanes, by halves.
+template <class S, int bytes = 64, class V> S total(V v) {
+  if constexpr (bytes == sizeof(S)) {
+    return v[0];
+  } else {
+    typedef S Half __attribute__((vector_size(bytes / 2)));
+    Half half[2];
+    memcpy(half, &v, bytes);
+    return total<S, bytes / 2>(half[0] + half[1]);
+  }
+}
+}  // namespace

@@ -1,0 +1,70 @@
+"""The layers of an attention and their gradients, by hand.
+
+Under autograd they are a dozen nodes at each site, on tensors so small that a node costs more than
+its arithmetic. ``passes`` is the backend; ``parameters`` come in the order of the layers, ``None``
+where a layer has no bias.
+"""
+
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Parameters = tuple[Tensor | None, ...]
+
+
+class Bottleneck:
+    """``W2 relu(W1 m + b1) + b2``: the logits of Squeeze-and-Excitation."""
+
+    @staticmethod
+    def forward(passes: ModuleType, means: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Return the logits ``(N, C)``, and the hidden layer, which the gradient needs."""
+        w1, b1, w2, b2 = parameters
+        hidden = F.linear(means, w1, b1).relu_()
+        return F.linear(hidden, w2, b2), hidden
+
+    @staticmethod
+    def backward(
+        passes: ModuleType, d_logits: Tensor, means: Tensor, hidden: Tensor, parameters: Parameters
+    ) -> tuple[Tensor, Parameters]:
+        """Return the gradients of the means and of the parameters."""
+        w1, b1, w2, b2 = parameters
+        d_hidden = torch.mm(d_logits, w2).mul_(hidden > 0)
+        d_b1, d_b2 = (None if b is None else d.sum(0) for b, d in ((b1, d_hidden), (b2, d_logits)))
+        d_w1, d_w2 = torch.mm(d_hidden.t(), means), torch.mm(d_logits.t(), hidden)
+        return torch.mm(d_hidden, w1), (d_w1, d_b1, d_w2, d_b2)
+
+
+class Neighbours:
+    """``sum_j w_j m_(c + j)``: the logits of Efficient Channel Attention."""
+
+    @staticmethod
+    def forward(passes: ModuleType, means: Tensor, parameters: Parameters) -> tuple[Tensor, None]:
+        """Return the logits ``(N, C)``."""
+        return passes.convolve(means, parameters[0]), None
+
+    @staticmethod
+    def backward(
+        passes: ModuleType, d_logits: Tensor, means: Tensor, hidden: None, parameters: Parameters
+    ) -> tuple[Tensor, Parameters]:
+        """Return the gradients of the means and of the kernel."""
+        d_means, d_kernel = passes.convolve_gradient(d_logits, means, parameters[0])
+        return d_means, (d_kernel,)
+
+
+def convolve(means: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve ``(N, C)`` along the channels by ``(1, 1, k)``, zeros beyond both ends."""
+    return torch.mv(_windows(means, kernel.numel()), kernel.flatten()).view_as(means)
+
+
+def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the means and of the kernel, given that of the result."""
+    size = kernel.numel()
+    d_kernel = torch.mv(_windows(means, size).t(), d_logits.flatten())
+    return convolve(d_logits, kernel.flip(-1)), d_kernel.view_as(kernel)
+
+
+def _windows(x: Tensor, size: int) -> Tensor:
+    """List what a kernel sees at each sample and channel, ``(N C, size)``."""
+    return F.pad(x, (size // 2, size // 2)).unfold(1, size, 1).reshape(-1, size)
