@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from composer_attn.attention.gates import GATES as TABLE
-from composer_attn.attention.gates import find_gate
+from composer_attn.attention.gates import SLOPES, find_gate
 from composer_attn.errors import ArgumentError
 from tests import by_hand
 from tests.attention.attentions import GATES, STARTS, each_attention, each_gate, each_start
@@ -24,6 +24,16 @@ def test_a_gate_is_its_formula(gate, start):
     z = torch.linspace(-8, 8, 161, dtype=torch.float64)
     expected = by_hand.GATES[gate, start](z)
     torch.testing.assert_close(find_gate(gate, start)(z), expected, rtol=1e-12, atol=1e-12)
+
+
+@each_gate
+@each_start
+def test_a_slope_is_the_derivative_at_the_logits_that_gave_the_scales(gate, start):
+    z = torch.linspace(-8, 8, 160, dtype=torch.float64, requires_grad=True)
+    s = find_gate(gate, start)(z)
+    (expected,) = torch.autograd.grad(s.sum(), z)
+    found = SLOPES[start][gate](s.detach()).to(s.dtype)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @each_attention
