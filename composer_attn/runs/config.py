@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.runs.interpolation import check_interpolations
 from composer_attn.runs.mistakes import Mistake, foreign, unknown
 from composer_attn.runs.yaml_file import read_yaml
 
@@ -202,7 +203,9 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
 
 def _unresolved(merged: DictConfig) -> list[Mistake]:
     """List the keys whose ``${...}`` cannot be filled in."""
-    mistakes = []
+    mistakes = check_interpolations(OmegaConf.to_container(merged, resolve=False))
+    if mistakes:
+        return mistakes
     for key in KEYS:
         try:
             value = merged[key]
