@@ -41,8 +41,12 @@ autoresume: true
 callbacks: {{witness: {{}}}}
 """
 ALGORITHMS = {
-    "eca": "algorithms={eca: {min_channels: 48}, label_smoothing: {}}",
-    "squeeze_excite": "algorithms={squeeze_excite: {min_channels: 48, latent_channels: 4}}",
+    "eca": "eca: {min_channels: 48}, label_smoothing: {}",
+    "squeeze_excite": "squeeze_excite: {min_channels: 48, latent_channels: 4}",
+    "eca, not fused": "eca: {min_channels: 48, fuse: false}, label_smoothing: {}",
+    "squeeze_excite, not fused": (
+        "squeeze_excite: {min_channels: 48, latent_channels: 4, fuse: false}"
+    ),
 }
 MOMENTS = ("batch_start", "after_forward", "after_backward", "batch_end", "writing")
 
@@ -111,7 +115,7 @@ def main(folder: Path, algorithm: str, ranks: int, seed: int, kills: int) -> Non
     for name in ("whole", "killed"):
         (folder / name).mkdir()
         (folder / name / "run.yaml").write_text(CONFIG)
-    overrides = [ALGORITHMS[algorithm]]
+    overrides = [f"algorithms={{{ALGORITHMS[algorithm]}}}"]
     codes = {"whole": run(folder / "whole", ranks, overrides), "killed": []}
     last = folder / "whole" / "runs" / "killed" / "latest-rank0.pt"
     # Each of the moments comes up, and the last checkpoint stays to be written.

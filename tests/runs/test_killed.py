@@ -90,7 +90,11 @@ def test_a_run_that_is_killed_three_times(tmp_path):
         ("squeeze_excite", 1, 12, 10),
         ("eca", 2, 13, 10),
         ("squeeze_excite", 2, 14, 10),
+        ("eca, not fused", 1, 15, 5),
+        ("squeeze_excite, not fused", 1, 16, 5),
+        ("eca, not fused", 2, 17, 5),
+        ("squeeze_excite, not fused", 2, 18, 5),
     ],
 )
-def test_runs_that_are_killed_ten_times_each(algorithm, ranks, seed, kills, tmp_path):
+def test_runs_that_are_killed_many_times(algorithm, ranks, seed, kills, tmp_path):
     assert_same_end(tmp_path, algorithm, ranks, seed, kills)
