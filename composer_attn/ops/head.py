@@ -65,18 +65,20 @@ def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
     means, variances = moments()
     mu = means.mean(0)
     var = variances.mean(0) + (means - mu).square().mean(0)
-    running = tracked(norm, positions * len(means))
+    running = running_statistics(norm, positions * len(means))
     if running is not None:
         running.move(mu.detach(), var.detach())
     return mu, var
 
 
-def tracked(norm, count: int) -> Running | None:
-    """Return the running statistics that a batch of ``count`` values a channel is to move, if any.
+def running_statistics(norm, count: int) -> Running | None:
+    """Return the running statistics that a batch of ``count`` values a channel moves, or meets.
 
     A momentum of ``None`` averages over all batches.
     """
-    if not norm.training or norm.running_mean is None:
+    if not uses_batch(norm):
+        return Running(norm.running_mean, norm.running_var, 0, 1, fixed=True)
+    if norm.running_mean is None or not norm.training:
         return None
     momentum, batches = norm.momentum, norm.num_batches_tracked
     if batches is not None:

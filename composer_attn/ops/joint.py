@@ -138,7 +138,7 @@ def _joined(x, scale_and_shift, attention, norm, backend, relu, shortcut) -> Ten
         y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
     else:
         region = Region(find_passes(backend, x), relu)
-        whole = scale_and_shift is head.attention_then_norm and head.uses_batch(norm)
+        whole = scale_and_shift is head.attention_then_norm
         by_hand = attention.by_hand(passes.statistics_dtype(x)) if whole else None
         if by_hand is not None:
             y = _whole(x, shortcut, attention, norm, region, *by_hand)
@@ -153,7 +153,7 @@ def _joined(x, scale_and_shift, attention, norm, backend, relu, shortcut) -> Ten
 def _whole(x, shortcut, attention, norm, region, layers, parameters) -> Tensor:
     """Run the region that is differentiated by hand."""
     excitation = Excitation(layers, attention.gated, attention.gate_slope)
-    running = head.tracked(norm, x.numel() // x.shape[1])
+    running = head.running_statistics(norm, x.numel() // x.shape[1])
     inputs = (x, shortcut, norm.weight, norm.bias, norm.eps, running, excitation, region)
     with _in_full_precision(x):
         return AttendThenNormalize.apply(*inputs, *parameters)

@@ -26,8 +26,11 @@ _ARGUMENTS = {
     "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + _SIZES,
     "gradient_sums": [ctypes.c_void_p] * 9 + _SIZES,
     "input_gradient": [ctypes.c_void_p] * 11 + _SIZES,
-    "normalization": [ctypes.c_void_p] * 11 + [ctypes.c_double] * 3 + [ctypes.c_int64] * 2,
-    "normalization_gradient": [ctypes.c_void_p] * 13 + [ctypes.c_int64] * 2,
+    "normalization": [ctypes.c_void_p] * 11
+    + [ctypes.c_double] * 3
+    + [ctypes.c_bool]
+    + [ctypes.c_int64] * 2,
+    "normalization_gradient": [ctypes.c_void_p] * 13 + [ctypes.c_bool] + [ctypes.c_int64] * 2,
     "convolve": [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3,
     "convolve_gradient": [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3,
 }
@@ -126,7 +129,7 @@ def normalization(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
     kept = (None, None) if running is None else running[:2]
-    rates = (0, 0) if running is None else running[2:]
+    rates = (0, 0, False) if running is None else running[2:]
     if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
     s, channels = s.contiguous(), mean.shape[1]
@@ -148,18 +151,19 @@ def normalization_gradient(
     mu: Tensor,
     inverse: Tensor,
     weight: Tensor | None,
+    fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
     given = (d_scale, d_shift, s, mean, variance, mu, inverse, weight)
     if not _all_like(mean, weight):
-        return plain.normalization_gradient(*given)
+        return plain.normalization_gradient(*given, fixed)
     s = s.contiguous()
     found = (
         *(torch.empty_like(mean) for _ in range(3)),
         *(torch.empty_like(mu), torch.empty_like(mu)),
     )
     tensors = (d_scale, d_shift, s, *given[3:], *found)
-    load()["normalization_gradient", s.dtype](*_pointers(tensors), *s.shape)
+    load()["normalization_gradient", s.dtype](*_pointers(tensors), fixed, *s.shape)
     return found
 
 

@@ -18,12 +18,14 @@ class Running(NamedTuple):
         variance: likewise, unbiased.
         momentum: the share of the new ones.
         correction: ``count / (count - 1)``, for a ``count`` of values in a channel.
+        fixed: whether to normalize by them, as in evaluation mode, and not to move them.
     """
 
     mean: Tensor
     variance: Tensor
     momentum: float | Tensor
     correction: float
+    fixed: bool = False
 
     def move(self, mean: Tensor, variance: Tensor) -> None:
         """Move them towards the statistics of a batch, as ``nn.BatchNorm`` does."""
@@ -50,20 +52,23 @@ def normalization(
         weight: of the norm, ``(C,)``.
         bias: likewise.
         eps: of the norm.
-        running: the statistics to move, if the norm keeps any.
+        running: the statistics to move, or to normalize by, if the norm keeps any.
 
     Returns:
         ``scale`` and ``shift (N, C)`` with ``norm(s x) = scale x + shift``; and of each channel
         ``mu = mean_n(s mean)`` and ``1 / sqrt(var + eps)``, where
-        ``var = mean_n(s^2 variance) + var_n(s mean)``.
+        ``var = mean_n(s^2 variance) + var_n(s mean)``; or of fixed ones instead.
     """
-    deviation = s * mean
-    mu = deviation.mean(0)
-    deviation -= mu
-    var = torch.addcmul(deviation.square(), s.square(), variance).mean(0)
+    if running is not None and running.fixed:
+        mu, var = (each.to(s.dtype) for each in running[:2])
+    else:
+        deviation = s * mean
+        mu = deviation.mean(0)
+        deviation -= mu
+        var = torch.addcmul(deviation.square(), s.square(), variance).mean(0)
     inverse = torch.rsqrt(var + eps)
     w = inverse if weight is None else inverse * weight
-    if running is not None:
+    if running is not None and not running.fixed:
         running.move(mu, var)
     shift = -mu * w if bias is None else bias - mu * w
     return s * w, shift.expand_as(s).contiguous(), mu, inverse
@@ -78,6 +83,7 @@ def normalization_gradient(
     mu: Tensor,
     inverse: Tensor,
     weight: Tensor | None,
+    fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate ``scale (x - mean) + (scale mean + shift)``, the first ``mean`` being constant.
 
@@ -90,8 +96,9 @@ def normalization_gradient(
     d_bias = d_shift.sum(0)
     d_w = torch.addcmul(d_scale * s, d_shift, deviation).sum(0)
     # Twice the gradient of var, and the gradient of mu, each shared by the N samples.
-    d_var = d_w * w * inverse * inverse / -len(s)
-    d_scaled = torch.addcmul(w * d_bias / -len(s), d_var, deviation)
+    share = 0 if fixed else -1 / len(s)
+    d_var = d_w * w * inverse * inverse * share
+    d_scaled = torch.addcmul(w * d_bias * share, d_var, deviation)
     # The sums nearly cancel where the mean is large: add them up before it multiplies them.
     d_s = torch.addcmul(d_scaled, d_shift, w).mul_(mean).addcmul_(d_scale, w)
     d_s.addcmul_(d_var * s, variance)

@@ -98,7 +98,7 @@ class Affine(torch.autograd.Function):
 
 
 class AttendThenNormalize(torch.autograd.Function):
-    """The whole of attention, then batch norm by the batch's statistics, differentiated by hand."""
+    """The whole of attention, then batch norm, differentiated by hand."""
 
     @staticmethod
     def forward(
@@ -115,6 +115,7 @@ class AttendThenNormalize(torch.autograd.Function):
     ) -> Tensor:
         """Write the output, and move the running statistics."""
         passes, ctx.region, ctx.joined = region.passes, region, shortcut is not None
+        ctx.fixed = running is not None and running.fixed
         ctx.excitation, region.finishes = excitation, ctx.needs_input_grad[0]
         mean, variance = passes.moments(x)
         logits, hidden = excitation.layers.forward(passes, mean, parameters)
@@ -136,7 +137,7 @@ class AttendThenNormalize(torch.autograd.Function):
         mean, passes, excitation = of_map[2], ctx.region.passes, ctx.excitation
         d_shift, d_scale, dy = _sums(ctx, dy, *of_map)
         d_s, d_mean, d_variance, d_weight, d_bias = passes.normalization_gradient(
-            d_scale, d_shift, s, mean, variance, mu, inverse, weight
+            d_scale, d_shift, s, mean, variance, mu, inverse, weight, ctx.fixed
         )
         d_logits = d_s.mul_(excitation.slope(s))
         d_squeezed, of_layers = excitation.layers.backward(

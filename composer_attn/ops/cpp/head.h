@@ -13,23 +13,23 @@ const i64 BLOCK = 64;
 template <class S>
 void normalization(const S* s, const S* mean, const S* variance, const S* weight, const S* bias,
                    S* running_mean, S* running_variance, S* scale, S* shift, S* mu, S* inverse,
-                   double eps, double momentum, double correction, i64 N, i64 C) {
+                   double eps, double momentum, double correction, bool fixed, i64 N, i64 C) {
   for (i64 c = 0; c < C; c += BLOCK) {
     const i64 count = std::min(BLOCK, C - c), end = N * C;
     S m[BLOCK] = {}, v[BLOCK] = {}, w[BLOCK], b[BLOCK];
-    for (i64 i = c; i < end; i += C)
+    for (i64 i = c; !fixed && i < end; i += C)
       for (i64 j = 0; j < count; ++j) m[j] += s[i + j] * mean[i + j];
-    for (i64 j = 0; j < count; ++j) m[j] /= N;
-    for (i64 i = c; i < end; i += C)
+    for (i64 j = 0; j < count; ++j) m[j] = fixed ? running_mean[c + j] : m[j] / N;
+    for (i64 i = c; !fixed && i < end; i += C)
       for (i64 j = 0; j < count; ++j) {
         S deviation = s[i + j] * mean[i + j] - m[j];
         v[j] += s[i + j] * s[i + j] * variance[i + j] + deviation * deviation;
       }
     for (i64 j = 0; j < count; ++j) {
-      v[j] /= N;
+      v[j] = fixed ? running_variance[c + j] : v[j] / N;
       S r = 1 / std::sqrt(v[j] + S(eps));
       mu[c + j] = m[j]; inverse[c + j] = r;
-      if (running_mean) {
+      if (running_mean && !fixed) {
         running_mean[c + j] += S(momentum) * (m[j] - running_mean[c + j]);
         running_variance[c + j] += S(momentum) * (v[j] * S(correction) - running_variance[c + j]);
       }
@@ -44,8 +44,9 @@ void normalization(const S* s, const S* mean, const S* variance, const S* weight
 template <class S>
 void normalization_gradient(const S* d_scale, const S* d_shift, const S* s, const S* mean,
                             const S* variance, const S* mu, const S* inverse, const S* weight,
-                            S* d_s, S* d_mean, S* d_variance, S* d_weight, S* d_bias, i64 N,
-                            i64 C) {
+                            S* d_s, S* d_mean, S* d_variance, S* d_weight, S* d_bias, bool fixed,
+                            i64 N, i64 C) {
+  const S share = fixed ? S(0) : S(-1) / N;
   for (i64 c = 0; c < C; c += BLOCK) {
     const i64 count = std::min(BLOCK, C - c), end = N * C;
     S w[BLOCK], db[BLOCK] = {}, dw[BLOCK] = {}, dv[BLOCK], dm[BLOCK];
@@ -59,8 +60,8 @@ void normalization_gradient(const S* d_scale, const S* d_shift, const S* s, cons
       S r = inverse[c + j];
       w[j] = weight ? r * weight[c + j] : r;
       // Twice the gradient of var, and the gradient of mu, each shared by the N samples.
-      dv[j] = -dw[j] * w[j] * r * r / N;
-      dm[j] = -w[j] * db[j] / N;
+      dv[j] = dw[j] * w[j] * r * r * share;
+      dm[j] = w[j] * db[j] * share;
       d_weight[c + j] = dw[j] * r;
       d_bias[c + j] = db[j];
     }

@@ -72,16 +72,17 @@ void input_gradient(const T* dy, const T* x, const S* slope, const S* mean, cons
   void normalization_##NAME(const S* s, const S* mean, const S* variance, const S* weight,        \
                             const S* bias, S* running_mean, S* running_variance, S* scale,        \
                             S* shift, S* mu, S* inverse, double eps, double momentum,             \
-                            double correction, i64 N, i64 C) {                                    \
+                            double correction, bool fixed, i64 N, i64 C) {                        \
     normalization<S>(s, mean, variance, weight, bias, running_mean, running_variance, scale,      \
-                     shift, mu, inverse, eps, momentum, correction, N, C);                        \
+                     shift, mu, inverse, eps, momentum, correction, fixed, N, C);                 \
   }                                                                                               \
   void normalization_gradient_##NAME(const S* d_scale, const S* d_shift, const S* s,              \
                                      const S* mean, const S* variance, const S* mu,               \
                                      const S* inverse, const S* weight, S* d_s, S* d_mean,        \
-                                     S* d_variance, S* d_weight, S* d_bias, i64 N, i64 C) {       \
+                                     S* d_variance, S* d_weight, S* d_bias, bool fixed, i64 N,    \
+                                     i64 C) {                                                     \
     normalization_gradient<S>(d_scale, d_shift, s, mean, variance, mu, inverse, weight, d_s,      \
-                              d_mean, d_variance, d_weight, d_bias, N, C);                        \
+                              d_mean, d_variance, d_weight, d_bias, fixed, N, C);                 \
   }                                                                                               \
   void convolve_##NAME(const S* means, const S* kernel, S* logits, i64 size, i64 N, i64 C) {      \
     convolve<S>(means, kernel, logits, size, N, C);                                               \
