@@ -9,7 +9,14 @@ from composer_attn.ops import head, passes
 from composer_attn.ops.backends import check_backend, find_passes
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
-from composer_attn.ops.region import Affine, AttendThenNormalize, Excitation, Moments, Region
+from composer_attn.ops.region import (
+    Affine,
+    AttendThenNormalize,
+    Excitation,
+    Moments,
+    Region,
+    compute,
+)
 
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -154,9 +161,12 @@ def _whole(x, shortcut, attention, norm, region, layers, parameters) -> Tensor:
     """Run the region that is differentiated by hand."""
     excitation = Excitation(layers, attention.gated, attention.gate_slope)
     running = head.running_statistics(norm, x.numel() // x.shape[1])
-    inputs = (x, shortcut, norm.weight, norm.bias, norm.eps, running, excitation, region)
+    of_norm = (norm.weight, norm.bias, norm.eps, running)
+    inputs = (x, shortcut, *of_norm, excitation, region, *parameters)
     with _in_full_precision(x):
-        return AttendThenNormalize.apply(*inputs, *parameters)
+        if torch.is_grad_enabled():
+            return AttendThenNormalize.apply(*inputs)
+        return compute(*inputs)[0]
 
 
 def _in_full_precision(x: Tensor):

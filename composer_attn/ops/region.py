@@ -97,70 +97,70 @@ class Affine(torch.autograd.Function):
         return d_scale, d_shift, dy if ctx.needs_input_grad[2] else None, None, None, None
 
 
+def compute(
+    x: Tensor,
+    shortcut: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    running: Running | None,
+    excitation: Excitation,
+    region: Region,
+    *parameters: Tensor | None,
+) -> tuple[Tensor, tuple, tuple]:
+    """Compute attention, then batch norm, and move the running statistics.
+
+    Returns:
+        The output; what the passes backward need; what the arithmetic between them needs.
+    """
+    passes = region.passes
+    mean, variance = passes.moments(x)
+    logits, hidden = excitation.layers.forward(passes, mean, parameters)
+    s = excitation.gate(logits)
+    found = passes.normalization(s, mean, variance, weight, bias, eps, running)
+    scale, shift, mu, inverse = found
+    y = passes.affine(x, scale, shift, shortcut, region.relu)
+    masked_by = (shift if shortcut is None else y) if region.relu else None
+    return y, (x, scale, mean, masked_by), (s, variance, mu, inverse, weight, bias, hidden)
+
+
 class AttendThenNormalize(torch.autograd.Function):
-    """The whole of attention, then batch norm, differentiated by hand."""
+    """:func:`compute`, differentiated by hand."""
 
     @staticmethod
-    def forward(
-        ctx,
-        x: Tensor,
-        shortcut: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        running: Running | None,
-        excitation: Excitation,
-        region: Region,
-        *parameters: Tensor | None,
-    ) -> Tensor:
-        """Write the output, and move the running statistics."""
-        passes, ctx.region, ctx.joined = region.passes, region, shortcut is not None
-        ctx.fixed = running is not None and running.fixed
-        ctx.excitation, region.finishes = excitation, ctx.needs_input_grad[0]
-        mean, variance = passes.moments(x)
-        logits, hidden = excitation.layers.forward(passes, mean, parameters)
-        s = excitation.gate(logits)
-        found = passes.normalization(s, mean, variance, weight, bias, eps, running)
-        scale, shift, mu, inverse = found
-        y = passes.affine(x, scale, shift, shortcut, region.relu)
-        masked_by = (y if ctx.joined else shift) if region.relu else None
-        of_norm = (s, variance, mu, inverse, weight, bias, hidden)
-        ctx.save_for_backward(x, scale, mean, masked_by, *of_norm, *parameters)
+    def forward(ctx, *inputs: Any) -> Tensor:
+        """Compute the output."""
+        _, shortcut, _, _, _, running, ctx.excitation, ctx.region, *parameters = inputs
+        ctx.joined, ctx.fixed = shortcut is not None, running is not None and running.fixed
+        ctx.region.finishes = ctx.needs_input_grad[0]
+        y, of_map, of_norm = compute(*inputs)
+        ctx.save_for_backward(*of_map, *of_norm, *parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
-        of_map, of_norm, parameters = _split(ctx.saved_tensors, 4, 7)
+        saved, dx = ctx.saved_tensors, None
+        of_map, of_norm, parameters = saved[:4], saved[4:11], saved[11:]
         s, variance, mu, inverse, weight, bias, hidden = of_norm
         mean, passes, excitation = of_map[2], ctx.region.passes, ctx.excitation
         d_shift, d_scale, dy = _sums(ctx, dy, *of_map)
-        d_s, d_mean, d_variance, d_weight, d_bias = passes.normalization_gradient(
+        d_s, d_mean, d_variance, *of_norm = passes.normalization_gradient(
             d_scale, d_shift, s, mean, variance, mu, inverse, weight, ctx.fixed
         )
         d_logits = d_s.mul_(excitation.slope(s))
         d_squeezed, of_layers = excitation.layers.backward(
             passes, d_logits, mean, hidden, parameters
         )
-        dx = (
-            _finish(ctx.region, d_mean.add_(d_squeezed), d_variance)
-            if ctx.region.finishes
-            else None
-        )
-        of_shortcut = dy if ctx.needs_input_grad[1] else None
+        if ctx.region.finishes:
+            dx = _finish(ctx.region, d_mean.add_(d_squeezed), d_variance)
         d_weight, d_bias = (
-            None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias))
+            None if p is None else d.to(p.dtype)
+            for p, d in zip((weight, bias), of_norm, strict=True)
         )
+        of_shortcut = dy if ctx.joined else None
         return dx, of_shortcut, d_weight, d_bias, *[None] * 4, *of_layers
-
-
-def _split(tensors: tuple, *counts: int) -> tuple:
-    parts, start = [], 0
-    for count in counts:
-        parts.append(tensors[start : start + count])
-        start += count
-    return *parts, tensors[start:]
 
 
 def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tensor | None):

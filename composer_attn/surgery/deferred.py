@@ -17,6 +17,8 @@ _ADDITIONS_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 _ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, *_ADDITIONS_IN_PLACE}
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
+_EMPTY = torch.empty(0)
+
 Compute = Callable[[bool, Tensor | None], Tensor]
 
 
@@ -36,7 +38,7 @@ class Deferred(Tensor):
             compute: called once, with whether a ReLU ends it and with what is added before.
             until_relu: whether a ReLU is still to come after an addition.
         """
-        made = torch.empty(0).as_subclass(cls)
+        made = _EMPTY.as_subclass(cls)
         vars(made).update(
             _like=(x.shape, x.dtype), _compute=compute, _until_relu=until_relu, _shortcut=None
         )

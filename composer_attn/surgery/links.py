@@ -165,8 +165,9 @@ def _reach(parent: nn.Module, path: tuple[str, ...]) -> nn.Module | None:
     """Go down a path; None where a module on it is missing, replaced or watched."""
     module = parent
     for name in path:
-        module = getattr(module, name, None)
-        if not isinstance(module, nn.Module) or is_watched(module):
+        # Past nn.Module.__getattr__, which is slow: this runs at each call of a block.
+        module = module._modules.get(name)
+        if module is None or is_watched(module):
             return None
     return module
 

@@ -1,4 +1,5 @@
-// What the four passes do with a vector of a feature map.
+// What the four passes do with a vector of a feature map: a full one, or its first n values. Of a
+// full one that ends a row, n values have been added up before: Again takes them out.
 #pragma once
 #include "vectors.h"
 
@@ -24,8 +25,10 @@ template <class T> struct Moments {
       variance[c] = v < 0 ? 0 : v;
     }
   }
-  template <bool Full> void add(const V* q, i64 i, i64 n, V& first, V& second) const {
+  template <bool Full, bool Again = false>
+  void add(const V* q, i64 i, i64 n, V& first, V& second) const {
     V d = load<T, Full>(x + i, n) - q[0];
+    if (Again) d = without_first<S>(d, n);
     // Lanes beyond the end hold 0 - shift: take them out.
     if (!Full) for (i64 j = n; j < i64(64 / sizeof(S)); ++j) d[j] = 0;
     first += d; second += d * d;
@@ -44,13 +47,15 @@ template <class T, int mask> struct Sums {
       if (mask == OUTPUT) __builtin_prefetch(y + i);
     }
   }
-  template <bool Full> void add(const V* q, i64 i, i64 n, V& first, V& second) const {
+  template <bool Full, bool Again = false>
+  void add(const V* q, i64 i, i64 n, V& first, V& second) const {
     V grad = load<T, Full>(dy + i, n), v = load<T, Full>(x + i, n);
     if (mask == COMPUTED) grad = positive<V>(v * q[1] + q[2], grad);
     if (mask == OUTPUT) {
       grad = positive<V>(load<T, Full>(y + i, n), grad);
       store<T, Full>(g + i, grad, n);
     }
+    if (Again) grad = without_first<S>(grad, n);
     first += grad; second += grad * (v - q[0]);
   }
 };

@@ -37,7 +37,8 @@ template <class K> void map(const K& k, i64 N, i64 C, i64 L, bool last, int thre
       channel(k, q, row);
       i64 i = row * L, end = i + L;
       for (; i + W <= end; i += W) k.template map<true>(q, i, W);
-      if (i < end) k.template map<false>(q, i, end - i);
+      if (i < end && L >= W) k.template map<true>(q, end - W, W);
+      else if (i < end) k.template map<false>(q, i, end - i);
     }
   }
 }
@@ -105,7 +106,8 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
         for (int b = 0; b < B; ++b) k.template add<true>(q, i + b * W, W, f[b], s[b]);
       }
       for (; i + W <= end; i += W) k.template add<true>(q, i, W, f[0], s[0]);
-      if (i < end) k.template add<false>(q, i, end - i, f[1], s[1]);
+      if (i < end && L >= W) k.template add<true, true>(q, end - W, W - (end - i), f[1], s[1]);
+      else if (i < end) k.template add<false>(q, i, end - i, f[1], s[1]);
       V fs = (f[0] + f[1]) + (f[2] + f[3]), ss = (s[0] + s[1]) + (s[2] + s[3]);
       first[row] = total<S>(fs); second[row] = total<S>(ss);
       k.end(row, 1);

@@ -8,11 +8,13 @@ using i64 = int64_t;
 template <class S> struct Lane;
 template <> struct Lane<float> {
   typedef float V __attribute__((vector_size(64)));
-  typedef int32_t M __attribute__((vector_size(64)));
+  typedef int32_t I;
+  typedef I M __attribute__((vector_size(64)));
 };
 template <> struct Lane<double> {
   typedef double V __attribute__((vector_size(64)));
-  typedef int64_t M __attribute__((vector_size(64)));
+  typedef int64_t I;
+  typedef I M __attribute__((vector_size(64)));
 };
 struct bf16 { uint16_t bits; };
 typedef uint16_t Bits __attribute__((vector_size(32)));
@@ -61,6 +63,13 @@ template <class T, bool Full> void store(T* p, typename Type<T>::V v, i64 n) {
 }
 template <class V> V positive(V condition, V value) {  // 0 where the condition is not above 0
   return condition > 0 ? value : V{};
+}
+
+// A vector without its first lanes.
+template <class S, class V> V without_first(V v, i64 skip) {
+  typename Lane<S>::M lane;
+  for (i64 j = 0; j < i64(sizeof(V) / sizeof(S)); ++j) lane[j] = j;
+  return lane >= typename Lane<S>::M{} + typename Lane<S>::I(skip) ? v : V{};
 }
 
 // The sum of a vector's lanes, by halves.
