@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.fx
 from torch import Tensor, nn
 
-from composer_attn.attention.gates import SLOPES, find_gate
+from composer_attn.attention.gates import GATES, SLOPES, find_gate
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import (
@@ -86,7 +86,10 @@ class ChannelAttention(nn.Module):
 
         ``None`` also where a subclass computes its scales in another way.
         """
-        if type(self).excitation_of is not ChannelAttention.excitation_of:
+        names = ("excitation_of", "gated", "gate_slope")
+        if any(getattr(type(self), name) is not getattr(ChannelAttention, name) for name in names):
+            return None
+        if self._gate is not GATES[self.start][self.gate]:
             return None
         found = self.logits_by_hand()
         if found is None or any(p is not None and p.dtype != dtype for p in found[1]):

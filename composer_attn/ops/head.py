@@ -1,8 +1,9 @@
 """The arithmetic between two passes: from moments ``(N, C)`` to the scale and shift of the output.
 
 ``attention`` maps means ``(N, C)`` to an excitation ``s`` of the same shape; ``norm`` is a batch
-norm with weight ``gamma``, bias ``beta`` and ``eps``. Every function returns ``scale``, ``shift``
-such that the output is ``scale (x - centre) + shift``. Ordinary autograd differentiates them.
+norm with weight ``gamma``, bias ``beta`` and ``eps``. The functions named after both return
+``scale``, ``shift`` such that the output is ``scale (x - centre) + shift``; ordinary autograd
+differentiates them.
 """
 
 import torch
@@ -16,6 +17,8 @@ def traced() -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
+        # Fake tensors, make_fx, counters of operations.
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )

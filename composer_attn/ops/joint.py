@@ -1,7 +1,5 @@
 """Attention, and attention joined with batch norm, in two passes forward and two backward."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from composer_attn.ops.region import (
     Moments,
     Region,
     compute,
+    in_full_precision,
 )
 
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -163,18 +162,10 @@ def _whole(x, shortcut, attention, norm, region, layers, parameters) -> Tensor:
     running = head.running_statistics(norm, x.numel() // x.shape[1])
     of_norm = (norm.weight, norm.bias, norm.eps, running)
     inputs = (x, shortcut, *of_norm, excitation, region, *parameters)
-    with _in_full_precision(x):
+    with in_full_precision(x):
         if torch.is_grad_enabled():
             return AttendThenNormalize.apply(*inputs)
         return compute(*inputs)[0]
-
-
-def _in_full_precision(x: Tensor):
-    """Keep autocast from the layers: on ``(N, C)`` numbers it gains nothing."""
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
 
 
 def _end(y: Tensor, relu: bool, shortcut: Tensor | None) -> Tensor:

@@ -1,14 +1,18 @@
 """One autograd region over two passes forward and two passes backward.
 
-Forward, ``moments`` reads the feature map, the head (:mod:`composer_attn.ops.head`) works on
-``(N, C)`` tensors under ordinary autograd, and ``affine`` reads the map again and writes the
-output. Backward, the gradient of ``affine`` sums over space, ordinary autograd takes the sums
-through the head, and the gradient of ``moments`` writes the whole input gradient in one pass, since
-``affine`` left it the output's gradient to finish. Kept for backward: the input, and ``(N, C)``
-tensors.
+Forward, ``moments`` reads the feature map, arithmetic on ``(N, C)`` tensors follows, and ``affine``
+reads the map again and writes the output. Backward, one pass sums the gradient over space, the sums
+go back through the arithmetic, and a second pass writes the whole input gradient. Kept for
+backward: the input, and ``(N, C)`` tensors.
+
+Of attention then batch norm, :class:`AttendThenNormalize` does all of that. For anything else
+(another order, attention alone, layers of a user's own) :class:`Moments` and :class:`Affine` are
+the passes, and what lies between them (:mod:`composer_attn.ops.head`) is left to ordinary autograd;
+the backward of ``Affine`` leaves to that of ``Moments`` what its pass needs.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -65,7 +69,8 @@ class Moments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_mean: Tensor, d_variance: Tensor) -> tuple[Tensor, None]:
         """``dx = scale dy + d_mean / L + 2 d_variance (x - mean) / L``."""
-        return _finish(ctx.region, d_mean, d_variance), None
+        # Autograd hands over gradients of any strides, of a sum say.
+        return _finish(ctx.region, d_mean.contiguous(), d_variance.contiguous()), None
 
 
 class Affine(torch.autograd.Function):
@@ -82,7 +87,7 @@ class Affine(torch.autograd.Function):
         region: Region,
     ) -> Tensor:
         """Write the output; ``x`` comes detached."""
-        ctx.region, ctx.joined = region, shortcut is not None
+        ctx.region, ctx.joined, scale = region, shortcut is not None, scale.contiguous()
         origin = torch.addcmul(shift, scale, centre, value=-1)
         y = region.passes.affine(x, scale, origin, shortcut, region.relu)
         masked_by = (y if ctx.joined else origin) if region.relu else None
@@ -95,6 +100,14 @@ class Affine(torch.autograd.Function):
         """Sum the gradient over space, and keep what ``Moments`` needs of it."""
         d_shift, d_scale, dy = _sums(ctx, dy, *ctx.saved_tensors)
         return d_scale, d_shift, dy if ctx.needs_input_grad[2] else None, None, None, None
+
+
+def in_full_precision(x: Tensor) -> AbstractContextManager:
+    """Keep autocast from the layers: on ``(N, C)`` numbers it gains nothing."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def compute(
@@ -146,18 +159,19 @@ class AttendThenNormalize(torch.autograd.Function):
         s, variance, mu, inverse, weight, bias, hidden = of_norm
         mean, passes, excitation = of_map[2], ctx.region.passes, ctx.excitation
         d_shift, d_scale, dy = _sums(ctx, dy, *of_map)
-        d_s, d_mean, d_variance, *of_norm = passes.normalization_gradient(
+        d_s, d_mean, d_variance, *gradients = passes.normalization_gradient(
             d_scale, d_shift, s, mean, variance, mu, inverse, weight, ctx.fixed
         )
         d_logits = d_s.mul_(excitation.slope(s))
-        d_squeezed, of_layers = excitation.layers.backward(
-            passes, d_logits, mean, hidden, parameters
-        )
+        with in_full_precision(dy):
+            d_squeezed, of_layers = excitation.layers.backward(
+                passes, d_logits, mean, hidden, parameters
+            )
         if ctx.region.finishes:
             dx = _finish(ctx.region, d_mean.add_(d_squeezed), d_variance)
         d_weight, d_bias = (
             None if p is None else d.to(p.dtype)
-            for p, d in zip((weight, bias), of_norm, strict=True)
+            for p, d in zip((weight, bias), gradients, strict=True)
         )
         of_shortcut = dy if ctx.joined else None
         return dx, of_shortcut, d_weight, d_bias, *[None] * 4, *of_layers

@@ -35,12 +35,18 @@ def check_interpolations(content: dict) -> list[Mistake]:
     mistakes = [
         Mistake(".".join(path), f"{text!r}: {forms}")
         for path, text in _texts(content)
-        if _START.search(_FORMS.sub("", text))
+        if _START.search(_FORMS.sub(" ", text))
     ]
-    if not mistakes and _Sizes(content).of(()) > LARGEST:
-        message = f"comes to more than {LARGEST:,} characters, every ${{...}} filled in"
-        mistakes.append(Mistake("", message))
-    return mistakes
+    return mistakes or [Mistake("", message) for message in _too_much(content)]
+
+
+def _too_much(content: dict) -> list[str]:
+    try:
+        if _Sizes(content).of(()) <= LARGEST:
+            return []
+    except RecursionError:
+        return ["holds too long a chain of ${...} that lead to one another"]
+    return [f"comes to more than {LARGEST:,} characters, every ${{...}} filled in"]
 
 
 def _texts(node: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
@@ -57,20 +63,29 @@ def _items(node: Any) -> list[tuple[str, Any]]:
     return [(str(i), value) for i, value in enumerate(node)] if isinstance(node, list) else []
 
 
+def _indexed(node: Any) -> Any:
+    """Turn lists into mappings from their indices, at every depth."""
+    items = _items(node)
+    return {key: _indexed(value) for key, value in items} if items else node
+
+
 class _Sizes:
-    """Upper bounds of what each node comes to, each computed once."""
+    """What each node comes to, each counted once, without filling anything in."""
 
     def __init__(self, content: dict):
-        self._content = content
+        self._content = _indexed(content)
         self._known: dict[Path, int] = {}
 
     def of(self, path: Path) -> int:
-        """Return the size of a node; of what it is itself a part of, OmegaConf makes an error."""
+        """Return the size of a node."""
         if path not in self._known:
+            # What leads back to itself has no size: OmegaConf makes an error of it.
             self._known[path] = 0
             node = self._at(path)
-            size = 1 + sum(self.of((*path, key)) for key, _ in _items(node))
-            if isinstance(node, str):
+            size = 1
+            if isinstance(node, dict):
+                size += sum(self.of((*path, key)) for key in node)
+            elif isinstance(node, str):
                 keys = [match["key"] for match in _FORMS.finditer(node) if match["key"]]
                 size += len(node) + sum(self.of(self._named(key, path)) for key in keys)
             self._known[path] = size
@@ -79,16 +94,19 @@ class _Sizes:
     def _at(self, path: Path) -> Any:
         node: Any = self._content
         for part in path:
-            node = dict(_items(node)).get(part)
+            node = node.get(part) if isinstance(node, dict) else None
         return node
 
     def _named(self, key: str, path: Path) -> Path:
-        """Return the node that a key names, or the one above that an interpolation fills in."""
+        """Return the node that a key at ``path`` names, through the interpolations on its way."""
         dots = len(key) - len(key.lstrip("."))
         parts = [part for part in re.split(r"[.\[\]]+", key) if part]
         # One dot stands for the mapping that holds the interpolation.
         wanted = (*(path[: len(path) - dots] if dots else ()), *parts)
-        for end in range(len(wanted) + 1):
-            if isinstance(self._at(wanted[:end]), str):
-                return wanted[:end]
+        for end in range(len(wanted)):
+            above = self._at(wanted[:end])
+            whole = _FORMS.fullmatch(above) if isinstance(above, str) else None
+            if whole and whole["key"]:
+                target = self._named(whole["key"], wanted[:end])
+                return self._named(".".join((*target, *wanted[end:])), ())
         return wanted

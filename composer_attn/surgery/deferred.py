@@ -30,17 +30,22 @@ class Deferred(Tensor):
     """
 
     @classmethod
-    def of(cls, x: Tensor, compute: Compute, until_relu: bool) -> "Deferred":
+    def of(cls, like: Tensor, compute: Compute, until_relu: bool) -> "Deferred":
         """Put off a computation.
 
         Args:
-            x: a tensor of the shape and dtype of the result.
+            like: a tensor of the shape and dtype of the result.
             compute: called once, with whether a ReLU ends it and with what is added before.
             until_relu: whether a ReLU is still to come after an addition.
         """
         made = _EMPTY.as_subclass(cls)
         vars(made).update(
-            _like=(x.shape, x.dtype), _compute=compute, _until_relu=until_relu, _shortcut=None
+            _like=(like.shape, like.dtype),
+            _compute=compute,
+            _until_relu=until_relu,
+            _shortcut=None,
+            # A forward may switch gradients off for a part of what it does.
+            _gradients=torch.is_grad_enabled(),
         )
         return made
 
@@ -48,7 +53,9 @@ class Deferred(Tensor):
         """Compute it."""
         fields = vars(self)
         if "_result" not in fields:
-            fields["_result"] = fields["_compute"](relu, fields["_shortcut"])
+            compute, shortcut = fields.pop("_compute"), fields.pop("_shortcut")
+            with torch.set_grad_enabled(fields["_gradients"]):
+                fields["_result"] = compute(relu, shortcut)
         return fields["_result"]
 
     def plus(self, shortcut: Tensor) -> Tensor:
@@ -57,12 +64,16 @@ class Deferred(Tensor):
         fields["_shortcut"] = shortcut
         return self if fields["_until_relu"] else self.result()
 
+    def _waits(self) -> bool:
+        fields = vars(self)
+        return "_result" not in fields and fields["_gradients"] == torch.is_grad_enabled()
+
     def _takes(self, other: Any) -> bool:
         fields = vars(self)
         return (
             type(other) in (Tensor, torch.nn.Parameter)
+            and self._waits()
             and fields["_shortcut"] is None
-            and "_result" not in fields
             and (other.shape, other.dtype) == fields["_like"]
         )
 
@@ -70,7 +81,7 @@ class Deferred(Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         """Take in an addition or a ReLU; compute before anything else."""
         first = args[0] if args else None
-        if func in _RELUS and isinstance(first, cls) and "_result" not in vars(first):
+        if func in _RELUS and isinstance(first, cls) and first._waits():
             return first.result(relu=True)
         if func in _ADDITIONS and len(args) == 2 and not kwargs:
             second = args[1]

@@ -78,6 +78,9 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> _Found:
     while True:
         try:
             user = only_user(node)
+            # What else is done after the addition might change the shortcut in place.
+            if addition and node.next is not user:
+                return addition, "", tuple(passed)
             if user.op == "output" and user.args[0] is node:
                 return addition, "", tuple(passed)
             if user.op == "call_module" and user.args == (node,) and not user.kwargs:

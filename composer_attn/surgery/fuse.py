@@ -1,6 +1,6 @@
 """Fuse attended sites with the batch norms they are joined to, and take that apart again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -128,7 +128,7 @@ def apart(model: nn.Module) -> Iterator[None]:
 
 def _plan(model: nn.Module, sites: list[nn.Module]) -> list[_Found]:
     proofs = Proofs(model)
-    found, taken = [], {}
+    found, taken, added = [], {}, set()
     for site in sites:
         name = proofs.names[site][0]
         plain = FusedSite(name, original_class(site).__name__)
@@ -137,8 +137,8 @@ def _plan(model: nn.Module, sites: list[nn.Module]) -> list[_Found]:
             if each.site.norm in taken:
                 raise UnprovedError(f"{each.site.norm} is fused with {taken[each.site.norm]}")
             taken[each.site.norm] = name
-            each = _with_finish(proofs, each, taken)
-            taken[each.site.addition] = name
+            each = _with_finish(proofs, each, added)
+            added.add(each.site.addition)
             found.append(each)
         except UnprovedError as error:
             found.append(_Found(replace(plain, reason=str(error))))
@@ -170,14 +170,14 @@ def _find(proofs: Proofs, site: nn.Module, plain: FusedSite) -> _Found:
     return _Found(replace(plain, norm=way.name), to_norm=way)
 
 
-def _with_finish(proofs: Proofs, found: _Found, taken: Mapping[str, str]) -> _Found:
-    """Add the addition and the ReLU that follow a norm, where they are proved to."""
+def _with_finish(proofs: Proofs, found: _Found, added: Collection[str]) -> _Found:
+    """Add the addition (if no other norm has it) and the ReLU that are proved to follow a norm."""
     try:
         finish = find_finish(proofs, found.site.norm)
         _check_parent(proofs, finish.parent)
     except UnprovedError:
         return found
-    if finish.addition and finish.addition in taken:
+    if finish.addition and finish.addition in added:
         return found
     site = replace(found.site, addition=finish.addition, relu=finish.relu)
     return replace(found, site=site, finish=finish)
@@ -240,7 +240,8 @@ def _tell_parent(
     parent = modules[above]
     _set_role(parent, Parent)
     ends = [None if name is None else _path(above, name) for name in (giver, taker)]
-    joint = Joint(link, *ends, tuple(_path(above, name) for name in between))
+    passed = tuple((_path(above, name), type(modules[name])) for name in between)
+    joint = Joint(link, *ends, passed)
     vars(parent)["_attn_joints"] = (*parent._attn_joints, joint)
 
 

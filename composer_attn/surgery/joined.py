@@ -88,10 +88,22 @@ def _end(norm: Joined, function: Callable, x: Tensor, attention: nn.Module, back
     if ends is None or type(x) is not Tensor or not ends.is_open():
         return function(x, attention, norm, backend)
 
+    version = _version(x)
+
     def compute(relu: bool, shortcut: Tensor | None) -> Tensor:
+        if _version(x) != version:
+            raise ModelError(
+                f"the input of a {type(norm).__name__} is changed in place before its output is "
+                "used, which is computed only then: call unfuse_attention"
+            )
         return function(x, attention, norm, backend, relu=relu, shortcut=shortcut)
 
     return ends.put_off(x, compute)
+
+
+def _version(x: Tensor) -> int:
+    """Count the changes in place; a tensor of inference mode does not."""
+    return 0 if x.is_inference() else x._version
 
 
 def joined_class(original: type, role: type[Joined]) -> type:

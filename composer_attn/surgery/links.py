@@ -137,13 +137,13 @@ class Joint:
         link: what giver and taker share.
         giver: names from the parent down to the giver.
         taker: names from the parent down to the taker; ``None`` where the parent itself takes.
-        between: likewise of each module that the tensor passes through.
+        between: likewise of each module that the tensor passes through, and its class.
     """
 
     link: Link
     giver: tuple[str, ...]
     taker: tuple[str, ...] | None
-    between: tuple[tuple[str, ...], ...] = ()
+    between: tuple[tuple[tuple[str, ...], type], ...] = ()
 
     def may_open(self, parent: nn.Module) -> bool:
         """Say whether both ends are still where they were, and nobody looks at what is given."""
@@ -155,7 +155,7 @@ class Joint:
             taker = _reach(parent, self.taker)
             if taker is None or taker.__dict__.get("_attn_takes") is not self.link:
                 return False
-        return all(_reach(parent, path) is not None for path in self.between)
+        return all(type(_reach(parent, path)) is kind for path, kind in self.between)
 
     def _gives_by(self) -> str:
         return "_attn_ends" if self.taker is None else "_attn_gives"

@@ -6,7 +6,10 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from composer_attn.attention import EfficientChannelAttention
+from composer_attn.errors import ModelError
 from composer_attn.functional import apply_eca, fuse_attention, unfuse_attention
+from composer_attn.surgery.attend import attend
 from composer_attn.surgery.deferred import Deferred
 from tests.fusion.networks import pair
 from tests.fusion.test_numbers import assert_equal, gradients
@@ -112,6 +115,94 @@ def test_what_follows_a_norm_is_computed_with_it(build, addition, relu, placemen
             outputs.append({"y": y.detach(), "dx": own.grad, **gradients(model)})
         assert_equal(outputs[1], outputs[0])
     assert_equal(fused.state_dict(), plain.state_dict())
+
+
+class WithoutGradients(Branch):
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.branch(x)
+        return self.relu(y + x)
+
+
+def test_a_branch_without_gradients_gets_none():
+    plain, fused = pair(WithoutGradients, "eca", min_channels=16)
+    (site,) = fuse_attention(fused, backend="reference").sites
+    assert site.addition == "add"
+    x = torch.randn(3, 16, 7, 5, dtype=torch.float64, requires_grad=True)
+    outputs = [model(x) for model in (plain, fused)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-12, atol=1e-12)
+    for y in outputs:
+        y.sum().backward()
+    assert all(p.grad is None for model in (plain, fused) for p in model.parameters())
+
+
+def changed_between(self, y, x):
+    x = x * 1
+    z = y + x
+    x.mul_(0.5)
+    return F.relu(z) + x
+
+
+def test_a_shortcut_that_is_changed_after_the_addition_was_added_before():
+    plain, fused = pair(block(changed_between), "eca", min_channels=16)
+    (site,) = fuse_attention(fused, backend="reference").sites
+    assert (site.addition, site.relu) == ("add", "")
+    x = torch.randn(3, 16, 7, 5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
+
+
+class ChangesItsInput(nn.Module):
+    """Attended after its norm, whose input is changed before its output is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        x = x * 1
+        y = self.norm(x)
+        x.mul_(2)
+        return F.relu(y) + self.conv(x)
+
+
+def test_an_input_that_is_changed_before_the_output_is_used_is_an_error_not_a_wrong_number():
+    model = nn.Sequential(ChangesItsInput(), nn.Conv2d(16, 16, 1))
+    attend(model[0].norm, EfficientChannelAttention(16))
+    (site,) = fuse_attention(model, backend="reference").sites
+    assert (site.norm, site.relu) == ("0.norm", "0.relu")
+    with torch.no_grad(), pytest.raises(ModelError, match="is changed in place before"):
+        model(torch.randn(3, 16, 4, 4))
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        return 2 * ctx.saved_tensors[0] * dy
+
+
+class OwnActivation(nn.Module):
+    def forward(self, x):
+        return Square.apply(x)
+
+
+@pytest.mark.parametrize("other", [OwnActivation, nn.Identity, nn.GELU, nn.ReLU6])
+@pytest.mark.parametrize("end", [in_place, lambda self, y, x: self.relu(y)])
+def test_a_relu_exchanged_after_the_fusion_is_used_as_it_is(other, end):
+    plain, fused = pair(block(end), "eca", min_channels=16)
+    for model in (plain, fused):
+        model.relu = other()
+    x = torch.randn(3, 16, 7, 5, dtype=torch.float64)
+    outputs = [model(x) for model in (plain, fused)]
+    for y in outputs:
+        y.sum().backward()
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-12, atol=1e-12)
+    assert_equal(gradients(fused), gradients(plain))
 
 
 def test_the_backward_of_an_addition_and_a_relu_is_one_node():

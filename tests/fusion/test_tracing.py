@@ -4,11 +4,13 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
+from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from composer_attn.errors import ModelError
-from composer_attn.functional import fuse_attention
+from composer_attn.functional import apply_eca, fuse_attention
 from tests.export.attended import assert_same_numbers, longer
 from tests.fusion.networks import Net, pair
 from tests.surgeries import SURGERIES
@@ -172,3 +174,17 @@ def test_forward_mode_differentiation_computes_the_same():
             y = model(torch.autograd.forward_ad.make_dual(x, direction))
             found.append(torch.autograd.forward_ad.unpack_dual(y).tangent)
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_fake_tensors_the_meta_device_and_make_fx_see_plain_operations(backend):
+    torch.manual_seed(0)
+    model = Net().double().eval()
+    apply_eca(model, min_channels=8)
+    fuse_attention(model, backend)
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model(mode.from_tensor(x)).shape == (2, 5)
+    graph = make_fx(model)(torch.randn_like(x))
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-12, atol=1e-12)
+    assert model.to("meta")(x.to("meta")).shape == (2, 5)

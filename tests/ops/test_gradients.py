@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from composer_attn.attention import SqueezeExcitation
 from composer_attn.ops import attend
 from tests.ops.regions import SMALL, build, draw, results
 
@@ -31,6 +32,25 @@ def test_gradcheck(backend, attention_first, shortcut, training):
     assert torch.autograd.gradcheck(run, (*inputs,))
     for parameter in case.parameters():
         assert torch.autograd.gradcheck(lambda _, x=inputs: run(*x), (parameter,))
+
+
+class Summed(SqueezeExcitation):
+    """The gradient of its means comes expanded from one number."""
+
+    def logits(self, means):
+        return means.sum(1, keepdim=True) + self.fc2.weight[:, 0]
+
+
+@each_backend
+@pytest.mark.parametrize("alone", [True, False])
+def test_gradcheck_of_logits_whose_gradient_has_other_strides(backend, alone):
+    case = build((2, 5, 3, 3), relu=True)
+    case.attention = Summed(5, 3).double()
+    x = draw((2, 5, 3, 3)).requires_grad_()
+    if alone:
+        assert torch.autograd.gradcheck(lambda x: attend(x, case.attention, backend), x)
+    else:
+        assert torch.autograd.gradcheck(lambda x: case.joint(x, None, backend), x)
 
 
 @each_backend

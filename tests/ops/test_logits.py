@@ -64,13 +64,29 @@ class OwnLinear(nn.Linear):
         return super().forward(x) * 2
 
 
+class Tempered(SqueezeExcitation):
+    """Gates other numbers than the logits."""
+
+    def gated(self, logits):
+        return super().gated(logits / 3)
+
+
+def with_own_gate(channels, **options):
+    attention = EfficientChannelAttention(channels, 3, **options)
+    attention._gate = torch.exp
+    return attention
+
+
 def with_own_layer(channels, **options):
     attention = SqueezeExcitation(channels, 3, **options)
     attention.fc1 = OwnLinear(channels, 3, dtype=torch.float64)
     return attention
 
 
-@pytest.mark.parametrize("kind", [Shifted, Softened, with_own_layer])
+OWN = [Shifted, Softened, Tempered, with_own_gate, with_own_layer]
+
+
+@pytest.mark.parametrize("kind", OWN)
 def test_what_is_known_by_hand_is_used_for_nothing_else(kind):
     case = build(SMALL, relu=True)
     case.attention = kind(SMALL[1], dtype=torch.float64)

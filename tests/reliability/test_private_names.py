@@ -26,10 +26,13 @@ OF_MODULES = {
     "_modules",
     "_parameters",
 }
+# Of every tensor.
+OF_TENSORS = {"_version"}
 # Other names of torch's that are not public: what has them.
 OF_TORCH = {
     "torch._C",
     "torch._C._are_functorch_transforms_active",
+    "torch._C._len_torch_dispatch_stack",
     "torch.autograd.forward_ad._current_level",
     "torch.nn.modules.batchnorm._BatchNorm",
     "torch.nn.modules.batchnorm._NormBase",
@@ -85,12 +88,17 @@ def used():
 
 
 def test_the_list_is_complete_and_holds_nothing_else(used):
-    assert used == OF_MODULES | OF_TORCH
+    assert used == OF_MODULES | OF_TENSORS | OF_TORCH
 
 
 @pytest.mark.parametrize("name", sorted(OF_MODULES))
 def test_modules_have_each(name):
     assert hasattr(nn.Module(), name)
+
+
+@pytest.mark.parametrize("name", sorted(OF_TENSORS))
+def test_tensors_have_the_attribute(name):
+    assert hasattr(torch.empty(0), name)
 
 
 @pytest.mark.parametrize("name", sorted(OF_TORCH))
@@ -113,7 +121,7 @@ def test_the_docs_list_them_all():
     table = text.partition("## Private names of torch")[2].partition("\n## ")[0]
     listed = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
     modules = OF_TORCH & set(sys.modules)
-    assert listed == OF_MODULES | OF_SCRIPTING | (OF_TORCH - modules)
+    assert listed == OF_MODULES | OF_TENSORS | OF_SCRIPTING | (OF_TORCH - modules)
 
 
 def test_the_search_finds_what_it_is_for():

@@ -22,6 +22,12 @@ SWELLING = {
     "behind": {"b0": "a"}
     | {f"a{i}": f"${{b{i}}}" for i in range(60)}
     | {f"b{i}": {"x": f"${{a{i - 1}.x}}${{a{i - 1}.x}}"} for i in range(1, 60)},
+    "within": {
+        "r": {"k0": "aaaaaaaaaa"}
+        | {f"k{i}": f"${{q.k{i - 1}}}${{q.k{i - 1}}}" for i in range(1, 60)},
+        "q": "${p}",
+        "p": "${r}",
+    },
     "relative": {"a": chain(lambda i: f"${{.k{i - 1}}}${{.k{i - 1}}}")},
     "items": {"a": ["aaaa", *(f"${{a[{i}]}}${{a.{i}}}" for i in range(60))]},
     "wide": {"a": "a" * 2000, "b": "${a}" * 501},
@@ -41,6 +47,7 @@ def test_what_swells_is_refused(content):
         {"a": "${oc.env:HOME}", "b": "${oc.env:NOPE,/data}/x", "c": "$5 {a}"},
         {"a": '${oc.decode:${oc.env:LR,"1e-3"}}', "d": "${oc.env:A,1}${oc.env:B,2}"},
         {"a": "${b}", "b": "${a}"},  # OmegaConf's own error
+        {"a": "$${b}{c}", "b": "x", "l": list(range(9000))},
         {"a": "${missing.key}", "b": None, "c": "${..up}"},
         chain(lambda i: f"${{k{i - 1}}}${{k{i - 1}}}", 12),
     ],
@@ -56,6 +63,14 @@ def test_other_forms_are_refused_where_they_stand(text):
     (mistake,) = check_interpolations({"model": {"layers": [1, text]}})
     assert mistake.key == "model.layers.1"
     assert mistake.message.startswith(f"{text!r}: only ${{key}}, ${{oc.env:NAME}} and")
+
+
+def test_a_chain_that_is_too_long_is_an_error_too():
+    content = {f"k{i}": f"${{k{i - 1}}}" for i in range(5000, 0, -1)}
+    (mistake,) = check_interpolations(content)
+    assert mistake.message.startswith("holds too long a chain")
+    loop = {"a": "${b.x}", "b": "${a}"}
+    assert len(check_interpolations(loop)) == 1
 
 
 def test_sizes_are_no_less_than_what_omegaconf_makes_of_them():
