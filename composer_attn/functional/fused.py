@@ -53,10 +53,10 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
         >>> model = nn.Sequential(*layers)
         >>> _ = apply_eca(model)
         >>> print(fuse_attention(model, backend="reference"))
-        backend reference: 1 of 2 attended sites fused with a batch norm, 1 with a ReLU too
-        site  kind    norm  relu  fused
-        0     Conv2d  1     2     yes
-        3     Conv2d  -     -     no: its output is the model's
+        backend reference: 1 of 2 sites fused with a norm, 1 with a ReLU, 0 with an addition
+        site  kind    norm  addition  relu  fused
+        0     Conv2d  1     -         2     yes
+        3     Conv2d  -     -         -     no: its output is the model's
     """
     check_backend(backend)
     check_model(model)

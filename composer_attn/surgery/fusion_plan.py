@@ -59,9 +59,9 @@ class FusionPlan:
     def __str__(self) -> str:
         """Draw the plan as a table, one site a line, under a line of totals."""
         head = (
-            f"backend {self.backend}: {len(self.fused)} of {len(self.sites)} attended sites fused "
-            f"with a batch norm, {sum(bool(site.relu) for site in self.sites)} with a ReLU too, "
-            f"{sum(bool(site.addition) for site in self.sites)} with the addition of a shortcut"
+            f"backend {self.backend}: {len(self.fused)} of {len(self.sites)} sites fused "
+            f"with a norm, {sum(bool(site.relu) for site in self.sites)} with a ReLU, "
+            f"{sum(bool(site.addition) for site in self.sites)} with an addition"
         )
         rows = [("site", "kind", "norm", "addition", "relu", "fused")]
         for site in self.sites:
