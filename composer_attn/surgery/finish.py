@@ -84,10 +84,11 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> _Found:
             if user.op == "output" and user.args[0] is node:
                 return addition, "", tuple(passed)
             if user.op == "call_module" and user.args == (node,) and not user.kwargs:
-                passed.append(join(parent, user.target))
+                name = join(parent, user.target)
                 if not proofs.passes(parent, user.target):
-                    passed[-1] = relu = _relu_in(proofs, passed[-1])
-                    return addition, relu, tuple(passed)
+                    relu = _relu_in(proofs, name)
+                    return addition, relu, (*passed, relu)
+                passed.append(name)
             elif not addition and _adds(user, node):
                 addition = join(parent, user.name)
             elif _rectifies(user, node):

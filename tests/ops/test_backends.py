@@ -97,4 +97,4 @@ def test_a_folder_that_cannot_be_written_leaves_training_alone(tmp_path):
 @pytest.mark.slow
 def test_with_a_compiler_nothing_is_said(tmp_path):
     assert run_with(tmp_path, "auto").strip() == "0 3"
-    assert len(list(tmp_path.glob("native-*.so"))) == 1
+    assert len(list(tmp_path.glob("passes-*.so"))) == 1
