@@ -7,9 +7,10 @@ import os
 import platform
 import re
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
 from enum import Enum
 from importlib.metadata import version
@@ -22,6 +23,8 @@ from rich.table import Table
 from torch import nn
 
 RESULTS = Path(__file__).parent / "results"
+# Writes what `ratios` finds.
+RATIO = "{ratio:.2f} ({ratio_lower_quartile:.2f} to {ratio_upper_quartile:.2f})"
 _VERSIONS = ("torch", "torchvision", "timm", "mosaicml", "composer-attn")
 _MIB = 2**20
 
@@ -100,6 +103,14 @@ def ratios(figures: list[float], base: list[float]) -> dict[str, float]:
         "ratio_lower_quartile": round(low, 3),
         "ratio_upper_quartile": round(high, 3),
     }
+
+
+@contextmanager
+def empty_compile_cache() -> Iterator[None]:
+    """Let torch.compile find nothing that it compiled before."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        yield
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:

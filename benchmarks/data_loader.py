@@ -220,10 +220,7 @@ def _show(settings: dict[str, Any], found: list[dict[str, Any]]) -> None:
     table = Table("loader", "images/s", "bytes a batch", "ours is faster by (quartiles)")
     table.title = title.format(**settings)
     own = "composer_attn|{ours_images_per_second:,.0f}|{ours_batch_bytes:,}"
-    peer = (
-        "{peer}|{peer_images_per_second:,.0f}|{peer_batch_bytes:,}|"
-        "{ratio:.2f} ({ratio_lower_quartile:.2f} to {ratio_upper_quartile:.2f})"
-    )
+    peer = "{peer}|{peer_images_per_second:,.0f}|{peer_batch_bytes:,}|" + common.RATIO
     for line in (own.format(**found[0]), *(peer.format(**row) for row in found)):
         table.add_row(*line.split("|"))
     Console().print(table)

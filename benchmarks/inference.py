@@ -3,9 +3,7 @@
 python -m benchmarks.inference --batch 1
 """
 
-import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,10 +55,8 @@ def measure(
 
 
 def _row(found: dict[str, Any]) -> list[str]:
-    quartiles = "{ratio_lower_quartile:.2f} to {ratio_upper_quartile:.2f}".format(**found)
     latency = f"{found['latency_ms']:,.2f}"
-    ratio = f"{found['ratio']:.2f} ({quartiles})"
-    return [found["variant"], latency, ratio, f"{found['compile_s']:.1f}"]
+    return [found["variant"], latency, common.RATIO.format(**found), f"{found['compile_s']:.1f}"]
 
 
 def main(
@@ -88,8 +84,7 @@ def main(
     images = torch.randn(batch, 3, image, image, device=device.value)
     images = images.contiguous(memory_format=layout.memory_format)
     wanted = chosen(variants)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    with common.empty_compile_cache():
         runs = [prepare(v, model, backend, images, layout, precision) for v in wanted]
         found = measure([variant.name for variant in wanted], runs, rounds, warmups)
     title = "{model}, batch {batch} at {image}x{image}, {precision}, {layout}, {device}, {threads} "

@@ -15,6 +15,7 @@ from composer.algorithms.squeeze_excite import SqueezeExcite2d
 from torch import Tensor, nn
 
 from benchmarks.common import (
+    RATIO,
     RESULTS,
     Device,
     Layout,
@@ -174,8 +175,8 @@ def main(
     title = "forward and backward, {dtype}, {layout}, relu {relu}, {threads} threads, {device}"
     columns = ("shape", "what", "ms", "/ batch norm (quartiles)", "of copy bandwidth", "first s")
     line = (
-        "{shape}|{what}|{milliseconds:.3f}|{ratio:.2f} ({ratio_lower_quartile:.2f} to "
-        "{ratio_upper_quartile:.2f})|{share_of_copy_bandwidth:.0%}|{first_call_seconds:.2f}"
+        "{shape}|{what}|{milliseconds:.3f}|" + RATIO + "|"
+        "{share_of_copy_bandwidth:.0%}|{first_call_seconds:.2f}"
     )
     show(title.format(**settings), columns, [line.format(**row).split("|") for row in rows])
     append(results, [settings | row for row in rows])

@@ -3,9 +3,7 @@
 python -m benchmarks.train_step --layout channels_last
 """
 
-import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +98,10 @@ def _first_step(each: Trained) -> bool:
 
 
 def _row(found: dict[str, Any]) -> list[str]:
-    quartiles = "{ratio_lower_quartile:.2f} to {ratio_upper_quartile:.2f}".format(**found)
     return [
         found["variant"],
         f"{found['step_ms']:,.1f}",
-        f"{found['ratio']:.2f} ({quartiles})",
+        common.RATIO.format(**found),
         f"{common.mebibytes(found['saved_bytes'])} ({found['saved_ratio'] - 1:+.1%})",
         common.mebibytes(found["peak_bytes"]),
         f"{found['compile_s']:.1f}",
@@ -140,8 +137,7 @@ def main(
     images = torch.randn(batch, 3, image, image, device=device.value)
     images = images.contiguous(memory_format=layout.memory_format)
     labels = torch.randint(1000, (batch,), device=device.value)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    with common.empty_compile_cache():
         options = (model, backend, images, labels, layout, precision)
         trained = [prepare(variant, *options) for variant in chosen(variants)]
         found = measure(trained, steps, warmups, device.value)
