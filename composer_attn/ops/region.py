@@ -32,13 +32,13 @@ class Region:
         passes: the four passes, as :mod:`composer_attn.ops.passes` defines them.
         relu: whether a ReLU ends the region.
         finishes: whether the input needs a gradient, so that the backward of ``Moments`` runs.
-        gradient: left by the backward of ``Affine`` for that of ``Moments``.
+        left: by the backward of ``Affine`` for that of ``Moments``.
     """
 
     passes: ModuleType
     relu: bool
     finishes: bool = False
-    gradient: tuple[Any, ...] | None = None
+    left: tuple[Any, ...] | None = None
 
 
 class Excitation(NamedTuple):
@@ -70,7 +70,8 @@ class Moments(torch.autograd.Function):
     def backward(ctx, d_mean: Tensor, d_variance: Tensor) -> tuple[Tensor, None]:
         """``dx = scale dy + d_mean / L + 2 d_variance (x - mean) / L``."""
         # Autograd hands over gradients of any strides, of a sum say.
-        return _finish(ctx.region, d_mean.contiguous(), d_variance.contiguous()), None
+        left, ctx.region.left = ctx.region.left, None
+        return _finish(ctx.region, left, d_mean.contiguous(), d_variance.contiguous()), None
 
 
 class Affine(torch.autograd.Function):
@@ -98,7 +99,9 @@ class Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, and keep what ``Moments`` needs of it."""
-        d_shift, d_scale, dy = _sums(ctx, dy, *ctx.saved_tensors)
+        d_shift, d_scale, dy, left = _sums(ctx, dy, *ctx.saved_tensors)
+        if ctx.region.finishes:
+            ctx.region.left = left
         return d_scale, d_shift, dy if ctx.needs_input_grad[2] else None, None, None, None
 
 
@@ -145,7 +148,6 @@ class AttendThenNormalize(torch.autograd.Function):
         """Compute the output."""
         _, shortcut, _, _, _, running, ctx.excitation, ctx.region, *parameters = inputs
         ctx.joined, ctx.fixed = shortcut is not None, running is not None and running.fixed
-        ctx.region.finishes = ctx.needs_input_grad[0]
         y, of_map, of_norm = compute(*inputs)
         ctx.save_for_backward(*of_map, *of_norm, *parameters)
         return y
@@ -158,7 +160,7 @@ class AttendThenNormalize(torch.autograd.Function):
         of_map, of_norm, parameters = saved[:4], saved[4:11], saved[11:]
         s, variance, mu, inverse, weight, bias, hidden = of_norm
         mean, passes, excitation = of_map[2], ctx.region.passes, ctx.excitation
-        d_shift, d_scale, dy = _sums(ctx, dy, *of_map)
+        d_shift, d_scale, dy, left = _sums(ctx, dy, *of_map)
         d_s, d_mean, d_variance, *gradients = passes.normalization_gradient(
             d_scale, d_shift, s, mean, variance, mu, inverse, weight, ctx.fixed
         )
@@ -167,8 +169,8 @@ class AttendThenNormalize(torch.autograd.Function):
             d_squeezed, of_layers = excitation.layers.backward(
                 passes, d_logits, mean, hidden, parameters
             )
-        if ctx.region.finishes:
-            dx = _finish(ctx.region, d_mean.add_(d_squeezed), d_variance)
+        if ctx.needs_input_grad[0]:
+            dx = _finish(ctx.region, left, d_mean.add_(d_squeezed), d_variance)
         d_weight, d_bias = (
             None if p is None else d.to(p.dtype)
             for p, d in zip((weight, bias), gradients, strict=True)
@@ -178,16 +180,13 @@ class AttendThenNormalize(torch.autograd.Function):
 
 
 def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tensor | None):
-    """Run the first pass backward, and leave to ``Moments`` what the second one needs."""
+    """Run the first pass backward; return its sums, the gradient, and what the second one needs."""
     by = (scale, mask) if mask is not None and not ctx.joined else mask
     d_shift, d_scale, dy = ctx.region.passes.gradient_sums(dy, x, centre, by)
-    if ctx.region.finishes:
-        ctx.region.gradient = (dy, x, scale, centre, None if ctx.joined else by)
-    return d_shift, d_scale, dy
+    return d_shift, d_scale, dy, (dy, x, scale, centre, None if ctx.joined else by)
 
 
-def _finish(region: Region, d_mean: Tensor, d_variance: Tensor) -> Tensor:
+def _finish(region: Region, left: tuple[Any, ...], d_mean: Tensor, d_variance: Tensor) -> Tensor:
     """Run the second pass backward, which writes the input gradient."""
-    dy, x, scale, mean, mask = region.gradient
-    region.gradient = None
-    return region.passes.input_gradient(dy, x, scale, mean, d_mean, d_variance, mask)
+    *of_map, mask = left
+    return region.passes.input_gradient(*of_map, d_mean, d_variance, mask)

@@ -44,8 +44,6 @@ def find_finish(proofs: Proofs, name: str) -> Finish:
     Raises:
         UnprovedError: neither an addition nor a ReLU follows, or that cannot be told.
     """
-    if proofs.is_shared(proofs.modules[name]):
-        raise UnprovedError("it is used in several places")
     between = []
     for parent, own in proofs.above(name):
         look = _in_sequence if is_sequential(proofs.modules[parent]) else _in_forward

@@ -185,7 +185,7 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def needs_plain_operations() -> bool:
-    """Say whether a jit trace, torch.func or forward-mode differentiation is at work."""
+    """Say whether anyone but torch.compile looks on who needs plain operations."""
     return not torch.compiler.is_compiling() and traced()
 
 

@@ -42,18 +42,12 @@ class Proofs:
             self.modules[name] = module
         self._graphs: dict[str, list[fx.Graph] | str] = {}
 
-    def is_shared(self, module: nn.Module) -> bool:
-        """Say whether a module goes by several names."""
-        return len(self.names[module]) > 1
-
     def following(self, name: str) -> Following:
         """Find the module that alone takes the output of ``name``.
 
         Raises:
             UnprovedError: there is none, or it cannot be told.
         """
-        if self.is_shared(self.modules[name]):
-            raise UnprovedError("it is used in several places")
         between = []
         for parent, own in self.above(name):
             found, passed = self._next(parent, own)
@@ -66,7 +60,12 @@ class Proofs:
         """Yield the module whose forward calls ``name``, the one that calls that one, and so on.
 
         Each comes with the name of the module before, as seen from it.
+
+        Raises:
+            UnprovedError: the module is used in several places.
         """
+        if len(self.names[self.modules[name]]) > 1:
+            raise UnprovedError("it is used in several places")
         while name:
             parent, own = split_name(name)
             while not has_forward(self.modules[parent]) and parent:
