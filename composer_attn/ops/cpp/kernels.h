@@ -8,7 +8,7 @@ enum Mask { NONE, COMPUTED, OUTPUT };
 
 template <class T> struct Moments {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
-  static const int params = 1;
+  static const int params = 1, rows = 4;
   const T* x; const S* p[1];  // the shift
   S *mean, *variance, *shift; S inverse;  // of the number of positions
   // The shift of channels at, at + 1, ... is the value in the middle, at i, i + step, ...
@@ -37,16 +37,12 @@ template <class T> struct Moments {
 
 template <class T, int mask> struct Sums {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
-  static const int params = mask == COMPUTED ? 3 : 1;
+  // Several maps are foreseen by the processor only in order, a row at a time.
+  static const int params = mask == COMPUTED ? 3 : 1, rows = 1;
   const T *dy, *x, *y; T* g; const S* p[3];  // centre, scale, shift
   void begin(i64, i64, i64, i64) const {}
   void end(i64, i64) const {}
-  void fetch(i64 from, i64 to) const {
-    for (i64 i = from; i < to; i += 64 / sizeof(T)) {
-      __builtin_prefetch(dy + i); __builtin_prefetch(x + i);
-      if (mask == OUTPUT) __builtin_prefetch(y + i);
-    }
-  }
+  void fetch(i64, i64) const {}
   template <bool Full, bool Again = false>
   void add(const V* q, i64 i, i64 n, V& first, V& second) const {
     V grad = load<T, Full>(dy + i, n), v = load<T, Full>(x + i, n);

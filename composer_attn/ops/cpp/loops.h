@@ -70,9 +70,9 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
   using V = typename K::V; using S = typename K::S;
   const i64 W = 64 / sizeof(S), B = 4;
   if (last) {
-    // A few rows at a time, which stay in the first cache: memory is read in order, and partial
-    // sums keep rounding errors small.
-    const i64 rows = std::max<i64>(4, 1024 / C);
+    // A few rows at a time, which stay in the first cache: memory is read nearly in order, and the
+    // sums stay in registers from row to row.
+    const i64 rows = std::max<i64>(K::rows, K::rows * 256 / C);
     const i64 parts = N >= threads ? 1 : std::min<i64>((C + B * W - 1) / (B * W), threads);
     const i64 width = (C + parts * B * W - 1) / (parts * B * W) * (B * W);
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -85,7 +85,7 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
         // Blocks of channels jump from row to row, which the processor does not foresee.
         i64 ahead = i + count * C, share = count * B * W;
         for (; c + B * W <= to; c += B * W, ahead += share) {
-          if (C > B * W && l + count < L) k.fetch(ahead, ahead + share);
+          if (C > B * W && rows > 1 && l + count < L) k.fetch(ahead, ahead + share);
           add_rows<K, B, true>(k, i + c, C, count, at + c, W, first, second);
         }
         for (; c + W <= to; c += W)
