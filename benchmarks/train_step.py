@@ -92,7 +92,7 @@ def _first_step(each: Trained) -> bool:
     except Exception as error:
         if not each.variant.compiled:
             raise
-        print(f"{each.variant.name} is left out: {type(error).__name__}")
+        print(f"{each.variant.name} is left out: {type(error).__name__}: {str(error)[:300]}")
         return False
     return True
 

@@ -80,7 +80,7 @@ def running_statistics(norm, count: int) -> Running | None:
     A momentum of ``None`` averages over all batches.
     """
     if not uses_batch(norm):
-        return Running(norm.running_mean, norm.running_var, 0, 1, fixed=True)
+        return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
     if norm.running_mean is None or not norm.training:
         return None
     momentum, batches = norm.momentum, norm.num_batches_tracked
@@ -88,7 +88,7 @@ def running_statistics(norm, count: int) -> Running | None:
         batches.add_(1)
     if momentum is None:
         momentum = batches.to(norm.running_mean.dtype).reciprocal()
-    return Running(norm.running_mean, norm.running_var, momentum, count / (count - 1))
+    return Running(norm.running_mean, norm.running_var, momentum, count)
 
 
 def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:

@@ -14,9 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from composer_attn.ops.head_kernels import (  # noqa: F401
+    convolve,
+    convolve_gradient,
+    normalization,
+    normalization_gradient,
+)
 from composer_attn.ops.layout import dense, like
-from composer_attn.ops.logits import convolve, convolve_gradient  # noqa: F401
-from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
 from composer_attn.ops.passes import statistics_dtype
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

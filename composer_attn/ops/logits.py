@@ -30,7 +30,7 @@ class Bottleneck:
     ) -> tuple[Tensor, Parameters]:
         """Return the gradients of the means and of the parameters."""
         w1, b1, w2, b2 = parameters
-        d_hidden = torch.mm(d_logits, w2).mul_(hidden > 0)
+        d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_logits, w2), hidden, 0)
         d_b1, d_b2 = (None if b is None else d.sum(0) for b, d in ((b1, d_hidden), (b2, d_logits)))
         d_w1, d_w2 = torch.mm(d_hidden.t(), means), torch.mm(d_logits.t(), hidden)
         return torch.mm(d_hidden, w1), (d_w1, d_b1, d_w2, d_b2)

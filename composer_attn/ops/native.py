@@ -129,7 +129,9 @@ def normalization(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
     kept = (None, None) if running is None else running[:2]
-    rates = (0, 0, False) if running is None else running[2:]
+    rates = (0, 0, False)
+    if running is not None:
+        rates = (running.momentum, running.correction, running.fixed)
     if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
     s, channels = s.contiguous(), mean.shape[1]

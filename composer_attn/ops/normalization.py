@@ -17,15 +17,20 @@ class Running(NamedTuple):
         mean: ``(C,)``.
         variance: likewise, unbiased.
         momentum: the share of the new ones.
-        correction: ``count / (count - 1)``, for a ``count`` of values in a channel.
+        count: how many values of a channel the new ones are of, at least 2.
         fixed: whether to normalize by them, as in evaluation mode, and not to move them.
     """
 
     mean: Tensor
     variance: Tensor
     momentum: float | Tensor
-    correction: float
+    count: int
     fixed: bool = False
+
+    @property
+    def correction(self) -> float:
+        """The factor from a biased variance to an unbiased one."""
+        return self.count / (self.count - 1)
 
     def move(self, mean: Tensor, variance: Tensor) -> None:
         """Move them towards the statistics of a batch, as ``nn.BatchNorm`` does."""

@@ -1,10 +1,12 @@
 """Compares the passes of the Triton kernels with the reference, and prints the errors as JSON."""
 
+import copy
 import json
 
 import torch
 
 from composer_attn.ops import kernels, passes
+from composer_attn.ops.normalization import Running
 from tests.ops.regions import build, differences, distance, draw
 
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
@@ -19,13 +21,44 @@ def table(device: str) -> dict[str, tuple[float, float]]:
     ):  # fmt: skip
         for shape in SHAPES if dtype == torch.float64 else SHAPES[:1]:
             for last in (False, True):
-                for name, error in errors(shape, dtype, last, device).items():
+                for name, error in errors(calls_of_passes(shape, dtype, last, device)).items():
                     found[f"{dtype} {shape} {last} {name}"] = (error, allowed)
+    # Fewer and more samples and channels than a program takes; a kernel wider than the channels.
+    for samples, channels in ((1, 5), (70, 37), (3, 600)):
+        for dtype, allowed in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            for name, error in errors(calls_between(samples, channels, dtype, device)).items():
+                found[f"{dtype} {samples}x{channels} {name}"] = (error, allowed)
     return found
 
 
-def errors(shape, dtype, last, device) -> dict[str, float]:
-    """Compare every pass in every variant."""
+def calls_between(samples: int, channels: int, dtype: torch.dtype, device: str) -> dict[str, tuple]:
+    """Call what lies between the passes in every variant, by name."""
+    a, b, c, d = torch.randn(4, samples, channels, dtype=dtype, device=device).unbind()
+    weight, bias, kept, width = torch.randn(4, channels, dtype=dtype, device=device)
+    s, variance, mean = a.sigmoid(), 0.1 + b.square(), 3 + c
+    mu, inverse, half = (s * mean).mean(0), width.abs() + 0.5, torch.bfloat16
+    calls = {}
+    for name, *of_norm, momentum, fixed in (
+        ("affine", weight, bias, 0.1, False), ("plain", None, None, 0.1, False),
+        ("fixed", weight, bias, 0, True), ("half", weight.to(half), bias.to(half), 1, False),
+        ("cumulative", weight, bias, torch.tensor(0.5), False),
+    ):  # fmt: skip
+        running = Running(kept, width.square(), momentum, 49 * samples, fixed)
+        calls[name] = ("normalization", s, mean, variance, *of_norm, 1e-5, running)
+        calls[f"{name} gradient"] = (
+            *("normalization_gradient", c, d, s, mean, variance, mu, inverse),
+            *(of_norm[0], fixed),
+        )
+    calls["untracked"] = ("normalization", s, mean, variance, None, None, 1e-5, None)
+    for size in (1, 3, 9):
+        kernel = torch.randn(1, 1, size, dtype=dtype, device=device)
+        calls[f"convolve {size}"] = ("convolve", a, kernel)
+        calls[f"convolve {size} gradient"] = ("convolve_gradient", b, a, kernel)
+    return calls
+
+
+def calls_of_passes(shape, dtype, last, device) -> dict[str, tuple]:
+    """Call every pass in every variant, by name."""
     dy, x, y = (draw(shape, dtype, last, mean=0).to(device) for _ in range(3))
     a, b, c, d, e = torch.randn(
         5, *shape[:2], dtype=passes.statistics_dtype(x), device=device
@@ -38,15 +71,22 @@ def errors(shape, dtype, last, device) -> dict[str, float]:
         calls[f"sums {name}"] = ("gradient_sums", dy, x, c, mask)
         if name != "output":
             calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, mask)
-    return {
-        name: max(map(distance, _tuple(kernels, *call), _tuple(passes, *call)))
-        for name, call in calls.items()
-    }
+    return calls
 
 
-def _tuple(module, name, *arguments) -> tuple[torch.Tensor, ...]:
-    result = getattr(module, name)(*arguments)
-    return result if isinstance(result, tuple) else (result,)
+def errors(calls: dict[str, tuple]) -> dict[str, float]:
+    """Compare what the kernels return, and write to what they are given, with the reference."""
+    found = {}
+    for case, (name, *arguments) in calls.items():
+        results = []
+        for module in (kernels, passes):
+            given = copy.deepcopy(arguments)
+            result = getattr(module, name)(*given)
+            result = result if isinstance(result, tuple) else (result,)
+            moved = [value for each in given if isinstance(each, Running) for value in each[:2]]
+            results.append([*result, *moved])
+        found[case] = max(map(distance, *results))
+    return found
 
 
 if __name__ == "__main__":

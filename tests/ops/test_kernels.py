@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.commands import ROOT
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
 
 def test_the_interpreted_kernels_agree_with_the_reference():
@@ -21,8 +23,62 @@ def test_the_interpreted_kernels_agree_with_the_reference():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) > 60
+    assert len(found) > 200
     assert {name: error for name, (error, allowed) in found.items() if not error <= allowed} == {}
+
+
+_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", int: "i32"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
+    dtype, tmp_path, monkeypatch
+):
+    # Triton brings its compiler along, which needs no GPU: for one with compute capability 9.0.
+    from tests.ops.interpreted import calls_between, calls_of_passes
+
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    built = {}
+
+    def build(kernel, *arguments, grid, warmup, num_warps=4, **constants):
+        types = [_TYPES[getattr(each, "dtype", type(each))] for each in arguments]
+        names = [*kernel.arg_names[: len(types)], *constants]
+        assert names == kernel.arg_names
+        key = (kernel.__name__, *types, *constants.items())
+        if key not in built:
+            source = triton.compiler.ASTSource(
+                kernel,
+                dict(zip(names, [*types, *["constexpr"] * len(constants)], strict=True)),
+                {(names.index(name),): value for name, value in constants.items()},
+                {(i,): [["tt.divisibility", 16]] for i in range(len(types))},
+            )
+            built[key] = triton.compile(source, target, {"num_warps": num_warps})
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.JITFunction, "run", build)
+    from composer_attn.ops import kernels
+
+    for last in (False, True):
+        for name, *arguments in calls_of_passes((2, 64, 8, 8), dtype, last, "cpu").values():
+            getattr(kernels, name)(*arguments)
+    for name, *arguments in calls_between(16, 64, torch.float32, "cpu").values():
+        getattr(kernels, name)(*arguments)
+    assert {name for name, *_ in built} == {
+        *("_moments", "_affine", "_gradient_sums", "_input_gradient"),
+        *("_normalization", "_normalization_gradient", "_convolve", "_kernel_gradient"),
+    }
+    # A thread that runs out of registers keeps values on its stack.
+    assert {key: used for key, each in built.items() if (used := stack_of(each, tmp_path))} == {}
+
+
+def stack_of(built, folder) -> int:
+    """Read from a compiled kernel how many bytes of stack a thread uses."""
+    (folder / "kernel.cubin").write_bytes(built.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    listing = subprocess.run(
+        [tool, "-res-usage", folder / "kernel.cubin"], capture_output=True, text=True, check=True
+    ).stdout
+    return int(re.search(r"STACK:(\d+)", listing)[1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
