@@ -55,10 +55,10 @@ def input_gradient(
     mean: Tensor,
     d_mean: Tensor,
     d_variance: Tensor,
-    mask: tuple[Tensor, Tensor] | None,
+    shift: Tensor | None,
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
-    return _run("input_gradient", dy, x, slope, mean, d_mean, d_variance, mask).view_as(x)
+    return _run("input_gradient", dy, x, slope, mean, d_mean, d_variance, shift).view_as(x)
 
 
 def _run(name: str, *arguments: Any) -> Any:

@@ -132,7 +132,7 @@ def _gradient_sums(
 
 @triton.jit
 def _input_gradient(
-    dy, x, slope, mean, d_mean, d_variance, scale, shift, dx, C, L,
+    dy, x, slope, mean, d_mean, d_variance, shift, dx, C, L,
     MASKED: tl.constexpr, LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = slope.dtype.element_ty
@@ -142,11 +142,10 @@ def _input_gradient(
     offsets = start + _offsets(c, at, C, L, LAST)
     grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
     value = tl.load(x + offsets, mask=inside, other=0).to(S)
-    if MASKED:
-        a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
-        b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
-        grad = tl.where(value * a + b > 0, grad, 0)
     of_dy = tl.load(slope + row + c, mask=c < C, other=0)[:, None]
+    if MASKED:
+        b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+        grad = tl.where(value * of_dy + b > 0, grad, 0)
     of_x = tl.load(d_variance + row + c, mask=c < C, other=0)[:, None] * 2 / L
     rest = tl.load(d_mean + row + c, mask=c < C, other=0)[:, None] / L
     rest -= of_x * tl.load(mean + row + c, mask=c < C, other=0)[:, None]
@@ -221,12 +220,12 @@ def input_gradient(
     mean: Tensor,
     d_mean: Tensor,
     d_variance: Tensor,
-    mask: tuple[Tensor, Tensor] | None,
+    shift: Tensor | None,
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    tensors = (dy, x, slope, mean, d_mean, d_variance, *(mask or (None, None)), dx)
-    _run(_input_gradient, x, last, True, *tensors, MASKED=mask is not None)
+    tensors = (dy, x, slope, mean, d_mean, d_variance, shift, dx)
+    _run(_input_gradient, x, last, True, *tensors, MASKED=shift is not None)
     return dx

@@ -25,7 +25,7 @@ _ARGUMENTS = {
     "moments": [ctypes.c_void_p] * 4 + _SIZES,
     "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + _SIZES,
     "gradient_sums": [ctypes.c_void_p] * 9 + _SIZES,
-    "input_gradient": [ctypes.c_void_p] * 11 + _SIZES,
+    "input_gradient": [ctypes.c_void_p] * 8 + _SIZES,
     "normalization": [ctypes.c_void_p] * 11
     + [ctypes.c_double] * 3
     + [ctypes.c_bool]
@@ -106,15 +106,13 @@ def input_gradient(
     mean: Tensor,
     d_mean: Tensor,
     d_variance: Tensor,
-    mask: tuple[Tensor, Tensor] | None,
+    shift: Tensor | None,
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    factor, offset = torch.empty_like(slope), torch.empty_like(slope)
-    tensors = (slope, mean, d_mean, d_variance, factor, offset, *(mask or (None, None)), dx)
-    _run("input_gradient", x, last, dy, x, *tensors)
+    _run("input_gradient", x, last, dy, x, slope, mean, d_mean, d_variance, shift, dx)
     return dx
 
 
@@ -131,7 +129,7 @@ def normalization(
     kept = (None, None) if running is None else running[:2]
     rates = (0, 0, False)
     if running is not None:
-        rates = (running.momentum, running.correction, running.fixed)
+        rates = (running.momentum, running.count / (running.count - 1), running.fixed)
     if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
     s, channels = s.contiguous(), mean.shape[1]

@@ -27,15 +27,11 @@ class Running(NamedTuple):
     count: int
     fixed: bool = False
 
-    @property
-    def correction(self) -> float:
-        """The factor from a biased variance to an unbiased one."""
-        return self.count / (self.count - 1)
-
     def move(self, mean: Tensor, variance: Tensor) -> None:
         """Move them towards the statistics of a batch, as ``nn.BatchNorm`` does."""
+        unbiased = variance * (self.count / (self.count - 1))
         with torch.no_grad():
-            for running, new in ((self.mean, mean), (self.variance, variance * self.correction)):
+            for running, new in ((self.mean, mean), (self.variance, unbiased)):
                 running.lerp_(new.to(running.dtype), self.momentum)
 
 

@@ -83,16 +83,17 @@ def input_gradient(
     mean: Tensor,
     d_mean: Tensor,
     d_variance: Tensor,
-    mask: tuple[Tensor, Tensor] | None,
+    shift: Tensor | None,
 ) -> Tensor:
     """Compute ``dx = slope g + d_mean / L + 2 d_variance (x - mean) / L``.
 
-    ``g`` is ``dy`` under ``mask``; ``d_mean`` and ``d_variance`` are the gradients of the moments.
+    ``d_mean`` and ``d_variance`` are the gradients of the moments. ``g`` is ``dy``, and 0 where
+    ``slope x + shift`` is not above 0 if there is a ``shift``: that of a ReLU's input.
     """
     positions = x[0, 0].numel()
     factor = d_variance * (2 / positions)
     offset = d_mean / positions - factor * mean
-    g = _masked(dy, x, mask).to(slope.dtype)
+    g = _masked(dy, x, None if shift is None else (slope, shift)).to(slope.dtype)
     rest = torch.addcmul(spread(offset, x), x.to(slope.dtype), spread(factor, x))
     return torch.addcmul(rest, g, spread(slope, x)).to(x.dtype)
 

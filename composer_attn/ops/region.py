@@ -181,12 +181,13 @@ class AttendThenNormalize(torch.autograd.Function):
 
 def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tensor | None):
     """Run the first pass backward; return its sums, the gradient, and what the second one needs."""
-    by = (scale, mask) if mask is not None and not ctx.joined else mask
+    shift = None if ctx.joined else mask
+    by = mask if shift is None else (scale, shift)
     d_shift, d_scale, dy = ctx.region.passes.gradient_sums(dy, x, centre, by)
-    return d_shift, d_scale, dy, (dy, x, scale, centre, None if ctx.joined else by)
+    return d_shift, d_scale, dy, (dy, x, scale, centre, shift)
 
 
 def _finish(region: Region, left: tuple[Any, ...], d_mean: Tensor, d_variance: Tensor) -> Tensor:
     """Run the second pass backward, which writes the input gradient."""
-    *of_map, mask = left
-    return region.passes.input_gradient(*of_map, d_mean, d_variance, mask)
+    *of_map, shift = left
+    return region.passes.input_gradient(*of_map, d_mean, d_variance, shift)

@@ -70,7 +70,8 @@ def calls_of_passes(shape, dtype, last, device) -> dict[str, tuple]:
     for name, mask in (("none", None), ("computed", (a, b)), ("output", y)):
         calls[f"sums {name}"] = ("gradient_sums", dy, x, c, mask)
         if name != "output":
-            calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, mask)
+            shift = mask and mask[1]
+            calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, shift)
     return calls
 
 

@@ -1,5 +1,5 @@
-// What the four passes do with a vector of a feature map: a full one, or its first n values. Of a
-// full one that ends a row, n values have been added up before: Again takes them out.
+// What the four passes do with a vector of a feature map (vectors.h says of which values). Of one
+// that ends a row, n values have been added up before: Again takes them out.
 #pragma once
 #include "vectors.h"
 
@@ -25,12 +25,12 @@ template <class T> struct Moments {
       variance[c] = v < 0 ? 0 : v;
     }
   }
-  template <bool Full, bool Again = false>
+  template <int lanes, bool Again = false>
   void add(const V* q, i64 i, i64 n, V& first, V& second) const {
-    V d = load<T, Full>(x + i, n) - q[0];
+    V d = load<T, lanes>(x + i, n) - q[0];
     if (Again) d = without_first<S>(d, n);
     // Lanes beyond the end hold 0 - shift: take them out.
-    if (!Full) for (i64 j = n; j < i64(64 / sizeof(S)); ++j) d[j] = 0;
+    if (lanes == FIRST) for (i64 j = n; j < i64(64 / sizeof(S)); ++j) d[j] = 0;
     first += d; second += d * d;
   }
 };
@@ -43,13 +43,13 @@ template <class T, int mask> struct Sums {
   void begin(i64, i64, i64, i64) const {}
   void end(i64, i64) const {}
   void fetch(i64, i64) const {}
-  template <bool Full, bool Again = false>
+  template <int lanes, bool Again = false>
   void add(const V* q, i64 i, i64 n, V& first, V& second) const {
-    V grad = load<T, Full>(dy + i, n), v = load<T, Full>(x + i, n);
+    V grad = load<T, lanes>(dy + i, n), v = load<T, lanes>(x + i, n);
     if (mask == COMPUTED) grad = positive<V>(v * q[1] + q[2], grad);
     if (mask == OUTPUT) {
-      grad = positive<V>(load<T, Full>(y + i, n), grad);
-      store<T, Full>(g + i, grad, n);
+      grad = positive<V>(load<T, lanes>(y + i, n), grad);
+      store<T, lanes>(g + i, grad, n);
     }
     if (Again) grad = without_first<S>(grad, n);
     first += grad; second += grad * (v - q[0]);
@@ -60,22 +60,24 @@ template <class T, bool joined, bool relu> struct Affine {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
   static const int params = 2;
   const T *x, *shortcut; T* y; const S* p[2];  // scale, shift
-  template <bool Full> void map(const V* q, i64 i, i64 n) const {
-    V v = load<T, Full>(x + i, n) * q[0] + q[1];
-    if (joined) v += load<T, Full>(shortcut + i, n);
+  template <int lanes> void map(const V* q, i64 i, i64 n) const {
+    V v = load<T, lanes>(x + i, n) * q[0] + q[1];
+    if (joined) v += load<T, lanes>(shortcut + i, n);
     if (relu) v = v < 0 ? V{} : v;  // so written, NaN stays NaN
-    store<T, Full>(y + i, v, n);
+    store<T, lanes>(y + i, v, n);
   }
 };
 
 template <class T, bool masked> struct InputGradient {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
-  static const int params = masked ? 5 : 3;
-  const T *dy, *x; T* dx; const S* p[5];  // slope, factor, offset, scale, shift
-  template <bool Full> void map(const V* q, i64 i, i64 n) const {
-    V grad = load<T, Full>(dy + i, n), v = load<T, Full>(x + i, n);
-    if (masked) grad = positive<V>(v * q[3] + q[4], grad);
-    store<T, Full>(dx + i, grad * q[0] + (v * q[1] + q[2]), n);
+  static const int params = masked ? 5 : 4;
+  const T *dy, *x; T* dx; const S* p[5];  // slope, mean, d_mean, d_variance, shift
+  S share;  // of a position
+  template <int lanes> void map(const V* q, i64 i, i64 n) const {
+    V grad = load<T, lanes>(dy + i, n), v = load<T, lanes>(x + i, n);
+    if (masked) grad = positive<V>(v * q[0] + q[4], grad);
+    V factor = 2 * share * q[3], offset = share * q[2] - factor * q[1];
+    store<T, lanes>(dx + i, grad * q[0] + (v * factor + offset), n);
   }
 };
 }  // namespace

@@ -1,66 +1,80 @@
 // How the passes go through a feature map. Rows are (sample, channel) in NCHW, with positions side by
-// side; in channels last, rows are positions, with channels side by side. Sums run in an order that
+// side; in channels last, rows are positions, with channels side by side. Rows in NCHW that are
+// shorter than a vector are taken as many at a time as a vector has lanes. Sums run in an order that
 // depends on the shape alone, never on the number of threads.
 #pragma once
 #include <algorithm>
 #include "vectors.h"
 
 namespace {
-template <class K, bool Full> void channels(const K& k, typename K::V* q, i64 at, i64 n) {
-  for (int j = 0; j < K::params; ++j) q[j] = load<typename K::S, Full>(k.p[j] + at, n);
+template <class K, int lanes> void channels(const K& k, typename K::V* q, i64 at, i64 n) {
+  for (int j = 0; j < K::params; ++j) q[j] = load<typename K::S, lanes>(k.p[j] + at, n);
 }
 template <class K> void channel(const K& k, typename K::V* q, i64 at) {
   for (int j = 0; j < K::params; ++j) q[j] = typename K::V{} + k.p[j][at];
 }
 
+// How many of the rows in NCHW are taken a vector of rows at a time.
+template <class K> i64 rows_apart(i64 rows, i64 L) {
+  const i64 W = 64 / sizeof(typename K::S);
+  return L < W ? rows / W * W : 0;
+}
+
 template <class K> void map(const K& k, i64 N, i64 C, i64 L, bool last, int threads) {
   using V = typename K::V;
   const i64 W = 64 / sizeof(typename K::S);
-  if (last) {
+  if (last || L == 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 row = 0; row < N * L; ++row) {
       i64 at = row / L * C, i = row * C, c = 0;
       V q[K::params];
       for (; c + W <= C; c += W) {
-        channels<K, true>(k, q, at + c, W);
-        k.template map<true>(q, i + c, W);
+        channels<K, ALL>(k, q, at + c, W);
+        k.template map<ALL>(q, i + c, W);
       }
       if (c < C) {
-        channels<K, false>(k, q, at + c, C - c);
-        k.template map<false>(q, i + c, C - c);
+        channels<K, FIRST>(k, q, at + c, C - c);
+        k.template map<FIRST>(q, i + c, C - c);
       }
     }
   } else {
+    const i64 apart = rows_apart<K>(N * C, L);
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (i64 row = 0; row < N * C; ++row) {
+    for (i64 row = 0; row < apart; row += W) {
+      V q[K::params];
+      channels<K, ALL>(k, q, row, W);
+      for (i64 l = 0; l < L; ++l) k.template map<APART>(q, row * L + l, L);
+    }
+#pragma omp parallel for schedule(static) num_threads(apart ? 1 : threads)
+    for (i64 row = apart; row < N * C; ++row) {
       V q[K::params];
       channel(k, q, row);
       i64 i = row * L, end = i + L;
-      for (; i + W <= end; i += W) k.template map<true>(q, i, W);
-      if (i < end && L >= W) k.template map<true>(q, end - W, W);
-      else if (i < end) k.template map<false>(q, i, end - i);
+      for (; i + W <= end; i += W) k.template map<ALL>(q, i, W);
+      if (i < end && L >= W) k.template map<ALL>(q, end - W, W);
+      else if (i < end) k.template map<FIRST>(q, i, end - i);
     }
   }
 }
 
 // Add up `rows` rows of B vectors of channels, into first and second.
-template <class K, int B, bool Full>
+template <class K, int B, int lanes>
 void add_rows(const K& k, i64 i, i64 C, i64 rows, i64 at, i64 n, typename K::S* first,
               typename K::S* second) {
   using V = typename K::V; using S = typename K::S;
   const i64 W = 64 / sizeof(S);
   V q[B][K::params], f[B], s[B];
 #pragma GCC unroll 4
-  for (int b = 0; b < B; ++b) { f[b] = s[b] = V{}; channels<K, Full>(k, q[b], at + b * W, n); }
+  for (int b = 0; b < B; ++b) { f[b] = s[b] = V{}; channels<K, lanes>(k, q[b], at + b * W, n); }
   for (i64 r = 0; r < rows; ++r, i += C) {
 #pragma GCC unroll 4
-    for (int b = 0; b < B; ++b) k.template add<Full>(q[b], i + b * W, n, f[b], s[b]);
+    for (int b = 0; b < B; ++b) k.template add<lanes>(q[b], i + b * W, n, f[b], s[b]);
   }
 #pragma GCC unroll 4
   for (int b = 0; b < B; ++b) {
     i64 c = at + b * W;
-    store<S, Full>(first + c, load<S, Full>(first + c, n) + f[b], n);
-    store<S, Full>(second + c, load<S, Full>(second + c, n) + s[b], n);
+    store<S, lanes>(first + c, load<S, lanes>(first + c, n) + f[b], n);
+    store<S, lanes>(second + c, load<S, lanes>(second + c, n) + s[b], n);
   }
 }
 
@@ -69,7 +83,7 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
             typename K::S* second) {
   using V = typename K::V; using S = typename K::S;
   const i64 W = 64 / sizeof(S), B = 4;
-  if (last) {
+  if (last || L == 1) {
     // A few rows at a time, which stay in the first cache: memory is read nearly in order, and the
     // sums stay in registers from row to row.
     const i64 rows = std::max<i64>(K::rows, K::rows * 256 / C);
@@ -86,28 +100,39 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
         i64 ahead = i + count * C, share = count * B * W;
         for (; c + B * W <= to; c += B * W, ahead += share) {
           if (C > B * W && rows > 1 && l + count < L) k.fetch(ahead, ahead + share);
-          add_rows<K, B, true>(k, i + c, C, count, at + c, W, first, second);
+          add_rows<K, B, ALL>(k, i + c, C, count, at + c, W, first, second);
         }
         for (; c + W <= to; c += W)
-          add_rows<K, 1, true>(k, i + c, C, count, at + c, W, first, second);
-        if (c < to) add_rows<K, 1, false>(k, i + c, C, count, at + c, to - c, first, second);
+          add_rows<K, 1, ALL>(k, i + c, C, count, at + c, W, first, second);
+        if (c < to) add_rows<K, 1, FIRST>(k, i + c, C, count, at + c, to - c, first, second);
       }
       k.end(n * C + from, to - from);
     }
   } else {
+    const i64 apart = rows_apart<K>(N * C, L);
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (i64 row = 0; row < N * C; ++row) {
+    for (i64 row = 0; row < apart; row += W) {
+      k.begin(row, W, row * L + L / 2, L);
+      V q[K::params], f = {}, s = {};
+      channels<K, ALL>(k, q, row, W);
+      for (i64 l = 0; l < L; ++l) k.template add<APART>(q, row * L + l, L, f, s);
+      store<S, ALL>(first + row, f, W);
+      store<S, ALL>(second + row, s, W);
+      k.end(row, W);
+    }
+#pragma omp parallel for schedule(static) num_threads(apart ? 1 : threads)
+    for (i64 row = apart; row < N * C; ++row) {
       i64 i = row * L, end = i + L;
       k.begin(row, 1, i + L / 2, 1);
       V q[K::params], f[B] = {}, s[B] = {};
       channel(k, q, row);
       for (; i + B * W <= end; i += B * W) {
 #pragma GCC unroll 4
-        for (int b = 0; b < B; ++b) k.template add<true>(q, i + b * W, W, f[b], s[b]);
+        for (int b = 0; b < B; ++b) k.template add<ALL>(q, i + b * W, W, f[b], s[b]);
       }
-      for (; i + W <= end; i += W) k.template add<true>(q, i, W, f[0], s[0]);
-      if (i < end && L >= W) k.template add<true, true>(q, end - W, W - (end - i), f[1], s[1]);
-      else if (i < end) k.template add<false>(q, i, end - i, f[1], s[1]);
+      for (; i + W <= end; i += W) k.template add<ALL>(q, i, W, f[0], s[0]);
+      if (i < end && L >= W) k.template add<ALL, true>(q, end - W, W - (end - i), f[1], s[1]);
+      else if (i < end) k.template add<FIRST>(q, i, end - i, f[1], s[1]);
       V fs = (f[0] + f[1]) + (f[2] + f[3]), ss = (s[0] + s[1]) + (s[2] + s[3]);
       first[row] = total<S>(fs); second[row] = total<S>(ss);
       k.end(row, 1);

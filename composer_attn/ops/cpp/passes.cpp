@@ -33,16 +33,12 @@ void gradient_sums(const T* dy, const T* x, const S* centre, const S* scale, con
 
 template <class T, class S = typename Type<T>::S>
 void input_gradient(const T* dy, const T* x, const S* slope, const S* mean, const S* d_mean,
-                    const S* d_variance, S* factor, S* offset, const S* scale, const S* shift,
-                    T* dx, i64 N, i64 C, i64 L, bool last, int threads) {
-  const S inverse = S(1) / L;
-  for (i64 i = 0; i < N * C; ++i) {
-    factor[i] = 2 * inverse * d_variance[i];
-    offset[i] = inverse * d_mean[i] - factor[i] * mean[i];
-  }
+                    const S* d_variance, const S* shift, T* dx, i64 N, i64 C, i64 L, bool last,
+                    int threads) {
+  const S share = S(1) / L;
   auto run = [&](auto k) { map(k, N, C, L, last, threads); };
-  if (scale) run(InputGradient<T, true>{dy, x, dx, {slope, factor, offset, scale, shift}});
-  else run(InputGradient<T, false>{dy, x, dx, {slope, factor, offset}});
+  if (shift) run(InputGradient<T, true>{dy, x, dx, {slope, mean, d_mean, d_variance, shift}, share});
+  else run(InputGradient<T, false>{dy, x, dx, {slope, mean, d_mean, d_variance}, share});
 }
 }  // namespace
 
@@ -61,11 +57,9 @@ void input_gradient(const T* dy, const T* x, const S* slope, const S* mean, cons
     gradient_sums<T>(dy, x, centre, scale, shift, y, g, first, second, N, C, L, last, threads);   \
   }                                                                                               \
   void input_gradient_##NAME(const T* dy, const T* x, const S* slope, const S* mean,              \
-                             const S* d_mean, const S* d_variance, S* factor, S* offset,          \
-                             const S* scale, const S* shift, T* dx, i64 N, i64 C, i64 L,          \
-                             bool last, int threads) {                                            \
-    input_gradient<T>(dy, x, slope, mean, d_mean, d_variance, factor, offset, scale, shift, dx,   \
-                      N, C, L, last, threads);                                                    \
+                             const S* d_mean, const S* d_variance, const S* shift, T* dx, i64 N,  \
+                             i64 C, i64 L, bool last, int threads) {                              \
+    input_gradient<T>(dy, x, slope, mean, d_mean, d_variance, shift, dx, N, C, L, last, threads); \
   }
 
 #define HEAD(NAME, S)                                                                    \

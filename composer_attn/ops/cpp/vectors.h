@@ -49,17 +49,22 @@ template <> struct Type<bf16> {
   }
 };
 
-template <class T, bool Full> typename Type<T>::V load(const T* p, i64 n) {
-  if (Full) return Type<T>::widen(p);
-  T part[64 / sizeof(typename Type<T>::S)] = {};
-  for (i64 i = 0; i < n; ++i) part[i] = p[i];
+// Where the lanes of a vector are in memory: side by side, all of them or the first n; or n apart.
+enum Lanes { ALL, FIRST, APART };
+
+template <class T, int lanes> typename Type<T>::V load(const T* p, i64 n) {
+  const i64 W = 64 / sizeof(typename Type<T>::S);
+  if (lanes == ALL) return Type<T>::widen(p);
+  T part[W] = {};
+  for (i64 i = 0; i < (lanes == APART ? W : n); ++i) part[i] = p[lanes == APART ? i * n : i];
   return Type<T>::widen(part);
 }
-template <class T, bool Full> void store(T* p, typename Type<T>::V v, i64 n) {
-  if (Full) return Type<T>::narrow(p, v);
-  T part[64 / sizeof(typename Type<T>::S)];
+template <class T, int lanes> void store(T* p, typename Type<T>::V v, i64 n) {
+  const i64 W = 64 / sizeof(typename Type<T>::S);
+  if (lanes == ALL) return Type<T>::narrow(p, v);
+  T part[W];
   Type<T>::narrow(part, v);
-  for (i64 i = 0; i < n; ++i) p[i] = part[i];
+  for (i64 i = 0; i < (lanes == APART ? W : n); ++i) p[lanes == APART ? i * n : i] = part[i];
 }
 template <class V> V positive(V condition, V value) {  // 0 where the condition is not above 0
   return condition > 0 ? value : V{};
