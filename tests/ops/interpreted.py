@@ -1,96 +1,42 @@
-"""Compares the passes of the Triton kernels with the reference, and prints the errors as JSON."""
+"""Compares the Triton kernels with the reference, and prints the errors as JSON."""
 
-import copy
 import json
 
 import torch
 
 from composer_attn.ops import kernels, passes
-from composer_attn.ops.normalization import Running
-from tests.ops.regions import build, differences, distance, draw
+from tests.ops.calls import calls_between, calls_of_passes, errors
+from tests.ops.regions import build, differences
 
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
+# Fewer and more samples and channels than a program takes; a kernel wider than the channels.
+SIZES = [(1, 5), (70, 37), (3, 600)]
+ALLOWED = {
+    torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-9
+}  # fmt: skip
 
 
 def table(device: str) -> dict[str, tuple[float, float]]:
     """Return, by case, the largest relative difference and the one that is allowed."""
-    found = {}
-    for dtype, allowed in (
-        (torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2**-7),
-        (torch.float16, 2**-9),
-    ):  # fmt: skip
-        for shape in SHAPES if dtype == torch.float64 else SHAPES[:1]:
-            for last in (False, True):
-                for name, error in errors(calls_of_passes(shape, dtype, last, device)).items():
-                    found[f"{dtype} {shape} {last} {name}"] = (error, allowed)
-    # Fewer and more samples and channels than a program takes; a kernel wider than the channels.
-    for samples, channels in ((1, 5), (70, 37), (3, 600)):
-        for dtype, allowed in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-            for name, error in errors(calls_between(samples, channels, dtype, device)).items():
-                found[f"{dtype} {samples}x{channels} {name}"] = (error, allowed)
-    return found
-
-
-def calls_between(samples: int, channels: int, dtype: torch.dtype, device: str) -> dict[str, tuple]:
-    """Call what lies between the passes in every variant, by name."""
-    a, b, c, d = torch.randn(4, samples, channels, dtype=dtype, device=device).unbind()
-    weight, bias, kept, width = torch.randn(4, channels, dtype=dtype, device=device)
-    s, variance, mean = a.sigmoid(), 0.1 + b.square(), 3 + c
-    mu, inverse, half = (s * mean).mean(0), width.abs() + 0.5, torch.bfloat16
-    calls = {}
-    for name, *of_norm, momentum, fixed in (
-        ("affine", weight, bias, 0.1, False), ("plain", None, None, 0.1, False),
-        ("fixed", weight, bias, 0, True), ("half", weight.to(half), bias.to(half), 1, False),
-        ("cumulative", weight, bias, torch.tensor(0.5), False),
-    ):  # fmt: skip
-        running = Running(kept, width.square(), momentum, 49 * samples, fixed)
-        calls[name] = ("normalization", s, mean, variance, *of_norm, 1e-5, running)
-        calls[f"{name} gradient"] = (
-            *("normalization_gradient", c, d, s, mean, variance, mu, inverse),
-            *(of_norm[0], fixed),
-        )
-    calls["untracked"] = ("normalization", s, mean, variance, None, None, 1e-5, None)
-    for size in (1, 3, 9):
-        kernel = torch.randn(1, 1, size, dtype=dtype, device=device)
-        calls[f"convolve {size}"] = ("convolve", a, kernel)
-        calls[f"convolve {size} gradient"] = ("convolve_gradient", b, a, kernel)
-    return calls
-
-
-def calls_of_passes(shape, dtype, last, device) -> dict[str, tuple]:
-    """Call every pass in every variant, by name."""
-    dy, x, y = (draw(shape, dtype, last, mean=0).to(device) for _ in range(3))
-    a, b, c, d, e = torch.randn(
-        5, *shape[:2], dtype=passes.statistics_dtype(x), device=device
-    ).unbind()
-    calls = {"moments": ("moments", x)}
-    for relu in (False, True):
-        for shortcut in (None, y):
-            calls[f"affine {relu} {shortcut is None}"] = ("affine", x, a, b, shortcut, relu)
-    for name, mask in (("none", None), ("computed", (a, b)), ("output", y)):
-        calls[f"sums {name}"] = ("gradient_sums", dy, x, c, mask)
-        if name != "output":
-            shift = mask and mask[1]
-            calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, shift)
-    return calls
-
-
-def errors(calls: dict[str, tuple]) -> dict[str, float]:
-    """Compare what the kernels return, and write to what they are given, with the reference."""
-    found = {}
-    for case, (name, *arguments) in calls.items():
-        results = []
-        for module in (kernels, passes):
-            given = copy.deepcopy(arguments)
-            result = getattr(module, name)(*given)
-            result = result if isinstance(result, tuple) else (result,)
-            moved = [value for each in given if isinstance(each, Running) for value in each[:2]]
-            results.append([*result, *moved])
-        found[case] = max(map(distance, *results))
-    return found
+    calls = {
+        (dtype, *shape, last): calls_of_passes(shape, dtype, last, device)
+        for dtype in ALLOWED
+        for shape in (SHAPES if dtype == torch.float64 else SHAPES[:1])
+        for last in (False, True)
+    } | {
+        (dtype, *size): calls_between(*size, dtype, device)
+        for dtype in (torch.float64, torch.float32)
+        for size in SIZES
+    }
+    return {
+        f"{case} {name}": (error, ALLOWED[case[0]])
+        for case, group in calls.items()
+        for name, error in errors(group, kernels, passes).items()
+    }
 
 
 if __name__ == "__main__":
+    torch.manual_seed(0)
     found = table("cpu")
     shape = SHAPES[0]
     whole = differences(build(shape, relu=True, shortcut=True), shape, "triton", last=True)

@@ -18,7 +18,7 @@ ATTENTIONS = {
 NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 # Odd sizes, below and above what a vector of a processor holds; one image; one position.
 SHAPES = [(3, 5, 7), (2, 70, 35), (3, 6, 5, 7), (2, 131, 9, 9), (1, 8, 3, 3), (4, 37, 1, 1),
-          (2, 4, 3, 2, 3)]  # fmt: skip
+          (3, 37, 2, 2), (2, 4, 3, 2, 3)]  # fmt: skip
 SMALL = SHAPES[2]
 
 

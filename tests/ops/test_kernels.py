@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.commands import ROOT
+from tests.ops.calls import calls_between, calls_of_passes
 
 triton = pytest.importorskip("triton")
 
@@ -35,8 +36,6 @@ def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
     dtype, tmp_path, monkeypatch
 ):
     # Triton brings its compiler along, which needs no GPU: for one with compute capability 9.0.
-    from tests.ops.interpreted import calls_between, calls_of_passes
-
     target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
     built = {}
 

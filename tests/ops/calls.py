@@ -1,0 +1,67 @@
+"""Every function that a backend has, called in every variant, and compared with another backend."""
+
+import copy
+from types import ModuleType
+
+import torch
+
+from composer_attn.ops.normalization import Running
+from composer_attn.ops.passes import statistics_dtype
+from tests.ops.regions import distance, draw
+
+
+def calls_between(samples: int, channels: int, dtype: torch.dtype, device: str) -> dict[str, tuple]:
+    """Call what lies between the passes in every variant, by name."""
+    a, b, c, d = torch.randn(4, samples, channels, dtype=dtype, device=device).unbind()
+    weight, bias, kept, width = torch.randn(4, channels, dtype=dtype, device=device)
+    s, variance, mean = a.sigmoid(), 0.1 + b.square(), 3 + c
+    mu, inverse, half = (s * mean).mean(0), width.abs() + 0.5, torch.bfloat16
+    calls = {}
+    for name, *of_norm, momentum, fixed in (
+        ("affine", weight, bias, 0.1, False), ("plain", None, None, 0.1, False),
+        ("fixed", weight, bias, 0, True), ("half", weight.to(half), bias.to(half), 1, False),
+        ("cumulative", weight, bias, torch.tensor(0.5), False),
+    ):  # fmt: skip
+        running = Running(kept, width.square(), momentum, 49 * samples, fixed)
+        calls[name] = ("normalization", s, mean, variance, *of_norm, 1e-5, running)
+        calls[f"{name} gradient"] = (
+            *("normalization_gradient", c, d, s, mean, variance, mu, inverse),
+            *(of_norm[0], fixed),
+        )
+    calls["untracked"] = ("normalization", s, mean, variance, None, None, 1e-5, None)
+    for size in (1, 3, 9):
+        kernel = torch.randn(1, 1, size, dtype=dtype, device=device)
+        calls[f"convolve {size}"] = ("convolve", a, kernel)
+        calls[f"convolve {size} gradient"] = ("convolve_gradient", b, a, kernel)
+    return calls
+
+
+def calls_of_passes(shape, dtype, last, device) -> dict[str, tuple]:
+    """Call every pass in every variant, by name."""
+    dy, x, y = (draw(shape, dtype, last, mean=0).to(device) for _ in range(3))
+    a, b, c, d, e = torch.randn(5, *shape[:2], dtype=statistics_dtype(x), device=device).unbind()
+    calls = {"moments": ("moments", x)}
+    for relu in (False, True):
+        for shortcut in (None, y):
+            calls[f"affine {relu} {shortcut is None}"] = ("affine", x, a, b, shortcut, relu)
+    for name, mask in (("none", None), ("computed", (a, b)), ("output", y)):
+        calls[f"sums {name}"] = ("gradient_sums", dy, x, c, mask)
+        if name != "output":
+            shift = mask and mask[1]
+            calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, shift)
+    return calls
+
+
+def errors(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:
+    """Compare what two backends return, and write to what they are given."""
+    found = {}
+    for case, (name, *arguments) in calls.items():
+        results = []
+        for module in backends:
+            given = copy.deepcopy(arguments)
+            result = getattr(module, name)(*given)
+            result = result if isinstance(result, tuple) else (result,)
+            moved = [value for each in given if isinstance(each, Running) for value in each[:2]]
+            results.append([*result, *moved])
+        found[case] = max(map(distance, *results))
+    return found

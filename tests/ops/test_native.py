@@ -1,0 +1,48 @@
+"""The C++ passes against the reference, by shapes that divide into vectors in every way."""
+
+import pytest
+import torch
+
+from composer_attn.ops import native, passes
+from tests.ops.calls import calls_between, calls_of_passes, errors
+
+# Rows in NCHW of 1 value, shorter than a vector, as long, longer by a part; as many rows as lanes
+# in a vector, fewer, and more by a part.
+SHAPES = [
+    *[(2, 8, 1, 1), (3, 37, 1, 1), (4, 16, 1, 3), (3, 37, 2, 2), (1, 5, 2, 7), (5, 7, 3, 5)],
+    *[(2, 16, 4, 4), (3, 6, 4, 5), (1, 70, 9, 9)],
+]
+ALLOWED = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-7}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", ALLOWED)
+def test_every_pass_agrees_with_the_reference(shape, last, dtype):
+    calls = calls_of_passes(shape, dtype, last, "cpu")
+    found = errors(calls, native, passes)
+    assert {name: error for name, error in found.items() if not error <= ALLOWED[dtype]} == {}
+
+
+@pytest.mark.parametrize("size", [(1, 5), (4, 64), (9, 130)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_lies_between_agrees_with_the_reference(size, dtype):
+    found = errors(calls_between(*size, dtype, "cpu"), native, passes)
+    assert {name: error for name, error in found.items() if not error <= ALLOWED[dtype]} == {}
+
+
+def test_sums_do_not_depend_on_the_number_of_threads():
+    calls = calls_of_passes((64, 130, 2, 2), torch.float32, False, "cpu")
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            results.append([native.moments(calls["moments"][1]), *_sums(calls)])
+    finally:
+        torch.set_num_threads(threads)
+    for one, three in zip(*results, strict=True):
+        assert all(map(torch.equal, one, three))
+
+
+def _sums(calls):
+    return [native.gradient_sums(*call[1:]) for name, call in calls.items() if "sums" in name]
