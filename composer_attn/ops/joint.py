@@ -5,18 +5,13 @@ from torch import Tensor, nn
 
 from composer_attn.ops import head, passes
 from composer_attn.ops.backends import check_backend, find_passes
+from composer_attn.ops.orders import AttentionFirst, Excitation, Norm, NormFirst
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
-from composer_attn.ops.region import (
-    Affine,
-    AttendThenNormalize,
-    Excitation,
-    Moments,
-    Region,
-    compute,
-    in_full_precision,
-)
+from composer_attn.ops.region import Affine, Moments, Region, Whole, compute, in_full_precision
 
+# What differentiates the arithmetic between the passes where there is no way by hand.
+_HEADS = {AttentionFirst: head.attention_then_norm, NormFirst: head.norm_then_attention}
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -74,7 +69,7 @@ def attend_then_normalize(
     check_backend(backend)
     if not joinable(x, attention, norm):
         return _end(norm(attention(x)), relu, shortcut)
-    return _joined(x, head.attention_then_norm, attention, norm, backend, relu, shortcut)
+    return _joined(x, AttentionFirst, attention, norm, backend, relu, shortcut)
 
 
 def normalize_then_attend(
@@ -106,7 +101,7 @@ def normalize_then_attend(
     check_backend(backend)
     if not joinable(x, attention, norm):
         return _end(attention(norm(x)), relu, shortcut)
-    return _joined(x, head.norm_then_attention, attention, norm, backend, relu, shortcut)
+    return _joined(x, NormFirst, attention, norm, backend, relu, shortcut)
 
 
 def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tensor:
@@ -132,7 +127,7 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     return Affine.apply(head.attention_alone(mean, attention), zero, None, x.detach(), zero, region)
 
 
-def _joined(x, scale_and_shift, attention, norm, backend, relu, shortcut) -> Tensor:
+def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
     positions = x[0, 0].numel()
     rest = (False, None)
     if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
@@ -140,31 +135,29 @@ def _joined(x, scale_and_shift, attention, norm, backend, relu, shortcut) -> Ten
     if head.traced():
         mean, variance = passes.moments(x)
         centre = mean.detach()
-        scale, shift = scale_and_shift(mean, variance, centre, positions, attention, norm)
+        scale, shift = _HEADS[order](mean, variance, centre, positions, attention, norm)
         y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
     else:
         region = Region(find_passes(backend, x), relu)
-        whole = scale_and_shift is head.attention_then_norm
-        by_hand = attention.by_hand(passes.statistics_dtype(x)) if whole else None
+        by_hand = attention.by_hand(passes.statistics_dtype(x))
         if by_hand is not None:
-            y = _whole(x, shortcut, attention, norm, region, *by_hand)
+            y = _whole(x, shortcut, attention, norm, order, region, *by_hand)
         else:
             mean, variance = Moments.apply(x, region)
             centre = mean.detach()
-            scale, shift = scale_and_shift(mean, variance, centre, positions, attention, norm)
+            scale, shift = _HEADS[order](mean, variance, centre, positions, attention, norm)
             y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
     return _end(y, *rest)
 
 
-def _whole(x, shortcut, attention, norm, region, layers, parameters) -> Tensor:
+def _whole(x, shortcut, attention, norm, order, region, layers, parameters) -> Tensor:
     """Run the region that is differentiated by hand."""
     excitation = Excitation(layers, attention.gated, attention.gate_slope)
-    running = head.running_statistics(norm, x.numel() // x.shape[1])
-    of_norm = (norm.weight, norm.bias, norm.eps, running)
-    inputs = (x, shortcut, *of_norm, excitation, region, *parameters)
+    rest = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
+    inputs = (x, shortcut, rest, excitation, order, region, norm.weight, norm.bias, *parameters)
     with in_full_precision(x):
         if torch.is_grad_enabled():
-            return AttendThenNormalize.apply(*inputs)
+            return Whole.apply(*inputs)
         return compute(*inputs)[0]
 
 

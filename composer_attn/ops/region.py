@@ -5,23 +5,22 @@ reads the map again and writes the output. Backward, one pass sums the gradient 
 go back through the arithmetic, and a second pass writes the whole input gradient. Kept for
 backward: the input, and ``(N, C)`` tensors.
 
-Of attention then batch norm, :class:`AttendThenNormalize` does all of that. For anything else
-(another order, attention alone, layers of a user's own) :class:`Moments` and :class:`Affine` are
-the passes, and what lies between them (:mod:`composer_attn.ops.head`) is left to ordinary autograd;
-the backward of ``Affine`` leaves to that of ``Moments`` what its pass needs.
+Of attention and batch norm, :class:`Whole` does all of that. For anything else (attention alone,
+layers of a user's own) :class:`Moments` and :class:`Affine` are the passes, and what lies between
+them (:mod:`composer_attn.ops.head`) is left to ordinary autograd; the backward of ``Affine`` leaves
+to that of ``Moments`` what its pass needs.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from composer_attn.ops.normalization import Running
+from composer_attn.ops.orders import Excitation, Norm, Order
 
 
 @dataclass
@@ -39,20 +38,6 @@ class Region:
     relu: bool
     finishes: bool = False
     left: tuple[Any, ...] | None = None
-
-
-class Excitation(NamedTuple):
-    """An attention between its squeeze and its scale.
-
-    Attributes:
-        layers: the arithmetic of the layers (:mod:`composer_attn.ops.logits`).
-        gate: from logits to scales ``s``.
-        slope: from scales to the gate's derivative there.
-    """
-
-    layers: type
-    gate: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
 
 
 class Moments(torch.autograd.Function):
@@ -116,67 +101,59 @@ def in_full_precision(x: Tensor) -> AbstractContextManager:
 def compute(
     x: Tensor,
     shortcut: Tensor | None,
+    norm: Norm,
+    excitation: Excitation,
+    order: type[Order],
+    region: Region,
     weight: Tensor | None,
     bias: Tensor | None,
-    eps: float,
-    running: Running | None,
-    excitation: Excitation,
-    region: Region,
     *parameters: Tensor | None,
 ) -> tuple[Tensor, tuple, tuple]:
-    """Compute attention, then batch norm, and move the running statistics.
+    """Compute attention and batch norm, and move the running statistics.
 
     Returns:
         The output; what the passes backward need; what the arithmetic between them needs.
     """
     passes = region.passes
     mean, variance = passes.moments(x)
-    logits, hidden = excitation.layers.forward(passes, mean, parameters)
-    s = excitation.gate(logits)
-    found = passes.normalization(s, mean, variance, weight, bias, eps, running)
-    scale, shift, mu, inverse = found
+    arguments = (mean, variance, weight, bias, norm, excitation, parameters)
+    scale, shift, kept = order.forward(passes, *arguments)
     y = passes.affine(x, scale, shift, shortcut, region.relu)
     masked_by = (shift if shortcut is None else y) if region.relu else None
-    return y, (x, scale, mean, masked_by), (s, variance, mu, inverse, weight, bias, hidden)
+    return y, (x, scale, mean, masked_by), kept
 
 
-class AttendThenNormalize(torch.autograd.Function):
+class Whole(torch.autograd.Function):
     """:func:`compute`, differentiated by hand."""
 
     @staticmethod
     def forward(ctx, *inputs: Any) -> Tensor:
         """Compute the output."""
-        _, shortcut, _, _, _, running, ctx.excitation, ctx.region, *parameters = inputs
-        ctx.joined, ctx.fixed = shortcut is not None, running is not None and running.fixed
-        y, of_map, of_norm = compute(*inputs)
-        ctx.save_for_backward(*of_map, *of_norm, *parameters)
+        _, shortcut, norm, ctx.excitation, ctx.order, ctx.region, *parameters = inputs
+        ctx.joined, ctx.fixed = shortcut is not None, norm.fixed
+        y, of_map, kept = compute(*inputs)
+        ctx.save_for_backward(*of_map, *parameters, *kept)
+        ctx.parameters = len(parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
-        saved, dx = ctx.saved_tensors, None
-        of_map, of_norm, parameters = saved[:4], saved[4:11], saved[11:]
-        s, variance, mu, inverse, weight, bias, hidden = of_norm
-        mean, passes, excitation = of_map[2], ctx.region.passes, ctx.excitation
+        saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
+        of_map, (weight, bias, *parameters), kept = saved[:4], saved[4:end], saved[end:]
         d_shift, d_scale, dy, left = _sums(ctx, dy, *of_map)
-        d_s, d_mean, d_variance, *gradients = passes.normalization_gradient(
-            d_scale, d_shift, s, mean, variance, mu, inverse, weight, ctx.fixed
-        )
-        d_logits = d_s.mul_(excitation.slope(s))
         with in_full_precision(dy):
-            d_squeezed, of_layers = excitation.layers.backward(
-                passes, d_logits, mean, hidden, parameters
-            )
+            d_mean, d_variance, d_weight, d_bias, of_layers = ctx.order.backward(
+                ctx.region.passes, d_scale, d_shift, of_map[2],
+                weight, ctx.fixed, ctx.excitation, parameters, kept,
+            )  # fmt: skip
         if ctx.needs_input_grad[0]:
-            dx = _finish(ctx.region, left, d_mean.add_(d_squeezed), d_variance)
-        d_weight, d_bias = (
-            None if p is None else d.to(p.dtype)
-            for p, d in zip((weight, bias), gradients, strict=True)
+            dx = _finish(ctx.region, left, d_mean, d_variance)
+        of_norm = (
+            None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias))
         )
-        of_shortcut = dy if ctx.joined else None
-        return dx, of_shortcut, d_weight, d_bias, *[None] * 4, *of_layers
+        return dx, dy if ctx.joined else None, *[None] * 4, *of_norm, *of_layers
 
 
 def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tensor | None):
