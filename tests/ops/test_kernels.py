@@ -40,27 +40,23 @@ def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
     built = {}
 
     def build(kernel, *arguments, grid, warmup, num_warps=4, **constants):
-        types = [_TYPES[getattr(each, "dtype", type(each))] for each in arguments]
-        names = [*kernel.arg_names[: len(types)], *constants]
-        assert names == kernel.arg_names
-        key = (kernel.__name__, *types, *constants.items())
+        source = specialized(kernel, arguments, constants)
+        key = (kernel.__name__, source.hash())
         if key not in built:
-            source = triton.compiler.ASTSource(
-                kernel,
-                dict(zip(names, [*types, *["constexpr"] * len(constants)], strict=True)),
-                {(names.index(name),): value for name, value in constants.items()},
-                {(i,): [["tt.divisibility", 16]] for i in range(len(types))},
-            )
             built[key] = triton.compile(source, target, {"num_warps": num_warps})
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.JITFunction, "run", build)
     from composer_attn.ops import kernels
 
-    for last in (False, True):
-        for name, *arguments in calls_of_passes((2, 64, 8, 8), dtype, last, "cpu").values():
-            getattr(kernels, name)(*arguments)
-    for name, *arguments in calls_between(16, 64, torch.float32, "cpu").values():
+    calls = [
+        *calls_of_passes((2, 64, 8, 8), dtype, False, "cpu").values(),
+        *calls_of_passes((2, 64, 8, 8), dtype, True, "cpu").values(),
+        *calls_of_passes((1, 6, 1, 1), dtype, False, "cpu").values(),
+        *calls_between(16, 64, torch.float32, "cpu").values(),
+        *calls_between(1, 6, torch.float32, "cpu").values(),
+    ]
+    for name, *arguments in calls:
         getattr(kernels, name)(*arguments)
     assert {name for name, *_ in built} == {
         *("_moments", "_affine", "_gradient_sums", "_input_gradient"),
@@ -68,6 +64,24 @@ def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
     }
     # A thread that runs out of registers keeps values on its stack.
     assert {key: used for key, each in built.items() if (used := stack_of(each, tmp_path))} == {}
+
+
+def specialized(kernel, arguments, constants):
+    """Describe a call as Triton does: a number 1 is a constant, multiples of 16 are known."""
+    names = [*kernel.arg_names[: len(arguments)], *constants]
+    assert names == kernel.arg_names
+    types, known = ["constexpr"] * len(names), {}
+    constants = {(names.index(name),): value for name, value in constants.items()}
+    for i, each in enumerate(arguments):
+        number, free = isinstance(each, int), not kernel.params[i].do_not_specialize
+        if number and free and each == 1:
+            constants[i,] = 1
+            continue
+        types[i] = _TYPES[getattr(each, "dtype", int)]
+        if free and (not number or each % 16 == 0):
+            known[i,] = [["tt.divisibility", 16]]
+    types = dict(zip(names, types, strict=True))
+    return triton.compiler.ASTSource(kernel, types, constants, known)
 
 
 def stack_of(built, folder) -> int:
