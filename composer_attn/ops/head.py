@@ -9,7 +9,7 @@ differentiates them.
 import torch
 from torch import Tensor, nn
 
-from composer_attn.ops.normalization import Running
+from composer_attn.ops.normalization import Running, weighted
 
 
 def traced() -> bool:
@@ -93,8 +93,7 @@ def running_statistics(norm, count: int) -> Running | None:
 
 def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:
     """``gamma / sqrt(var + eps)``, and beta."""
-    inverse = torch.rsqrt(var + norm.eps)
-    return inverse if norm.weight is None else inverse * norm.weight, norm.bias
+    return weighted(torch.rsqrt(var + norm.eps), norm.weight), norm.bias
 
 
 def _plus(x: Tensor, bias: Tensor | None) -> Tensor:

@@ -164,10 +164,7 @@ def normalization(
     if running is not None and not _in_kernel(running):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
     kept = running or Running(mean, mean, 0, 2)
-    found = (
-        *(torch.empty_like(mean), torch.empty_like(mean)),
-        *(mean.new_empty(mean.shape[1]), mean.new_empty(mean.shape[1])),
-    )
+    found = plain.empty_results(mean)
     given = (s.contiguous(), mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
     _run(
         _normalization, mean, *given, *found, kept.count,
@@ -189,10 +186,7 @@ def normalization_gradient(
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
-    found = (
-        *(torch.empty_like(mean) for _ in range(3)),
-        *(torch.empty_like(mu), torch.empty_like(mu)),
-    )
+    found = plain.empty_gradients(mean)
     given = (d_scale, d_shift, s.contiguous(), mean, variance, mu, inverse, _or(weight, mean))
     flags = {"WEIGHT": weight is not None, "FIXED": fixed}
     _run(_normalization_gradient, mean, *given, *found, **flags)

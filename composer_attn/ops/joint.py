@@ -128,14 +128,11 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
 
 
 def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
-    positions = x[0, 0].numel()
     rest = (False, None)
     if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
         rest, relu, shortcut = (relu, shortcut), False, None
     if head.traced():
-        mean, variance = passes.moments(x)
-        centre = mean.detach()
-        scale, shift = _HEADS[order](mean, variance, centre, positions, attention, norm)
+        centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
         y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
     else:
         region = Region(find_passes(backend, x), relu)
@@ -143,18 +140,24 @@ def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
         if by_hand is not None:
             y = _whole(x, shortcut, attention, norm, order, region, *by_hand)
         else:
-            mean, variance = Moments.apply(x, region)
-            centre = mean.detach()
-            scale, shift = _HEADS[order](mean, variance, centre, positions, attention, norm)
+            moments = Moments.apply(x, region)
+            centre, scale, shift = _scale_and_shift(x, moments, order, attention, norm)
             y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
     return _end(y, *rest)
+
+
+def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what lies between the passes under autograd."""
+    mean, variance = moments
+    centre, positions = mean.detach(), x[0, 0].numel()
+    return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
 
 
 def _whole(x, shortcut, attention, norm, order, region, layers, parameters) -> Tensor:
     """Run the region that is differentiated by hand."""
     excitation = Excitation(layers, attention.gated, attention.gate_slope)
-    rest = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
-    inputs = (x, shortcut, rest, excitation, order, region, norm.weight, norm.bias, *parameters)
+    of_norm = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
+    inputs = (x, shortcut, of_norm, excitation, order, region, norm.weight, norm.bias, *parameters)
     with in_full_precision(x):
         if torch.is_grad_enabled():
             return Whole.apply(*inputs)

@@ -132,11 +132,7 @@ def normalization(
         rates = (running.momentum, running.count / (running.count - 1), running.fixed)
     if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
-    s, channels = s.contiguous(), mean.shape[1]
-    found = (
-        *(torch.empty_like(mean), torch.empty_like(mean)),
-        *(mean.new_empty(channels), mean.new_empty(channels)),
-    )
+    s, found = s.contiguous(), plain.empty_results(mean)
     tensors = (s, mean, variance, weight, bias, *kept, *found)
     load()["normalization", s.dtype](*_pointers(tensors), eps, *rates, *s.shape)
     return found
@@ -157,11 +153,7 @@ def normalization_gradient(
     given = (d_scale, d_shift, s, mean, variance, mu, inverse, weight)
     if not _all_like(mean, weight):
         return plain.normalization_gradient(*given, fixed)
-    s = s.contiguous()
-    found = (
-        *(torch.empty_like(mean) for _ in range(3)),
-        *(torch.empty_like(mu), torch.empty_like(mu)),
-    )
+    s, found = s.contiguous(), plain.empty_gradients(mean)
     tensors = (d_scale, d_shift, s, *given[3:], *found)
     load()["normalization_gradient", s.dtype](*_pointers(tensors), fixed, *s.shape)
     return found

@@ -35,6 +35,24 @@ class Running(NamedTuple):
                 running.lerp_(new.to(running.dtype), self.momentum)
 
 
+def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:
+    """Compute ``gamma / sqrt(var + eps)``, given ``1 / sqrt(var + eps)``."""
+    return inverse if weight is None else inverse * weight
+
+
+def empty_results(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Allocate what :func:`normalization` returns."""
+    return (
+        *(torch.empty_like(mean), torch.empty_like(mean)),
+        *(mean.new_empty(mean.shape[1]), mean.new_empty(mean.shape[1])),
+    )
+
+
+def empty_gradients(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Allocate what :func:`normalization_gradient` returns."""
+    return torch.empty_like(mean), *empty_results(mean)
+
+
 def normalization(
     s: Tensor,
     mean: Tensor,
@@ -68,7 +86,7 @@ def normalization(
         deviation -= mu
         var = torch.addcmul(deviation.square(), s.square(), variance).mean(0)
     inverse = torch.rsqrt(var + eps)
-    w = inverse if weight is None else inverse * weight
+    w = weighted(inverse, weight)
     if running is not None and not running.fixed:
         running.move(mu, var)
     shift = -mu * w if bias is None else bias - mu * w
@@ -92,7 +110,7 @@ def normalization_gradient(
         The gradients of ``s``, ``mean``, ``variance``, ``weight`` and ``bias``, given those of
         ``scale``, ``sum(dy (x - mean))``, and of the rest, ``sum(dy)``.
     """
-    w = inverse if weight is None else inverse * weight
+    w = weighted(inverse, weight)
     deviation = torch.addcmul(-mu, s, mean)
     d_bias = d_shift.sum(0)
     d_w = torch.addcmul(d_scale * s, d_shift, deviation).sum(0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from composer_attn.ops.logits import Parameters
-from composer_attn.ops.normalization import Running
+from composer_attn.ops.normalization import Running, weighted
 
 
 class Norm(NamedTuple):
@@ -115,7 +115,7 @@ class NormFirst(Order):
         """The norm is that of ``s = 1``."""
         one = torch.ones_like(mean)
         _, shift, mu, inverse = passes.normalization(one, mean, variance, weight, bias, *norm)
-        w = inverse if weight is None else inverse * weight
+        w = weighted(inverse, weight)
         # Not w m + shift, in which a large mean cancels.
         q = (mean - mu).mul_(w)
         q = q if bias is None else q.add_(bias)
@@ -127,7 +127,7 @@ class NormFirst(Order):
     def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):
         """Through the attention, then through the norm."""
         s, variance, mu, inverse, hidden, q = kept
-        w = inverse if weight is None else inverse * weight
+        w = weighted(inverse, weight)
         d_s = torch.addcmul(d_scale * w, d_shift, q)
         d_logits = d_s.mul_(excitation.slope(s))
         d_squeezed, of_layers = excitation.layers.backward(passes, d_logits, q, hidden, parameters)

@@ -9,6 +9,11 @@ from composer_attn.ops.normalization import Running
 from composer_attn.ops.passes import statistics_dtype
 from tests.ops.regions import distance, draw
 
+# The largest relative difference of two backends.
+ALLOWED = {
+    torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-9
+}  # fmt: skip
+
 
 def calls_between(samples: int, channels: int, dtype: torch.dtype, device: str) -> dict[str, tuple]:
     """Call what lies between the passes in every variant, by name."""

@@ -5,15 +5,12 @@ import json
 import torch
 
 from composer_attn.ops import kernels, passes
-from tests.ops.calls import calls_between, calls_of_passes, errors
+from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors
 from tests.ops.regions import build, differences
 
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
 # Fewer and more samples and channels than a program takes; a kernel wider than the channels.
 SIZES = [(1, 5), (70, 37), (3, 600)]
-ALLOWED = {
-    torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-9
-}  # fmt: skip
 
 
 def table(device: str) -> dict[str, tuple[float, float]]:

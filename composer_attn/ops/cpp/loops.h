@@ -99,7 +99,7 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
         // Blocks of channels jump from row to row, which the processor does not foresee.
         i64 ahead = i + count * C, share = count * B * W;
         for (; c + B * W <= to; c += B * W, ahead += share) {
-          if (C > B * W && rows > 1 && l + count < L) k.fetch(ahead, ahead + share);
+          if (C > B * W && l + count < L) k.fetch(ahead, ahead + share);
           add_rows<K, B, ALL>(k, i + c, C, count, at + c, W, first, second);
         }
         for (; c + W <= to; c += W)
