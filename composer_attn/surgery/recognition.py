@@ -8,13 +8,13 @@ from itertools import product
 from torch import nn
 
 from composer_attn.surgery.attend import is_attended, original_class
-from composer_attn.surgery.recording import Recording, record
-from composer_attn.surgery.rescaling import Reading
+from composer_attn.surgery.recording import ChannelsLastError, Recording, record
+from composer_attn.surgery.rescaling import Reading, shows_nothing
 from composer_attn.surgery.structure import structure
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # More than this is a network, whose attentions are in its parts.
-_MOST_MODULES = 300
+_MOST_MODULES = 100
 # How many widths of layers are tried as the input's.
 _MOST_WIDTHS = 3
 # What is tried where no layer has a width; few operations run then.
@@ -73,23 +73,37 @@ def has_own_forward(module: nn.Module) -> bool:
 
 def _find(module: nn.Module) -> Findings:
     best = Findings(trouble="it takes no feature map alone")
-    for channels, dimensions, trial in product(_widths(module), _dimensions(module), (0, 1)):
+    widths = _widths(module)
+    for dimensions in _dimensions(module):
         try:
-            found = _read(module, record(module, channels, dimensions, trial))
-        except Exception as error:  # whatever a forward raises
-            if best.trouble:
-                best = Findings(trouble=_first_line(error))
-            continue
-        if found.rescales:
-            free = _runs(module, 2 * channels, dimensions, trial)
-            return replace(found, channels=0 if free else channels)
-        if found.is_scales or found.layers:
+            found = _find_by_width(module, widths, dimensions)
+        except ChannelsLastError as error:
+            return Findings(trouble=str(error))
+        if found.rescales or found.is_scales or found.layers:
             return found
         best = found if best.trouble else best
     return best
 
 
-def _read(module: nn.Module, recording: Recording) -> Findings:
+def _find_by_width(module: nn.Module, widths: list[int], dimensions: int) -> Findings:
+    trouble = ""
+    for channels, trial in product(widths, (0, 1)):
+        try:
+            recording = record(module, channels, dimensions, trial, enough=shows_nothing)
+        except ChannelsLastError:
+            raise
+        except Exception as error:  # whatever a forward raises
+            trouble = trouble or _first_line(error)
+            continue
+        found = _read(recording)
+        if found.rescales:
+            free = _runs(module, 2 * channels, dimensions, trial)
+            found = replace(found, channels=0 if free else channels)
+        return found
+    return Findings(trouble=trouble)
+
+
+def _read(recording: Recording) -> Findings:
     reading = Reading(recording)
     return Findings(
         rescales=reading.rescales,

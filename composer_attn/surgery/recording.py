@@ -22,6 +22,10 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SIZES = (((224,) * 3, (448,) * 3), ((8,) * 3, (12,) * 3))
 
 
+class ChannelsLastError(ValueError):
+    """A module takes maps whose last side is the channels."""
+
+
 @dataclass(eq=False)
 class Value:
     """A tensor of a recording.
@@ -73,6 +77,7 @@ class _Recorder(TorchDispatchMode):
             for module, name in shadow.names.items()
             if isinstance(module, _CONVOLUTIONS)
         }
+        self._size = x.numel()
         for module, name in shadow.names.items():
             is_conv = isinstance(module, _CONVOLUTIONS)
             module.register_forward_pre_hook(self._entering(name, is_conv))
@@ -83,10 +88,17 @@ class _Recorder(TorchDispatchMode):
         def enter(module: nn.Module, args: tuple) -> None:
             if args and isinstance(args[0], Tensor) and args[0].dim() > 1:
                 self.recording.widths.setdefault(name, args[0].shape[1])
+                self._check_order(module, args[0])
             if is_conv:
                 self._current.append(name)
 
         return enter
+
+    def _check_order(self, module: nn.Module, x: Tensor) -> None:
+        sides = (module.in_features,) if isinstance(module, nn.Linear) else ()
+        sides = module.normalized_shape[-1:] if isinstance(module, nn.LayerNorm) else sides
+        if sides and x.shape[-1] != sides[0] and x.numel() >= self._size:
+            raise ChannelsLastError("it takes maps whose channels are the last side")
 
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         self._current.pop()
@@ -119,31 +131,40 @@ class _Recorder(TorchDispatchMode):
         return self._owners.get(id(args[1]), current)
 
 
-def record(module: nn.Module, channels: int, dimensions: int, trial: int = 0) -> Recording:
+def record(
+    module: nn.Module,
+    channels: int,
+    dimensions: int,
+    trial: int = 0,
+    *,
+    enough: Callable[[Recording], bool] = lambda _: False,
+) -> Recording:
     """Record the forward of a module on one input of shape ``(N, channels, *spatial)``.
 
-    The module is not touched: a copy without values runs, twice.
+    The module is not touched: copies without values run.
 
     Args:
         module: any.
         channels: the input's channels.
         dimensions: how many spatial ones it has.
         trial: which pair of sizes.
+        enough: says of the recording at the first size, in which nothing grows, that it will do.
 
     Raises:
+        ChannelsLastError: it takes maps whose last side is the channels.
         Exception: whatever the forward raises, where it does not run on shapes alone.
     """
+    shapes = ((2, channels, *size[:dimensions]) for size in _SIZES[trial])
     with no_traces():
-        first, second = (
-            _record_once(module, (2, channels, *size[:dimensions])) for size in _SIZES[trial]
-        )
-    pairs = list(zip(first.values, second.values, strict=False))
-    if len(first.values) != len(second.values) or any(
-        a.operation != b.operation for a, b in pairs
-    ):
+        first = _record_once(module, next(shapes))
+        if enough(first):
+            return first
+        second = _record_once(module, next(shapes))
+    operations = [[value.operation for value in one.values] for one in (first, second)]
+    if operations[0] != operations[1]:
         raise ValueError("its forward does something else at another size")
     first.input.grows = True
-    for value, other in pairs:
+    for value, other in zip(first.values, second.values, strict=True):
         value.grows = value.shape != other.shape
     return first
 

@@ -44,6 +44,13 @@ _POOLINGS = frozenset({
 })  # fmt: skip
 
 
+def shows_nothing(recording: Recording) -> bool:
+    """Say whether there can be no attention in a recording, whatever grows in it."""
+    output = recording.output
+    products = any(v.operation == "mul" and _lives(v) > 1 for v in recording.values)
+    return not products and (output is None or _squashing_under(output) is None)
+
+
 class Reading:
     """What a recording shows of attention."""
 
@@ -66,7 +73,7 @@ class Reading:
         output = self._recording.output
         if output is None or not output.live:
             return False
-        gate, x = _gate_under(_base(output)), self._recording.input
+        gate, x = _squashing_under(output), self._recording.input
         if gate is None:
             return False
         if not output.grows:
@@ -79,8 +86,7 @@ class Reading:
     def mixes_positions(self) -> bool:
         """Whether positions look at one another, as in self-attention."""
         return any(
-            v.operation in ("bmm", "baddbmm") and sum(i.live for i in v.inputs) > 1
-            for v in self._recording.values
+            v.operation in ("bmm", "baddbmm") and _lives(v) > 1 for v in self._recording.values
         )
 
     @cached_property
@@ -205,7 +211,8 @@ class Reading:
         pooled = (x.shape[0], *x.shape[2:]), (x.shape[0], 1, *x.shape[2:])
 
         def is_pooled(value: Value) -> bool:
-            return value.shape in pooled and any(_base(v) is x for v in value.inputs)
+            whole = any(_base(v) is x for v in value.inputs)
+            return whole and value.operation in _POOLINGS and value.shape in pooled
 
         seen = _ancestors(gate, lambda v: not is_pooled(v))
         return x not in seen and any(v.operation in _LAYERS for v in seen)
@@ -234,6 +241,19 @@ def _gate_under(value: Value) -> Value | None:
             return None
         value = _base(live[0])
     return value if value.operation in _GATES else None
+
+
+def _squashing_under(value: Value) -> Value | None:
+    """Return the gate that a value ends with, where it is one that gives scales in any case."""
+    gate = _gate_under(value)
+    if gate is None or gate.operation not in _SQUASHING:
+        return None
+    # Alone, it is ReLU6.
+    return None if gate.operation == "hardtanh" and gate is _base(value) else gate
+
+
+def _lives(value: Value) -> int:
+    return sum(v.live for v in value.inputs)
 
 
 def _ancestors(value: Value, follow: Callable[[Value], bool] = lambda _: True) -> list[Value]:

@@ -88,7 +88,6 @@ def no_traces() -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
         # What a forward makes without saying where.
         stack.enter_context(torch.device("meta"))
         try:
