@@ -43,6 +43,7 @@ _HINT = re.compile(
 )
 
 _KINDS = ("rescaling", "fixed", "none")
+REGISTER = "see register_existing_attention"
 _registered: dict[type, str] = {}
 
 
@@ -186,10 +187,11 @@ def existing_attentions(model: nn.Module) -> dict[str, str]:
 def _doubtful(found: Existing) -> str:
     if not found.doubt:
         return ""
-    return (
-        f" (so its name says; its forward cannot be traced: {found.doubt}; "
-        "see register_existing_attention)"
-    )
+    return f" (so its name says{_untraced(found).replace(':', ';', 1)}; {REGISTER})"
+
+
+def _untraced(found: Existing) -> str:
+    return f": its forward cannot be traced: {found.doubt}" if found.doubt else ""
 
 
 def inside(name: str, attentions: dict[str, str]) -> str:
@@ -207,9 +209,12 @@ def nothing_to_replace(model: nn.Module) -> str:
         "modules that multiply their input by scales pooled from it, and for those of the classes "
         f"{', '.join(sorted(RESCALING))}; register_existing_attention(cls) makes others known"
     )
-    others = {n: type(m).__name__ for n, m in walk(model) if is_attention(m)}
+    others = {n: (type(m).__name__, existing(m)) for n, m in walk(model) if is_attention(m)}
     if others:
-        listed = ", ".join(f"{name or 'the model'} ({kind})" for name, kind in others.items())
+        listed = ", ".join(
+            f"{name or 'the model'} ({kind}{_untraced(found)})"
+            for name, (kind, found) in others.items()
+        )
         return f"{message}. It has {listed}, which cannot be replaced"
     kinds = sorted({type(module).__name__ for module in model.modules()})
     near = [kind for kind in kinds if get_close_matches(kind, RESCALING, n=1, cutoff=0.6)]

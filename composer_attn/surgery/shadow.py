@@ -9,9 +9,11 @@ from types import FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from composer_attn.surgery.attend import is_attended, original_class
 
+_MOST_COPIES = 20_000
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -21,6 +23,15 @@ _HOOKS = (
     "_forward_hooks_always_called",
     "_forward_pre_hooks_with_kwargs",
 )
+
+
+class _Budget(dict):
+    """A memo of deepcopy that ends what copies half the program: a module may know its trainer."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        if len(self) > _MOST_COPIES:
+            raise ValueError("its attributes hold more than can be copied")
+        super().__setitem__(key, value)
 
 
 class Shadow:
@@ -34,7 +45,7 @@ class Shadow:
     """
 
     def __init__(self, original: nn.Module):
-        self._copies: dict[int, object] = {}
+        self._copies: dict[int, object] = _Budget()
         self.module: nn.Module = self._module(original)
         self.names: dict[nn.Module, str] = {m: name for name, m in self.module.named_modules()}
 
@@ -50,12 +61,14 @@ class Shadow:
             return MethodType(value.__func__, self._copy(value.__self__))
         if isinstance(value, FunctionType | type):
             return value
-        if type(value) in (list, set):
-            return type(value)(self._copy(item) for item in value)
+        if type(value) is list:
+            found = self._copies[id(value)] = []
+            found.extend(self._copy(item) for item in value)
+            return found
         if type(value) is tuple:
             return tuple(self._copy(item) for item in value)
         if isinstance(value, dict):
-            found = copy.copy(value)
+            found = self._copies[id(value)] = copy.copy(value)
             found.update({key: self._copy(item) for key, item in value.items()})
             return found
         return copy.deepcopy(value, self._copies)
@@ -85,6 +98,8 @@ def no_traces() -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
     with ExitStack() as stack:
+        # A plan with an example tries the surgery on fake tensors.
+        stack.enter_context(_disable_current_modes())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())

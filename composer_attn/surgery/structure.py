@@ -5,6 +5,7 @@ from collections.abc import Hashable
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 # State that no forward's course depends on.
@@ -33,14 +34,14 @@ def structure(module: nn.Module) -> Hashable:
     return _structure(module, {})
 
 
-def _structure(module: nn.Module, seen: dict[nn.Module, int]) -> Hashable:
-    if module in seen:
-        return seen[module]
-    seen[module] = len(seen)
+def _structure(module: nn.Module, seen: dict[int, int]) -> Hashable:
+    if id(module) in seen:
+        return seen[id(module)]
+    seen[id(module)] = len(seen)
     tensors = (module._parameters, module._buffers)
     own = ((n, v) for n, v in vars(module).items() if n not in _IGNORED and "hook" not in n)
     return (
-        type(module),
+        (type(module), type(module).forward),  # which may be replaced on the class
         tuple((n, None if t is None else _shape(t)) for held in tensors for n, t in held.items()),
         tuple((name, _hashable(value, seen)) for name, value in own),
         tuple(
@@ -50,7 +51,7 @@ def _structure(module: nn.Module, seen: dict[nn.Module, int]) -> Hashable:
     )
 
 
-def _hashable(value: object, seen: dict[nn.Module, int]) -> Hashable:
+def _hashable(value: object, seen: dict[int, int]) -> Hashable:
     if isinstance(value, _PLAIN):
         return type(value), value  # True is 1, and 1 is 1.0
     if isinstance(value, type | FunctionType | BuiltinFunctionType):
@@ -61,16 +62,25 @@ def _hashable(value: object, seen: dict[nn.Module, int]) -> Hashable:
         return _structure(value, seen)
     if isinstance(value, MethodType):
         return _hashable(value.__self__, seen), value.__func__
-    if isinstance(value, list | tuple):
-        return type(value), tuple(_hashable(item, seen) for item in value)
-    if isinstance(value, dict):
-        items = value.items()
-        return type(value), tuple((_hashable(k, seen), _hashable(v, seen)) for k, v in items)
+    if isinstance(value, set | frozenset):
+        return type(value), frozenset(_hashable(item, seen) for item in value)
+    if isinstance(value, list | tuple | dict):
+        return _container(value, seen)
     try:
         return _Same(value)
     except TypeError:  # no weak references to it
         return type(value), repr(value)
 
 
+def _container(value: list | tuple | dict, seen: dict[int, int]) -> Hashable:
+    if id(value) in seen:  # it may hold itself
+        return seen[id(value)]
+    if not isinstance(value, tuple):
+        seen[id(value)] = len(seen)
+    items = [x for pair in value.items() for x in pair] if isinstance(value, dict) else value
+    return type(value), tuple(_hashable(item, seen) for item in items)
+
+
 def _shape(tensor: Tensor) -> Hashable:
-    return tuple(tensor.shape), tensor.is_floating_point()
+    shape = None if is_lazy(tensor) else tuple(tensor.shape)
+    return shape, tensor.is_floating_point()
