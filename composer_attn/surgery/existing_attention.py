@@ -35,10 +35,10 @@ ATTENTIONS = RESCALING | {
 
 # How people name an attention of their own, where nothing else tells: SE_Block, ECALayer, CBAM, ...
 _HINT = re.compile(
-    r"(?:c|s|sc|e)?se_?(?:block|layer|module|attention|net)?(?:[123]d)?"
-    r"|c?eca_?(?:block|layer|module|attention)?(?:[123]d)?"
-    r"|cbam.*|bam.*|sim_?am.*|.*squeeze_?(?:and_?)?excit.*|.*channel_?(?:se|attention|attn|gate).*"
-    r"|.*(?:coord|coordinate)_?att.*|.*gather_?excit.*|.*global_?context.*",
+    r"(?:my_?)?(?:(?:c|s|sc|e)?se|c?eca|s?c?bam|sim_?am|(?:light)?cbam"
+    r"|(?:efficient_?|effective_?)?(?:squeeze_?(?:and_?|n_?)?excit(?:e|ation)|channel_?(?:se|att|attn"
+    r"|attention|gate))|coord(?:inate)?_?att(?:n|ention)?|gather_?excite|global_?context)"
+    r"_?(?:block|layer|module|unit|att|attn|attention|gate|net)?_?(?:[123]d)?",
     re.IGNORECASE,
 )
 
