@@ -173,7 +173,9 @@ def existing_attentions(model: nn.Module) -> dict[str, str]:
     """
     modules, layers = {}, {}
     for name, module in walk(model):
-        if not any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules()):
+        if not any(
+            isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules()
+        ):
             continue  # nothing in it could be attended
         found = existing(module)
         kind = type(module).__name__

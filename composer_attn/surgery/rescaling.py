@@ -127,7 +127,10 @@ class Reading:
             return self._rescaled(value)
         carried = [self._carrier(v) for v in inputs]
         if operation == "cat":
-            weak = [c if c is not None else self._weakly(v) for c, v in zip(carried, inputs, strict=True)]
+            weak = [
+                c if c is not None else self._weakly(v)
+                for c, v in zip(carried, inputs, strict=True)
+            ]
             return None if None in weak or True not in carried else True
         if operation in _SUMS and len(inputs) == 2 and None not in carried:
             return any(carried)
@@ -233,7 +236,7 @@ def _base(value: Value) -> Value:
 
 
 def _gate_under(value: Value) -> Value | None:
-    """Return the gate that scales end with, shifted or scaled by constants; None if there is none."""
+    """Return the gate that scales end with, constants aside; None where there is none."""
     value = _base(value)
     while value.operation in ("add", "mul", "div", "sub", "rsub", "neg"):
         live = [v for v in value.inputs if v.live]

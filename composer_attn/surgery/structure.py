@@ -1,4 +1,4 @@
-"""What a module is made of, in a form that compares: equal for modules that compute the same way."""
+"""What a module is made of, in a form that compares: equal where the same is computed."""
 
 import weakref
 from collections.abc import Hashable
@@ -13,7 +13,7 @@ _IGNORED = frozenset({"training", "_parameters", "_buffers", "_modules", "_is_fu
 
 
 class _Same:
-    """Equal to itself alone, for things that do not compare by what is in them; keeps none alive."""
+    """Equal to itself alone, for what does not compare by what is in it; keeps none alive."""
 
     def __init__(self, value: object):
         self._hash, self._value = id(value), weakref.ref(value)

@@ -1,7 +1,8 @@
 """Attention of packages that are not installed here, in faithful copies of their code.
 
 MONAI (Project-MONAI/MONAI, Apache 2.0, ``monai/networks/blocks/squeeze_and_excitation.py``) and
-EfficientNet-PyTorch (lukemelas/EfficientNet-PyTorch, Apache 2.0, ``efficientnet_pytorch/model.py``).
+EfficientNet-PyTorch (lukemelas/EfficientNet-PyTorch, Apache 2.0,
+``efficientnet_pytorch/model.py``).
 """
 
 import math
@@ -75,8 +76,7 @@ class SEBlock(nn.Module):
         x = self.conv3(x)
         x = self.se_layer(x)
         x += residual
-        x = self.act(x)
-        return x
+        return self.act(x)
 
 
 class SEBottleneck(SEBlock):

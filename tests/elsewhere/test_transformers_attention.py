@@ -111,7 +111,10 @@ def test_they_can_be_removed(build, kind):
         ("ConvNextV2", {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}),
         ("ResNet", {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "embedding_size": 8}),
         ("MobileNetV2", {"depth_multiplier": 0.35}),
-        ("Bit", {"hidden_sizes": [32] * 4, "depths": [1] * 4, "embedding_size": 32, "num_groups": 8}),
+        (
+            "Bit",
+            {"hidden_sizes": [32] * 4, "depths": [1] * 4, "embedding_size": 32, "num_groups": 8},
+        ),
     ],
 )
 def test_networks_without_attention_are_attended_whole(name, options):

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class SE_Block(nn.Module):  # noqa: N801
-    """Pooled by a module, linear layers in a Sequential, expanded (after moskomule/senet.pytorch)."""
+    """Pooled by a module, layers in a Sequential, expanded (after moskomule/senet.pytorch)."""
 
     def __init__(self, c, r=4):
         super().__init__()
@@ -80,7 +80,7 @@ class SE(nn.Module):
 
 
 class SeModule(nn.Module):
-    """xiaolai-sqlai/mobilenetv3: all in one Sequential, with a norm and a hard sigmoid of its own."""
+    """xiaolai-sqlai/mobilenetv3: one Sequential, with norms and a hard sigmoid of its own."""
 
     def __init__(self, in_size, reduction=4):
         super().__init__()
@@ -136,8 +136,7 @@ class SqueezeExcite(nn.Module):
         x_se = self.conv_reduce(x_se)
         x_se = self.act1(x_se)
         x_se = self.conv_expand(x_se)
-        x = x * self.gate_fn(x_se)
-        return x
+        return x * self.gate_fn(x_se)
 
 
 class CALayer(nn.Module):
@@ -160,7 +159,7 @@ class CALayer(nn.Module):
 
 
 class SimplifiedChannelAttention(nn.Sequential):
-    """megvii-research/NAFNet: one layer without any gate; a Sequential with a forward of its own."""
+    """megvii-research/NAFNet: one layer without any gate; a Sequential with its own forward."""
 
     def __init__(self, dw_channel):
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Conv2d(dw_channel, dw_channel, 1))

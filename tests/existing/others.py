@@ -203,7 +203,7 @@ class ASPPPooling(nn.Module):
 
 
 class Head(nn.Module):
-    """Pooled, through layers and a sigmoid: predictions of as many classes as there are channels."""
+    """Pooled, through layers and a sigmoid: as many predictions as there are channels."""
 
     def __init__(self, channels):
         super().__init__()

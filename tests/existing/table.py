@@ -104,7 +104,7 @@ def network(written: Written) -> tuple[Network, Tensor]:
 def randomize(module: nn.Module) -> None:
     """Give norms statistics and weights as after training: fresh ones hide faults."""
     for part in module.modules():
-        if isinstance(part, tuple(NORMS.values()) + (nn.GroupNorm,)):
+        if isinstance(part, (*NORMS.values(), nn.GroupNorm)):
             nn.init.normal_(part.weight, 1, 0.2)
             nn.init.normal_(part.bias, 0, 0.2)
             if getattr(part, "running_mean", None) is not None:

@@ -87,9 +87,7 @@ def test_what_is_none_is_attended_and_does_not_give_way(surgery, build, convolut
 @pytest.mark.parametrize(
     ("build", "convolutions", "reasons"), WITH_ATTENTION.values(), ids=WITH_ATTENTION
 )
-def test_a_block_with_attention_in_it_keeps_its_convolutions(
-    surgery, build, convolutions, reasons
-):
+def test_a_block_with_attention_in_it_keeps_its_convolutions(surgery, build, convolutions, reasons):
     model = Network(build())
     plan = surgery.apply(model, min_channels=1)
     assert names(plan.chosen) == (*within(convolutions), "conv", "last")

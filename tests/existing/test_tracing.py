@@ -171,7 +171,9 @@ def test_a_name_is_a_hint_where_a_forward_cannot_be_traced_and_the_plan_says_so(
     (site,) = plan.passed_over
     assert site.reason.startswith("inside MySqueezeExciteUnit 'own' (so its name says; its forward")
     assert "register_existing_attention" in site.reason
-    with pytest.raises(PlacementError, match=r"own \(MySqueezeExciteUnit: its forward cannot be tr"):
+    with pytest.raises(
+        PlacementError, match=r"own \(MySqueezeExciteUnit: its forward cannot be tr"
+    ):
         apply_eca(model, replace=True)
 
 
@@ -253,7 +255,9 @@ def test_modules_that_hold_what_cannot_be_copied_go_by_their_names():
     own.loop = [own]
     own.loop.append(own.loop)
     model = Network(own)
-    with pytest.raises(PlacementError, match=r"own \(SE_Block: its forward cannot be traced: cannot"):
+    with pytest.raises(
+        PlacementError, match=r"own \(SE_Block: its forward cannot be traced: cannot"
+    ):
         plan_eca(model, replace=True)
     del own.trainer
     plan = plan_eca(model, replace=True)
