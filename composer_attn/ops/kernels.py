@@ -42,24 +42,47 @@ def supports(x: Tensor) -> bool:
 
 
 @triton.jit
-def _tile(L, C, block, BC: tl.constexpr):
-    """Return the first element's offset of a sample, and the channels of a program."""
+def _tile(
+    L, C, LAST: tl.constexpr, WIDE: tl.constexpr,
+    BC: tl.constexpr, BL: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """Return a sample's offsets in the map and in ``(N, C)``, then channels and first position.
+
+    Programs that follow each other take memory that does. One axis of the grid holds them all,
+    since the others end at 65,535.
+    """
+    program = tl.program_id(0)
     blocks = tl.cdiv(C, BC)
-    sample = (block // blocks).to(tl.int64)
-    return sample * C * L, sample * C, (block % blocks) * BC + tl.arange(0, BC)
+    pieces = tl.cdiv(L, BL) if SPLIT else 1
+    if LAST:
+        block = program % blocks
+        piece = program // blocks % pieces
+    else:
+        piece = program % pieces
+        block = program // pieces % blocks
+    c = block * BC + tl.arange(0, BC)
+    if WIDE:
+        c = c.to(tl.int64)
+    sample = (program // (blocks * pieces)).to(tl.int64)
+    return sample * C * L, sample * C, c, piece * BL
 
 
 @triton.jit
-def _offsets(c, positions, C, L, LAST: tl.constexpr):
+def _offsets(c, positions, C, L, LAST: tl.constexpr, WIDE: tl.constexpr):
+    if WIDE:
+        positions = positions.to(tl.int64)
     if LAST:
         return c[:, None] + positions[None, :] * C
     return c[:, None] * L + positions[None, :]
 
 
 @triton.jit
-def _moments(x, mean, variance, C, L, LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr):
+def _moments(
+    x, mean, variance, C, L,
+    LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+):  # fmt: skip
     S: tl.constexpr = mean.dtype.element_ty
-    start, row, c = _tile(L, C, tl.program_id(0), BC)
+    start, row, c, _ = _tile(L, C, LAST, WIDE, BC, BL, False)
     middle = c + (L // 2) * C if LAST else c * L + L // 2
     shift = tl.load(x + start + middle, mask=c < C, other=0).to(S)
     first = tl.zeros([BC, BL], S)
@@ -67,7 +90,7 @@ def _moments(x, mean, variance, C, L, LAST: tl.constexpr, BC: tl.constexpr, BL: 
     for l0 in range(0, L, BL):
         at = l0 + tl.arange(0, BL)
         inside = (c < C)[:, None] & (at < L)[None, :]
-        value = tl.load(x + start + _offsets(c, at, C, L, LAST), mask=inside, other=0).to(S)
+        value = tl.load(x + start + _offsets(c, at, C, L, LAST, WIDE), mask=inside, other=0).to(S)
         shifted = tl.where(inside, value - shift[:, None], 0)
         first += shifted
         second += shifted * shifted
@@ -82,13 +105,13 @@ def _moments(x, mean, variance, C, L, LAST: tl.constexpr, BC: tl.constexpr, BL: 
 def _affine(
     x, scale, shift, shortcut, y, C, L,
     JOINED: tl.constexpr, RELU: tl.constexpr,
-    LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = scale.dtype.element_ty
-    start, row, c = _tile(L, C, tl.program_id(0), BC)
-    at = tl.program_id(1) * BL + tl.arange(0, BL)
+    start, row, c, l0 = _tile(L, C, LAST, WIDE, BC, BL, True)
+    at = l0 + tl.arange(0, BL)
     inside = (c < C)[:, None] & (at < L)[None, :]
-    offsets = start + _offsets(c, at, C, L, LAST)
+    offsets = start + _offsets(c, at, C, L, LAST, WIDE)
     a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
     b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
     out = tl.load(x + offsets, mask=inside, other=0).to(S) * a + b
@@ -103,10 +126,10 @@ def _affine(
 def _gradient_sums(
     dy, x, centre, scale, shift, y, g, first_sum, second_sum, C, L,
     COMPUTED: tl.constexpr, OUTPUT: tl.constexpr,
-    LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = centre.dtype.element_ty
-    start, row, c = _tile(L, C, tl.program_id(0), BC)
+    start, row, c, _ = _tile(L, C, LAST, WIDE, BC, BL, False)
     k = tl.load(centre + row + c, mask=c < C, other=0)[:, None]
     first = tl.zeros([BC, BL], S)
     second = tl.zeros([BC, BL], S)
@@ -116,7 +139,7 @@ def _gradient_sums(
     for l0 in range(0, L, BL):
         at = l0 + tl.arange(0, BL)
         inside = (c < C)[:, None] & (at < L)[None, :]
-        offsets = start + _offsets(c, at, C, L, LAST)
+        offsets = start + _offsets(c, at, C, L, LAST, WIDE)
         grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
         value = tl.load(x + offsets, mask=inside, other=0).to(S)
         if COMPUTED:
@@ -133,13 +156,14 @@ def _gradient_sums(
 @triton.jit
 def _input_gradient(
     dy, x, slope, mean, d_mean, d_variance, shift, dx, C, L,
-    MASKED: tl.constexpr, LAST: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+    MASKED: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = slope.dtype.element_ty
-    start, row, c = _tile(L, C, tl.program_id(0), BC)
-    at = tl.program_id(1) * BL + tl.arange(0, BL)
+    start, row, c, l0 = _tile(L, C, LAST, WIDE, BC, BL, True)
+    at = l0 + tl.arange(0, BL)
     inside = (c < C)[:, None] & (at < L)[None, :]
-    offsets = start + _offsets(c, at, C, L, LAST)
+    offsets = start + _offsets(c, at, C, L, LAST, WIDE)
     grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
     value = tl.load(x + offsets, mask=inside, other=0).to(S)
     of_dy = tl.load(slope + row + c, mask=c < C, other=0)[:, None]
@@ -166,13 +190,15 @@ def _run(kernel, x: Tensor, last: bool, split: bool, *arguments, **flags: bool) 
     else:
         along = min(1024, triton.next_power_of_2(positions))
         across = min(_TILE // along, triton.next_power_of_2(channels))
-    grid = (samples * triton.cdiv(channels, across), triton.cdiv(positions, along) if split else 1)
+    pieces = triton.cdiv(positions, along) if split else 1
     with torch.cuda.device_of(x):
-        kernel[grid](
+        kernel[(samples * triton.cdiv(channels, across) * pieces,)](
             *[x if a is None else a for a in arguments],
             *(channels, positions),
             **flags,
             LAST=last,
+            # Offsets within a sample are 32 bits wide where that is enough.
+            WIDE=channels * positions >= 2**31,
             BC=across,
             BL=along,
             num_warps=_WARPS,
