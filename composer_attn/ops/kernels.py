@@ -20,6 +20,7 @@ from composer_attn.ops.head_kernels import (  # noqa: F401
     normalization,
     normalization_gradient,
 )
+from composer_attn.ops.launch import ceil_divide, launch, next_power_of_2
 from composer_attn.ops.layout import dense, like
 from composer_attn.ops.passes import statistics_dtype
 
@@ -28,6 +29,10 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _WARPS = 8
 # Elements of a tile: 16 a thread keep enough loads in flight, and fit the registers.
 _TILE = 4096
+# Programs of one warp that keep a GPU busy.
+_ENOUGH = 2048
+# Offsets within a sample are 32 bits wide where that is enough.
+_WIDE = 2**31
 
 
 def load() -> None:
@@ -80,6 +85,7 @@ def _offsets(c, positions, C, L, LAST: tl.constexpr, WIDE: tl.constexpr):
 def _moments(
     x, mean, variance, C, L,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = mean.dtype.element_ty
     start, row, c, _ = _tile(L, C, LAST, WIDE, BC, BL, False)
@@ -87,7 +93,7 @@ def _moments(
     shift = tl.load(x + start + middle, mask=c < C, other=0).to(S)
     first = tl.zeros([BC, BL], S)
     second = tl.zeros([BC, BL], S)
-    for l0 in range(0, L, BL):
+    for l0 in tl.range(0, L, BL, num_stages=STAGES):
         at = l0 + tl.arange(0, BL)
         inside = (c < C)[:, None] & (at < L)[None, :]
         value = tl.load(x + start + _offsets(c, at, C, L, LAST, WIDE), mask=inside, other=0).to(S)
@@ -127,6 +133,7 @@ def _gradient_sums(
     dy, x, centre, scale, shift, y, g, first_sum, second_sum, C, L,
     COMPUTED: tl.constexpr, OUTPUT: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = centre.dtype.element_ty
     start, row, c, _ = _tile(L, C, LAST, WIDE, BC, BL, False)
@@ -136,7 +143,7 @@ def _gradient_sums(
     if COMPUTED:
         a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
         b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
-    for l0 in range(0, L, BL):
+    for l0 in tl.range(0, L, BL, num_stages=STAGES):
         at = l0 + tl.arange(0, BL)
         inside = (c < C)[:, None] & (at < L)[None, :]
         offsets = start + _offsets(c, at, C, L, LAST, WIDE)
@@ -177,32 +184,60 @@ def _input_gradient(
     tl.store(dx + offsets, out.to(dx.dtype.element_ty), mask=inside)
 
 
-def _run(kernel, x: Tensor, last: bool, split: bool, *arguments, **flags: bool) -> None:
-    """Start a kernel: a program for each sample and block of channels, and of positions if split.
+def _reduce(kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool) -> None:
+    """Start a kernel that sums over space: a program for each sample and block of channels."""
+    samples, channels, positions = sizes = _sizes(x)
+    across, along, warps, stages = _reduction_tile(*sizes, last, x.element_size())
+    programs = samples * ceil_divide(channels, across)
+    constants = {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
+    _run(kernel, programs, x, arguments, warps, **flags, **constants, STAGES=stages)
 
-    ``x`` stands in for tensors that are absent, which the kernel does not touch.
-    """
-    samples, channels = x.shape[:2]
-    positions = x.numel() // (samples * channels)
+
+def _map(kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool) -> None:
+    """Start a kernel that writes a map: a program for each of its tiles."""
+    samples, channels, positions = _sizes(x)
     if last:
-        across = min(64, triton.next_power_of_2(channels))
+        across = min(64, next_power_of_2(channels))
         along = _TILE // 64
     else:
-        along = min(1024, triton.next_power_of_2(positions))
-        across = min(_TILE // along, triton.next_power_of_2(channels))
-    pieces = triton.cdiv(positions, along) if split else 1
-    with torch.cuda.device_of(x):
-        kernel[(samples * triton.cdiv(channels, across) * pieces,)](
-            *[x if a is None else a for a in arguments],
-            *(channels, positions),
-            **flags,
-            LAST=last,
-            # Offsets within a sample are 32 bits wide where that is enough.
-            WIDE=channels * positions >= 2**31,
-            BC=across,
-            BL=along,
-            num_warps=_WARPS,
-        )
+        along = min(1024, next_power_of_2(positions))
+        across = min(_TILE // along, next_power_of_2(channels))
+    programs = samples * ceil_divide(channels, across) * ceil_divide(positions, along)
+    constants = {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
+    _run(kernel, programs, x, arguments, _WARPS, **flags, **constants)
+
+
+def _reduction_tile(
+    samples: int, channels: int, positions: int, last: bool, itemsize: int
+) -> tuple[int, ...]:
+    """Choose channels and positions of a tile, warps of a program, and loads that run ahead.
+
+    In channels last as measured on an H100 in bfloat16, ``python -m benchmarks.passes``: a sum over
+    few positions is soon done, and adding up what several warps hold would take longer.
+    """
+    if not last:
+        along = min(1024, next_power_of_2(positions))
+        return min(_TILE // along, next_power_of_2(channels)), along, _WARPS, 1
+    across = min(64, next_power_of_2(channels))
+    if itemsize > 4:  # whose sums would not fit the registers of fewer threads
+        return across, 64, _WARPS, 1
+    if positions >= 1024:
+        return across, 64, _WARPS, 3
+    if positions <= 256 and samples * ceil_divide(channels, across) >= _ENOUGH:
+        return across, 16, 1, 1
+    return across, 64, 4, 1
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    """Return numbers of samples, channels and positions."""
+    samples, channels = x.shape[:2]
+    return samples, channels, x.numel() // (samples * channels)
+
+
+def _run(kernel, programs: int, x: Tensor, arguments, warps: int, **constants: int) -> None:
+    """Start a kernel; ``x`` stands in for tensors that are absent, which it does not touch."""
+    tensors = tuple(x if each is None else each for each in arguments)
+    launch(kernel, programs, tensors, _sizes(x)[1:], warps, **constants)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +245,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x, last = dense(x)
     mean = x.new_empty(x.shape[:2], dtype=statistics_dtype(x))
     variance = torch.empty_like(mean)
-    _run(_moments, x, last, False, x, mean, variance)
+    _reduce(_moments, x, last, x, mean, variance)
     return mean, variance
 
 
@@ -220,7 +255,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, rel
     y = torch.empty_like(x)
     joined = shortcut is not None
     shortcut = like(shortcut, last) if joined else None
-    _run(_affine, x, last, True, x, scale, shift, shortcut, y, JOINED=joined, RELU=relu)
+    _map(_affine, x, last, x, scale, shift, shortcut, y, JOINED=joined, RELU=relu)
     return y
 
 
@@ -235,7 +270,7 @@ def gradient_sums(
     scale, shift = mask if computed else (None, None)
     y, g = (like(mask, last), torch.empty_like(x)) if output else (None, dy)
     tensors = (dy, x, centre, scale, shift, y, g, first, second)
-    _run(_gradient_sums, x, last, False, *tensors, COMPUTED=computed, OUTPUT=output)
+    _reduce(_gradient_sums, x, last, *tensors, COMPUTED=computed, OUTPUT=output)
     return first, second, g
 
 
@@ -253,5 +288,5 @@ def input_gradient(
     dy = like(dy, last)
     dx = torch.empty_like(x)
     tensors = (dy, x, slope, mean, d_mean, d_variance, shift, dx)
-    _run(_input_gradient, x, last, True, *tensors, MASKED=shift is not None)
+    _map(_input_gradient, x, last, *tensors, MASKED=shift is not None)
     return dx
