@@ -184,10 +184,12 @@ def _input_gradient(
     tl.store(dx + offsets, out.to(dx.dtype.element_ty), mask=inside)
 
 
-def _reduce(kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool) -> None:
+def _reduce(
+    kernel, maps: int, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool
+) -> None:
     """Start a kernel that sums over space: a program for each sample and block of channels."""
     samples, channels, positions = sizes = _sizes(x)
-    across, along, warps, stages = _reduction_tile(*sizes, last, x.element_size())
+    across, along, warps, stages = _reduction_tile(*sizes, last, x.element_size(), maps)
     programs = samples * ceil_divide(channels, across)
     constants = {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
     _run(kernel, programs, x, arguments, warps, **flags, **constants, STAGES=stages)
@@ -208,22 +210,24 @@ def _map(kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool
 
 
 def _reduction_tile(
-    samples: int, channels: int, positions: int, last: bool, itemsize: int
+    samples: int, channels: int, positions: int, last: bool, itemsize: int, maps: int
 ) -> tuple[int, ...]:
     """Choose channels and positions of a tile, warps of a program, and loads that run ahead.
 
     In channels last as measured on an H100 in bfloat16, ``python -m benchmarks.passes``: a sum over
-    few positions is soon done, and adding up what several warps hold would take longer.
+    few positions is soon done, and adding up what several warps hold would take longer. ``maps``
+    are those that a kernel reads and writes.
     """
     if not last:
         along = min(1024, next_power_of_2(positions))
         return min(_TILE // along, next_power_of_2(channels)), along, _WARPS, 1
     across = min(64, next_power_of_2(channels))
-    if itemsize > 4:  # whose sums would not fit the registers of fewer threads
+    many = samples * ceil_divide(channels, across) >= _ENOUGH
+    if itemsize > 4 or (maps > 2 and positions > 64):  # more would not fit the registers
         return across, 64, _WARPS, 1
     if positions >= 1024:
         return across, 64, _WARPS, 3
-    if positions <= 256 and samples * ceil_divide(channels, across) >= _ENOUGH:
+    if many and positions <= (1023 if maps == 1 else 256):
         return across, 16, 1, 1
     return across, 64, 4, 1
 
@@ -245,7 +249,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x, last = dense(x)
     mean = x.new_empty(x.shape[:2], dtype=statistics_dtype(x))
     variance = torch.empty_like(mean)
-    _reduce(_moments, x, last, x, mean, variance)
+    _reduce(_moments, 1, x, last, x, mean, variance)
     return mean, variance
 
 
@@ -270,7 +274,7 @@ def gradient_sums(
     scale, shift = mask if computed else (None, None)
     y, g = (like(mask, last), torch.empty_like(x)) if output else (None, dy)
     tensors = (dy, x, centre, scale, shift, y, g, first, second)
-    _reduce(_gradient_sums, x, last, *tensors, COMPUTED=computed, OUTPUT=output)
+    _reduce(_gradient_sums, 4 if output else 2, x, last, *tensors, COMPUTED=computed, OUTPUT=output)
     return first, second, g
 
 
