@@ -54,7 +54,44 @@ def calls_of_passes(shape, dtype, last, device) -> dict[str, tuple]:
         if name != "output":
             shift = mask and mask[1]
             calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, shift)
+            calls[f"input fixed {name}"] = ("input_gradient", dy, x, a, c, d, None, shift)
     return calls
+
+
+def strided(calls: dict[str, tuple]) -> dict[str, tuple]:
+    """Give every argument of calls strides of its own: columns, every other value, one for all."""
+    return {
+        f"{case} {way.__name__}": tuple(_each(argument, way) for argument in call)
+        for case, call in calls.items()
+        for way in (transposed, sliced, expanded, negated)
+    }
+
+
+def transposed(value: torch.Tensor) -> torch.Tensor:
+    return value.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def sliced(value: torch.Tensor) -> torch.Tensor:
+    return torch.stack([value, value + 1], -1)[..., 0]
+
+
+def expanded(value: torch.Tensor) -> torch.Tensor:
+    return value[:1].expand(value.shape)
+
+
+def negated(value: torch.Tensor) -> torch.Tensor:
+    """The numbers in memory have the other sign."""
+    return torch._neg_view(-value)
+
+
+def _each(argument, way):
+    if isinstance(argument, torch.Tensor):
+        return way(argument) if argument.dim() else argument
+    if isinstance(argument, Running):
+        # Written to: neither several places in one, nor with other signs.
+        way = sliced if way in (expanded, negated) else way
+        return argument._replace(mean=way(argument.mean), variance=way(argument.variance))
+    return tuple(_each(each, way) for each in argument) if type(argument) is tuple else argument
 
 
 def errors(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:

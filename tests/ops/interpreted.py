@@ -5,7 +5,7 @@ import json
 import torch
 
 from composer_attn.ops import kernels, passes
-from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors
+from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors, strided
 from tests.ops.regions import build, differences
 
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
@@ -25,6 +25,11 @@ def table(device: str) -> dict[str, tuple[float, float]]:
         for dtype in (torch.float64, torch.float32)
         for size in SIZES
     }
+    if device == "cpu":
+        calls[torch.float64, "strided"] = strided(
+            calls_of_passes((2, 3, 3, 2), torch.float64, False, device)
+            | calls_between(2, 3, torch.float64, device)
+        )
     return {
         f"{case} {name}": (error, ALLOWED[case[0]])
         for case, group in calls.items()
