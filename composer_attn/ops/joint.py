@@ -155,7 +155,8 @@ def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor
 
 def _whole(x, shortcut, attention, norm, order, region, layers, parameters) -> Tensor:
     """Run the region that is differentiated by hand."""
-    excitation = Excitation(layers, attention.gated, attention.gate_slope)
+    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
+    excitation = Excitation(layers, *gate)
     of_norm = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
     inputs = (x, shortcut, of_norm, excitation, order, region, norm.weight, norm.bias, *parameters)
     with in_full_precision(x):

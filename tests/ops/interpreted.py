@@ -5,7 +5,15 @@ import json
 import torch
 
 from composer_attn.ops import kernels, passes
-from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors, strided
+from tests.ops.calls import (
+    ALLOWED,
+    calls_between,
+    calls_of_passes,
+    errors,
+    infinite_calls,
+    spread,
+    strided,
+)
 from tests.ops.regions import build, differences
 
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
@@ -30,11 +38,13 @@ def table(device: str) -> dict[str, tuple[float, float]]:
             calls_of_passes((2, 3, 3, 2), torch.float64, False, device)
             | calls_between(2, 3, torch.float64, device)
         )
-    return {
+    found = {
         f"{case} {name}": (error, ALLOWED[case[0]])
         for case, group in calls.items()
         for name, error in errors(group, kernels, passes).items()
     }
+    infinite = spread(infinite_calls(3, 6, device), kernels, passes)
+    return found | {f"infinite {name}": (error, 1e-12) for name, error in infinite.items()}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from composer_attn.ops import native, passes
-from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors, strided
+from tests.ops.calls import (
+    ALLOWED,
+    calls_between,
+    calls_of_passes,
+    errors,
+    infinite_calls,
+    spread,
+    strided,
+)
 
 # Rows in NCHW of 1 value, shorter than a vector, as long, longer by a part; as many rows as lanes
 # in a vector, fewer, and more by a part.
@@ -39,6 +47,11 @@ def test_every_function_takes_tensors_of_any_strides(last, dtype):
     found = errors(calls, native, passes)
     assert len(found) > 40
     assert {name: error for name, error in found.items() if not error <= ALLOWED[dtype]} == {}
+
+
+def test_infinite_values_keep_to_themselves():
+    found = spread(infinite_calls(3, 6, "cpu"), native, passes)
+    assert {name: error for name, error in found.items() if not error <= 1e-12} == {}
 
 
 def test_numbers_of_another_dtype_or_shape_are_read_as_what_they_are():
