@@ -1,47 +1,18 @@
 """A batch norm is computed by the attributes that it has now, as torch's own forward reads them."""
 
 import copy
-import itertools
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
+from tests.ops.norms import ROWS, SOME, changed
 from tests.ops.regions import SMALL, Case, build, distance, draw
 
 BACKENDS = ("reference", "cpp")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 either_order = pytest.mark.parametrize("attention_first", [True, False])
-
-TABLE = {
-    "track_running_stats": [True, False],
-    "num_batches_tracked": [0, 5, None],
-    "momentum": [0.3, None, 0.0, 1],
-    "running": ["both", "neither", "mean", "variance"],
-    "affine": ["both", "neither", "weight", "bias"],
-    "eps": [1e-5, 0.5],
-}
-ROWS = [dict(zip(TABLE, row, strict=True)) for row in itertools.product(*TABLE.values())]
-# Each combination of what concerns the statistics, with one of the others in turn.
-SOME = [ROWS[8 * i + i % 8] for i in range(len(ROWS) // 8)]
-
-
-def changed(norm: nn.Module, row: dict) -> None:
-    """Set a norm's attributes by hand, after it was built."""
-    norm.track_running_stats, norm.momentum = row["track_running_stats"], row["momentum"]
-    norm.eps = row["eps"]
-    batches = row["num_batches_tracked"]
-    norm.num_batches_tracked = None if batches is None else torch.tensor(batches)
-    if row["running"] in ("neither", "variance"):
-        norm.running_mean = None
-    if row["running"] in ("neither", "mean"):
-        norm.running_var = None
-    norm.affine = row["affine"] == "both"
-    if row["affine"] in ("neither", "bias"):
-        norm.weight = None
-    if row["affine"] in ("neither", "weight"):
-        norm.bias = None
 
 
 def outcome(case: Case, function, x: Tensor, dy: Tensor) -> tuple[str, dict[str, Tensor]]:
