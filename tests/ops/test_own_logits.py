@@ -1,10 +1,13 @@
 """Attentions of a user's own, whatever their logits do: gradients are those of plain torch."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from composer_attn.attention import SqueezeExcitation
 from composer_attn.ops import attend
@@ -216,3 +219,34 @@ def test_the_second_derivative_of_own_logits_is_refused(backend, place):
     (gradient,) = torch.autograd.grad(joint(x, backend).pow(2).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+class Packed:
+    """What the graph keeps instead of a tensor."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
+@each_backend
+@each_place
+def test_a_graph_that_nobody_holds_is_gone_at_once(backend, place):
+    """No half of a region holds the other in a circle, which nothing would collect."""
+    _, (_, joint) = pair(Transposed, place, relu=True)
+    kept = []
+
+    def pack(tensor):
+        packed = Packed(tensor)
+        kept.append(weakref.ref(packed))
+        return packed
+
+    gc.disable()
+    try:
+        with saved_tensors_hooks(pack, lambda packed: packed.tensor):
+            y = joint(draw(SMALL).requires_grad_(), backend)
+        assert len(kept) > 4
+        assert all(each() is not None for each in kept)
+        del y
+        assert all(each() is None for each in kept)
+    finally:
+        gc.enable()
