@@ -33,6 +33,10 @@ class AttentionRemovedError(ComposerAttnError, RuntimeError):
     """Another algorithm rebuilt attended modules and dropped their attention."""
 
 
+class MissingExtraError(ComposerAttnError, ImportError):
+    """A library is not installed; the message names the extra of composer-attn that brings it."""
+
+
 class CheckpointError(ComposerAttnError, ValueError):
     """A file of weights is refused: it names code, or holds what no checkpoint of its kind does.
 
