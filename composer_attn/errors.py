@@ -89,5 +89,9 @@ class BackendWarning(UserWarning):
     """A backend of the passes over feature maps cannot run on this machine."""
 
 
+class UntrainedAttentionWarning(UserWarning):
+    """An optimizer trains a network, but not the attention that was added to it afterwards."""
+
+
 class IdleGatesWarning(UserWarning):
     """The gates of an attention are saturated, or never move."""
