@@ -57,20 +57,15 @@ def say(*command: str, cwd: Path, status: int = 0) -> str:
     """Run a command; return what it printed, or stop with it where the exit code is another."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    together = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=cwd, env=environment, **together)
     if done.returncode != status:
         sys.exit(f"{' '.join(command)}\n{done.stdout}\nended with {done.returncode}, not {status}")
     return done.stdout
 
 
 def tracked(*paths: str) -> set[str]:
+    """List the files in the repository, or those in some of its folders."""
     return set(say("git", "ls-files", *paths, cwd=ROOT).splitlines())
 
 
@@ -108,6 +103,7 @@ def linked(python: Path, distributions: list[str]) -> list[Path]:
 
 
 def site_packages(venv: Path) -> Path:
+    """Return the folder that an environment's packages are in."""
     return next((venv / "lib").glob("python3.*/site-packages"))
 
 
@@ -141,6 +137,7 @@ def main() -> None:
     source = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / ".venv").absolute()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        os.environ["COMPOSER_ATTN_CACHE"] = str(folder / "cache")  # C++ is built anew
         python = str(source / "bin" / "python")
         say(python, "-m", "build", "--outdir", str(folder / "dist"), str(ROOT), cwd=ROOT)
         (wheel,), (sdist,) = ((folder / "dist").glob(e) for e in ("*.whl", "*.tar.gz"))
