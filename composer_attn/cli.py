@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from composer_attn import __version__
-
 app = typer.Typer(
     help="Channel attention for any CNN, trained with MosaicML Composer from YAML.",
     no_args_is_help=True,
@@ -28,24 +26,6 @@ _INVALID = 1
 _REFUSED = 2
 _INTERRUPTED = 130
 _UNWRITTEN = 74  # EX_IOERR of sysexits.h
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"composer-attn {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and stop."
-        ),
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()

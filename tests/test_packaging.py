@@ -11,7 +11,7 @@ import yaml
 import composer_attn
 from composer_attn.extras import _EXTRAS
 from tests.alone import alone, distributions, importable, normalized
-from tests.commands import ROOT, invoke, run
+from tests.commands import ROOT, run
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -208,11 +208,6 @@ def test_the_public_names_are_listed_with_torch_alone(tmp_path):
 
 def test_the_script_is_the_module_s():
     assert PROJECT["scripts"] == {"composer-attn": "composer_attn.__main__:main"}
-
-
-def test_the_command_prints_the_version(capfd):
-    assert invoke("--version") == 0
-    assert capfd.readouterr() == (f"composer-attn {composer_attn.__version__}\n", "")
 
 
 def test_the_citation_is_of_this_version_and_both_papers():
