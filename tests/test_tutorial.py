@@ -76,7 +76,7 @@ def test_the_study_ends_with_a_page(folder):
         for data in ("train", "eval")
         for key in ("size=32", "num_workers=0")
     ]
-    done = run(*short.split(), "max_duration=1ba", *sizes, cwd=folder)
+    done = run(*short.split(), "max_duration=1ba", *sizes, cwd=folder, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     out = folder / "runs" / "photos_study"
     assert (out / "report.html").is_file()
