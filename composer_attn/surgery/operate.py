@@ -84,7 +84,8 @@ def operate(
         attentions = {point.name: _build(model, recipe, point) for point in sites}
         _attend_all(model, sites, attentions, homes, live)
     if not live:
-        watch({p.name: (p.module, model.get_submodule(p.owner)) for p in sites})
+        owners = {p.name: model.get_submodule(p.owner) for p in sites}
+        watch({p.name: (p.module, attentions[p.name], owners[p.name]) for p in sites})
     return plan
 
 

@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from composer_attn.errors import UntrainedAttentionWarning
+from composer_attn.surgery.attend import CHILD
 
 # By the second step of one optimizer, any other that a loop has in use has made its first.
 _STEPS = 2
@@ -38,15 +39,17 @@ class _Site:
     def untrained(self) -> list[nn.Parameter]:
         """List the attention's parameters that have gradients, while it is still in its place."""
         module, attention = self.module(), self.attention()
-        if attention is None or getattr(module, "attention", None) is not attention:
+        if module is None or attention is None or module._modules.get(CHILD) is not attention:
             return []
         return [p for p in attention.parameters() if p.requires_grad and p.grad is not None]
 
     def weights(self) -> list[nn.Parameter]:
         """List the parameters of the module that the attention goes with, without its own."""
         owner, attention = self.owner(), self.attention()
-        own = {id(p) for p in attention.parameters()} if attention else set()
-        return [p for p in owner.parameters() if id(p) not in own] if owner else []
+        if owner is None or attention is None:
+            return []
+        own = {id(p) for p in attention.parameters()}
+        return [p for p in owner.parameters() if id(p) not in own]
 
 
 @dataclass(eq=False)
@@ -78,17 +81,17 @@ _watches: list[_Watch] = []
 _hooks: list[RemovableHandle] = []
 
 
-def watch(attended: Mapping[str, tuple[nn.Module, nn.Module]]) -> None:
+def watch(attended: Mapping[str, tuple[nn.Module, nn.Module, nn.Module]]) -> None:
     """Warn if an optimizer comes to train the modules, but not the attention, of a surgery.
 
     Args:
-        attended: by the name of each site, the attended module, and the module whose weights its
-            attention goes with.
+        attended: by the name of each site, the attended module, its attention, and the module whose
+            weights the attention goes with.
     """
     _watches[:] = [earlier for earlier in _watches if not earlier.is_over()]
     sites = [
-        _Site(name, weakref.ref(module), weakref.ref(module.attention), weakref.ref(owner))
-        for name, (module, owner) in attended.items()
+        _Site(name, *(weakref.ref(module) for module in modules))
+        for name, modules in attended.items()
     ]
     if sites:
         _watches.append(_Watch(sites))
