@@ -23,7 +23,7 @@ from composer_attn.errors import (
     PlacementError,
 )
 from composer_attn.functional.common import attends_nothing
-from composer_attn.ops import check_backend
+from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import (
     FusionPlan,
     SurgeryPlan,
@@ -170,6 +170,8 @@ class AttentionAlgorithm(Algorithm):
         except ModelError as error:  # sharded, say: attention is computed as ever, only slower
             log.warning("%r fuses nothing: %s", self, error)
             return
+        # Now, not within the first batch, which is timed.
+        prepare(self.backend, (p.device for site in own for p in site.attention.parameters()))
         log.info("%r:\n%s", self, self.fusion)
         logger.log_hyperparameters({f"{self.key}/num_fused": len(self.fusion.fused)})
 
