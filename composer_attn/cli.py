@@ -118,8 +118,9 @@ def plan(
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
     from composer_attn.errors import ArgumentError, ComposerAttnError
-    from composer_attn.runs.plan import make_plan, parse_kernel_sizes, parse_number
+    from composer_attn.runs.plan import make_plan, parse_kernel_sizes
     from composer_attn.runs.plan_report import as_json, show, write_csv
+    from composer_attn.runs.shorthands import parse_number
 
     try:
         if json and csv:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -109,23 +108,6 @@ def parse_image(text: str) -> _Shape:
     if not _IMAGE.fullmatch(text):
         raise ArgumentError(f"image must be CHANNELSxHEIGHTxWIDTH, like 3x224x224; got {text!r}")
     return tuple(map(int, text.split("x")))
-
-
-def parse_number(argument: str, text: str) -> int | float:
-    """Read a count or a fraction.
-
-    Raises:
-        ArgumentError: it is neither.
-
-    Example:
-        >>> parse_number("latent_channels", "64"), parse_number("latent_channels", "1/16")
-        (64, 0.0625)
-    """
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise ArgumentError(f"{argument} must be a number, or like 1/16; got {text!r}") from None
-    return int(value) if value.denominator == 1 else float(value)
 
 
 def parse_kernel_sizes(texts: list[str] | None) -> int | dict[str, int] | None:

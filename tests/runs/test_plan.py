@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from composer_attn.errors import ArgumentError, ComposerAttnError
-from composer_attn.runs.plan import make_plan, parse_kernel_sizes, parse_number
+from composer_attn.runs.plan import make_plan, parse_kernel_sizes
+from composer_attn.runs.shorthands import parse_number
 from composer_attn.runs.plan_report import as_json, show, write_csv
 
 YAML = """
