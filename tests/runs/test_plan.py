@@ -9,8 +9,8 @@ from rich.console import Console
 
 from composer_attn.errors import ArgumentError, ComposerAttnError
 from composer_attn.runs.plan import make_plan, parse_kernel_sizes
-from composer_attn.runs.shorthands import parse_number
 from composer_attn.runs.plan_report import as_json, show, write_csv
+from composer_attn.runs.shorthands import parse_number
 
 YAML = """
 model: {name: resnet10, num_classes: 10}
