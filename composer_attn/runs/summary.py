@@ -1,7 +1,7 @@
 """What a run came to: printed at its end, and kept as ``summary.json``."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Summary:
         ranks: number of processes.
         versions: of Python and the packages that matter.
         save_folder: where checkpoints, config and summary are.
+        passed_over_files: how many files of the training data were not taken for images, by ending.
     """
 
     run_name: str
@@ -55,6 +56,7 @@ class Summary:
     ranks: int
     versions: dict[str, str]
     save_folder: str
+    passed_over_files: dict[str, int] = field(default_factory=dict)
 
     def write(self) -> None:
         """Write ``summary.json`` into the save folder."""
@@ -81,6 +83,9 @@ class Summary:
         table.add_row("peak memory", f"{self.peak_memory / 2**20:,.0f} MiB")
         if self.skipped_images:
             table.add_row("skipped images", f"{self.skipped_images:,}")
+        if self.passed_over_files:
+            counts = (f"{n:,} {ending}" for ending, n in self.passed_over_files.items())
+            table.add_row("passed-over files", ", ".join(counts))
         table.add_row("saved in", self.save_folder)
         (console or Console()).print(table)
 
@@ -110,6 +115,7 @@ def summarize(
         ranks=dist.get_world_size(),
         versions=versions(),
         save_folder=folder,
+        passed_over_files=dict(parts.train_source.passed_over),
     )
 
 
