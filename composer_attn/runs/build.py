@@ -1,21 +1,22 @@
 """From a checked config to the objects that Composer trains with."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from composer import Trainer
 from composer.core import DataSpec
 from composer.models import ComposerModel
-from composer.utils import get_device, reproducibility
+from composer.utils import dist, get_device, reproducibility
 from torch.optim import Optimizer
 
 from composer_attn.algorithms.base import AttentionAlgorithm
-from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
+from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.guard import guarded
 from composer_attn.runs.mistakes import Mistake, at, foreign
-from composer_attn.runs.models import build_model, num_classes_of
+from composer_attn.runs.models import build_model, num_classes_of, with_num_classes
 from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
 from composer_attn.runs.parallel import parallelism_config
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
@@ -44,19 +45,21 @@ def build_parts(config: RunConfig) -> Parts:
     Raises:
         ConfigError: a component refused its arguments; the message names the section.
     """
+    train_source, train_data = _data("train_dataset", config, train=True)
+    sources, eval_data = {"train_dataset": train_source}, None
+    if config.eval_dataset:
+        sources["eval_dataset"], eval_data = _data("eval_dataset", config, train=False)
+        _check_classes(*sources.values())
+    section = with_num_classes(config.model, train_source.num_classes)
     reproducibility.seed_all(config.seed)  # the same parameters for the same seed
     with at("model"):
-        model = build_model(config.model)
+        model = build_model(section)
+    _check_labels(sources, num_classes_of(section))
     with at("optimizer"):
         optimizer = build_optimizer(model, config.optimizer)
         group = attention_group(config.optimizer)
     with at("scheduler"):
         scheduler = build_scheduler(config.scheduler)
-    train_source, train_data = _data("train_dataset", config, train=True)
-    eval_data = None
-    if config.eval_dataset:
-        eval_source, eval_data = _data("eval_dataset", config, train=False)
-        _check_classes(train_source, eval_source)
     return Parts(
         model=model,
         optimizer=optimizer,
@@ -133,17 +136,26 @@ def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
     options = {name: section.pop(name) for name in LOADER_ARGUMENTS if name in section}
     with at(key):
         source = DATASET_KIND.table[section.pop("name")](**section)
-        _check_labels(source, config.model)
         data = build_loader(source, config.batch_size, train=train, seed=config.seed, **options)
     return source, data
 
 
-def _check_labels(source: Source, model: dict[str, Any]) -> None:
-    width = num_classes_of(model)
-    if source.num_classes > width:
-        raise ArgumentError(
-            f"it has {source.num_classes} classes, and the model has {width}: "
-            f"model.num_classes={source.num_classes}"
+def _check_labels(sources: dict[str, Source], width: int) -> None:
+    """Make sure that a network has an output for every label; outputs to spare are pointed out."""
+    for key, source in sources.items():
+        if source.num_classes > width:
+            message = (
+                f"it has {source.num_classes} classes, and the model has {width}: "
+                f"model.num_classes={source.num_classes}"
+            )
+            raise ConfigError(Mistake(key, message))
+    trained = sources["train_dataset"].num_classes
+    if trained < width and dist.get_local_rank() == 0:
+        warnings.warn(
+            f"the model has {width} classes, and train_dataset {trained}: {width - trained} outputs "
+            f"never meet an image of theirs. model.num_classes={trained}, which is the default but "
+            "with published weights, has none to spare",
+            stacklevel=3,
         )
 
 
