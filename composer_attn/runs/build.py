@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from composer import Trainer
@@ -21,6 +22,7 @@ from composer_attn.runs.optim import attention_group, build_optimizer, build_sch
 from composer_attn.runs.parallel import parallelism_config
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
 from composer_attn.runs.saver import LATEST, SafeCheckpointSaver
+from composer_attn.runs.start import Start, WeightsWithoutAttention, find_start
 from composer_attn.runs.stop import StopRequests
 
 
@@ -37,6 +39,7 @@ class Parts:
     algorithms: list[Any]
     callbacks: list[Any]
     loggers: list[Any]
+    start: Start
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -44,7 +47,9 @@ def build_parts(config: RunConfig) -> Parts:
 
     Raises:
         ConfigError: a component refused its arguments; the message names the section.
+        CheckpointError: the checkpoint to start from is not safe, or not whole.
     """
+    start = find_start(config)
     train_source, train_data = _data("train_dataset", config, train=True)
     sources, eval_data = {"train_dataset": train_source}, None
     if config.eval_dataset:
@@ -70,6 +75,7 @@ def build_parts(config: RunConfig) -> Parts:
         algorithms=_algorithms(config, group),
         callbacks=_all("callbacks", CALLBACKS.table, config.callbacks),
         loggers=_all("loggers", LOGGERS.table, config.loggers),
+        start=start,
     )
 
 
@@ -89,7 +95,7 @@ def build_trainer(
         interval = config.save_interval
         saver = SafeCheckpointSaver(save_folder, interval, keep, stop or StopRequests())
     try:
-        with guarded(config.load_path):
+        with guarded(parts.start.load_path):
             return _trainer(config, parts, saver)
     except ComposerAttnError:
         raise
@@ -101,6 +107,12 @@ def build_trainer(
 
 
 def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None) -> Trainer:
+    # Ours before one that the config may name: the first is the one that Composer resumes from.
+    callbacks = [*([saver] if saver else []), *parts.callbacks]
+    resumes = config.autoresume and saver is not None
+    begun = resumes and Path(saver.folder, LATEST.format(rank=0)).exists()
+    if parts.start.weights and not begun:
+        callbacks.append(WeightsWithoutAttention(parts.start.weights))
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,
@@ -108,8 +120,7 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
         eval_dataloader=parts.eval_data,
         schedulers=parts.scheduler,
         algorithms=parts.algorithms,
-        # Ours before one that the config may name: the first is the one that Composer resumes from.
-        callbacks=[*([saver] if saver else []), *parts.callbacks],
+        callbacks=callbacks,
         loggers=parts.loggers,
         run_name=config.run_name,
         seed=config.seed,
@@ -122,8 +133,8 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
         parallelism_config=parallelism_config(config.parallelism),
         save_folder=saver.folder if saver else None,
         save_latest_filename=LATEST,
-        autoresume=config.autoresume and saver is not None,
-        load_path=config.load_path,
+        autoresume=resumes,
+        load_path=parts.start.load_path,
         load_weights_only=config.load_weights_only,
         dist_timeout=config.dist_timeout,
         # Off: it would log objects' reprs; the config is saved beside the summary instead.
@@ -152,9 +163,9 @@ def _check_labels(sources: dict[str, Source], width: int) -> None:
     trained = sources["train_dataset"].num_classes
     if trained < width and dist.get_local_rank() == 0:
         warnings.warn(
-            f"the model has {width} classes, and train_dataset {trained}: {width - trained} outputs "
-            f"never meet an image of theirs. model.num_classes={trained}, which is the default but "
-            "with published weights, has none to spare",
+            f"the model has {width} classes, and train_dataset {trained}: {width - trained} "
+            f"outputs never meet an image of theirs. model.num_classes={trained}, which is the "
+            "default but with published weights, has none to spare",
             stacklevel=3,
         )
 

@@ -41,6 +41,7 @@ class Summary:
         versions: of Python and the packages that matter.
         save_folder: where checkpoints, config and summary are.
         passed_over_files: how many files of the training data were not taken for images, by ending.
+        started_from: the checkpoint of ``load_path``, and what was taken of it; None without one.
     """
 
     run_name: str
@@ -57,6 +58,7 @@ class Summary:
     versions: dict[str, str]
     save_folder: str
     passed_over_files: dict[str, int] = field(default_factory=dict)
+    started_from: str | None = None
 
     def write(self) -> None:
         """Write ``summary.json`` into the save folder."""
@@ -72,6 +74,8 @@ class Summary:
         for name, value in self.metrics.items():
             share = name.endswith("accuracy")
             table.add_row(name.replace("_", " "), f"{value:.2%}" if share else f"{value:.4f}")
+        if self.started_from:
+            table.add_row("started from", self.started_from)
         added = self.parameters_after - self.parameters_before
         table.add_row("attended layers", str(self.attended_layers))
         table.add_row("parameters before", f"{self.parameters_before:,}")
@@ -116,6 +120,7 @@ def summarize(
         versions=versions(),
         save_folder=folder,
         passed_over_files=dict(parts.train_source.passed_over),
+        started_from=parts.start.text,
     )
 
 
