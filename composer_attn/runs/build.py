@@ -16,6 +16,7 @@ from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.guard import guarded
+from composer_attn.runs.log_files import keep_in_folder
 from composer_attn.runs.mistakes import Mistake, at, foreign
 from composer_attn.runs.models import build_model, num_classes_of, with_num_classes
 from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
@@ -91,6 +92,7 @@ def build_trainer(
     """
     saver = None
     if save_folder is not None:
+        keep_in_folder(parts.loggers, config.loggers, save_folder)
         keep = config.save_num_checkpoints_to_keep
         interval = config.save_interval
         saver = SafeCheckpointSaver(save_folder, interval, keep, stop or StopRequests())

@@ -27,6 +27,7 @@ from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.refusals import check_model, check_sites
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import is_replacement, occupy, vacate
+from composer_attn.surgery.untrained import watch
 
 
 def plan_surgery(
@@ -82,6 +83,9 @@ def operate(
         plan, sites, homes = _prepare(model, recipe, selection, live, param_group)
         attentions = {point.name: _build(model, recipe, point) for point in sites}
         _attend_all(model, sites, attentions, homes, live)
+    if not live:
+        owners = {p.name: model.get_submodule(p.owner) for p in sites}
+        watch({p.name: (p.module, attentions[p.name], owners[p.name]) for p in sites})
     return plan
 
 
