@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composer_attn.ops import normalization as plain
 from composer_attn.ops.launch import ceil_divide, launch, next_power_of_2
+from composer_attn.ops.layout import numbers
 from composer_attn.ops.normalization import Running
 
 # A program takes 16 channels: 64 bytes side by side, and enough programs for a narrow network.
@@ -118,14 +119,23 @@ def _normalization_gradient(
         at, there = _block(n0, c, N, C, BN)
         e = tl.load(s + at, mask=there, other=0)
         own = tl.load(mean + at, mask=there, other=0)
-        d_scaled = d_mu[None, :] + d_var[None, :] * (e * own - m)
+        of_s = tl.load(d_shift + at, mask=there, other=0) * w[None, :]
+        if FIXED:
+            # Not 0 times what one sample may have made infinite.
+            of_mean = tl.zeros([BN, BC], S)
+            of_variance = of_mean
+        else:
+            d_scaled = d_mu[None, :] + d_var[None, :] * (e * own - m)
+            of_s += d_scaled
+            of_mean = d_scaled * e
+            of_variance = e * e * d_var[None, :] / 2
         # The sums nearly cancel where the mean is large: add them up before it multiplies them.
-        of_s = (tl.load(d_shift + at, mask=there, other=0) * w[None, :] + d_scaled) * own
-        of_s += tl.load(d_scale + at, mask=there, other=0) * w[None, :]
-        of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
+        of_s = of_s * own + tl.load(d_scale + at, mask=there, other=0) * w[None, :]
+        if not FIXED:
+            of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
         tl.store(d_s + at, of_s, mask=there)
-        tl.store(d_mean + at, d_scaled * e, mask=there)
-        tl.store(d_variance + at, e * e * d_var[None, :] / 2, mask=there)
+        tl.store(d_mean + at, of_mean, mask=there)
+        tl.store(d_variance + at, of_variance, mask=there)
 
 
 @triton.jit
@@ -165,9 +175,10 @@ def normalization(
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
     if running is not None and not _in_kernel(running):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
+    s, mean, variance = (numbers(value, mean, mean.dtype) for value in (s, mean, variance))
     kept = running or Running(mean, mean, 0, 2)
     found = plain.empty_results(mean)
-    given = (s.contiguous(), mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
+    given = (s, mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
     _run(
         _normalization, (*given, *found), (kept.count,), mean,
         EPS=eps, MOMENTUM=float(kept.momentum), WEIGHT=weight is not None, BIAS=bias is not None,
@@ -188,8 +199,9 @@ def normalization_gradient(
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
-    found = plain.empty_gradients(mean)
-    given = (d_scale, d_shift, s.contiguous(), mean, variance, mu, inverse, _or(weight, mean))
+    given = [numbers(value, mean, mean.dtype) for value in (d_scale, d_shift, s, mean, variance)]
+    mean, found = given[3], plain.empty_gradients(mean)
+    given += [_or(value, mean) for value in (mu, inverse, weight)]
     flags = {"WEIGHT": weight is not None, "FIXED": fixed}
     _run(_normalization_gradient, (*given, *found), (), mean, **flags)
     return found
@@ -197,16 +209,17 @@ def normalization_gradient(
 
 def convolve(means: Tensor, kernel: Tensor) -> Tensor:
     """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
-    return _convolved(means, kernel.contiguous(), flipped=False)
+    return _convolved(means.contiguous(), kernel.contiguous(), flipped=False)
 
 
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
     size, channels, numel = kernel.numel(), means.shape[1], means.numel()
     parts = means.new_empty(ceil_divide(numel, _PART), size)
     tensors, sizes = (d_logits, means, parts), (size, channels, numel)
     launch(_kernel_gradient, len(parts), tensors, sizes, _WARPS, B=_PART)
-    d_means = _convolved(d_logits, kernel.contiguous(), flipped=True)
+    d_means = _convolved(d_logits, kernel, flipped=True)
     return d_means, parts.sum(0).view_as(kernel)
 
 

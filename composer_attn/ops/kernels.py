@@ -21,7 +21,7 @@ from composer_attn.ops.head_kernels import (  # noqa: F401
     normalization_gradient,
 )
 from composer_attn.ops.launch import ceil_divide, launch, next_power_of_2
-from composer_attn.ops.layout import dense, like
+from composer_attn.ops.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.passes import statistics_dtype
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -91,6 +91,7 @@ def _moments(
     start, row, c, _ = _tile(L, C, LAST, WIDE, BC, BL, False)
     middle = c + (L // 2) * C if LAST else c * L + L // 2
     shift = tl.load(x + start + middle, mask=c < C, other=0).to(S)
+    shift = tl.where(tl.abs(shift) < float("inf"), shift, 0)
     first = tl.zeros([BC, BL], S)
     second = tl.zeros([BC, BL], S)
     for l0 in tl.range(0, L, BL, num_stages=STAGES):
@@ -150,9 +151,9 @@ def _gradient_sums(
         grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
         value = tl.load(x + offsets, mask=inside, other=0).to(S)
         if COMPUTED:
-            grad = tl.where(value * a + b > 0, grad, 0)
+            grad = tl.where(value * a + b <= 0, 0, grad)
         if OUTPUT:
-            grad = tl.where(tl.load(y + offsets, mask=inside, other=0).to(S) > 0, grad, 0)
+            grad = tl.where(tl.load(y + offsets, mask=inside, other=0).to(S) <= 0, 0, grad)
             tl.store(g + offsets, grad.to(g.dtype.element_ty), mask=inside)
         first += grad
         second += grad * (value - k)
@@ -163,7 +164,7 @@ def _gradient_sums(
 @triton.jit
 def _input_gradient(
     dy, x, slope, mean, d_mean, d_variance, shift, dx, C, L,
-    MASKED: tl.constexpr,
+    MASKED: tl.constexpr, SPREAD: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = slope.dtype.element_ty
@@ -172,16 +173,18 @@ def _input_gradient(
     inside = (c < C)[:, None] & (at < L)[None, :]
     offsets = start + _offsets(c, at, C, L, LAST, WIDE)
     grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
-    value = tl.load(x + offsets, mask=inside, other=0).to(S)
     of_dy = tl.load(slope + row + c, mask=c < C, other=0)[:, None]
+    rest = tl.load(d_mean + row + c, mask=c < C, other=0)[:, None] / L
+    if MASKED or SPREAD:
+        value = tl.load(x + offsets, mask=inside, other=0).to(S)
     if MASKED:
         b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
-        grad = tl.where(value * of_dy + b > 0, grad, 0)
-    of_x = tl.load(d_variance + row + c, mask=c < C, other=0)[:, None] * 2 / L
-    rest = tl.load(d_mean + row + c, mask=c < C, other=0)[:, None] / L
-    rest -= of_x * tl.load(mean + row + c, mask=c < C, other=0)[:, None]
-    out = grad * of_dy + (value * of_x + rest)
-    tl.store(dx + offsets, out.to(dx.dtype.element_ty), mask=inside)
+        grad = tl.where(value * of_dy + b <= 0, 0, grad)
+    if SPREAD:
+        of_x = tl.load(d_variance + row + c, mask=c < C, other=0)[:, None] * 2 / L
+        rest -= of_x * tl.load(mean + row + c, mask=c < C, other=0)[:, None]
+        rest += value * of_x
+    tl.store(dx + offsets, (grad * of_dy + rest).to(dx.dtype.element_ty), mask=inside)
 
 
 def _reduce(
@@ -247,8 +250,7 @@ def _run(kernel, programs: int, x: Tensor, arguments, warps: int, **constants: i
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and variance over space (:func:`composer_attn.ops.passes.moments`)."""
     x, last = dense(x)
-    mean = x.new_empty(x.shape[:2], dtype=statistics_dtype(x))
-    variance = torch.empty_like(mean)
+    mean, variance = (empty_numbers(x, statistics_dtype(x)) for _ in range(2))
     _reduce(_moments, 1, x, last, x, mean, variance)
     return mean, variance
 
@@ -256,6 +258,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
     x, last = dense(x)
+    scale, shift = _numbers(x, scale, shift)
     y = torch.empty_like(x)
     joined = shortcut is not None
     shortcut = like(shortcut, last) if joined else None
@@ -269,9 +272,9 @@ def gradient_sums(
     """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
     x, last = dense(x)
     dy = like(dy, last)
-    first, second = torch.empty_like(centre), torch.empty_like(centre)
     output, computed = isinstance(mask, Tensor), isinstance(mask, tuple)
-    scale, shift = mask if computed else (None, None)
+    centre, scale, shift = _numbers(x, centre, *(mask if computed else (None, None)))
+    first, second = (empty_numbers(x, centre.dtype) for _ in range(2))
     y, g = (like(mask, last), torch.empty_like(x)) if output else (None, dy)
     tensors = (dy, x, centre, scale, shift, y, g, first, second)
     _reduce(_gradient_sums, 4 if output else 2, x, last, *tensors, COMPUTED=computed, OUTPUT=output)
@@ -284,13 +287,19 @@ def input_gradient(
     slope: Tensor,
     mean: Tensor,
     d_mean: Tensor,
-    d_variance: Tensor,
+    d_variance: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    tensors = (dy, x, slope, mean, d_mean, d_variance, shift, dx)
-    _map(_input_gradient, x, last, *tensors, MASKED=shift is not None)
+    given = _numbers(x, slope, mean, d_mean, d_variance, shift)
+    flags = {"MASKED": shift is not None, "SPREAD": d_variance is not None}
+    _map(_input_gradient, x, last, dy, x, *given, dx, **flags)
     return dx
+
+
+def _numbers(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
+    dtype = statistics_dtype(x)
+    return [numbers(value, x, dtype) for value in values]

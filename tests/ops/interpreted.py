@@ -5,7 +5,15 @@ import json
 import torch
 
 from composer_attn.ops import kernels, passes
-from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors
+from tests.ops.calls import (
+    ALLOWED,
+    calls_between,
+    calls_of_passes,
+    errors,
+    infinite_calls,
+    spread,
+    strided,
+)
 from tests.ops.regions import build, differences
 
 # On a GPU also sums over many positions, and in many programs.
@@ -30,11 +38,18 @@ def table(device: str) -> dict[str, tuple[float, float]]:
         for dtype in (torch.float64, torch.float32)
         for size in SIZES
     }
-    return {
+    if device == "cpu":
+        calls[torch.float64, "strided"] = strided(
+            calls_of_passes((2, 3, 3, 2), torch.float64, False, device)
+            | calls_between(2, 3, torch.float64, device)
+        )
+    found = {
         f"{case} {name}": (error, ALLOWED[case[0]])
         for case, group in calls.items()
         for name, error in errors(group, kernels, passes).items()
     }
+    infinite = spread(infinite_calls(3, 6, device), kernels, passes)
+    return found | {f"infinite {name}": (error, 1e-12) for name, error in infinite.items()}
 
 
 if __name__ == "__main__":
