@@ -27,6 +27,7 @@ NEEDS = {
     "composer_attn/algorithms": "composer",
     "composer_attn/callbacks": "composer",
     "composer_attn/cli": "runs",
+    "composer_attn/functional/files": "safetensors",
     "composer_attn/runs": "runs",
     "composer_attn/runs/report": "report",
     "composer_attn/runs/data/digits": "demo",
@@ -75,6 +76,10 @@ def modules_in(path: str) -> frozenset[str]:
             modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             modules.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            given = node.args[0]
+            if isinstance(given, ast.Constant):
+                modules.add(given.value.partition(".")[0])
     own = {"composer_attn", "tests", "benchmarks"}
     return frozenset(modules - set(sys.stdlib_module_names) - own - BROUGHT_BY_TORCH)
 
