@@ -30,8 +30,8 @@ def test_readme_s_code_passes_and_wrong_code_does_not(tmp_path):
     checked = run(*command, *files, "wrong.py", cwd=tmp_path, timeout=1200)
     lines = checked.stdout.splitlines()
     assert [line for line in lines if not line.startswith("wrong.py:")] == [], checked.stderr
-    assert [re.sub(r"[^:]*: (error|note): ", "", line.partition(":")[2]) for line in lines] == [
-        'Unexpected keyword argument "kernel" for "apply_eca"  [call-arg]',
-        '"SurgeryPlan" has no attribute "chosn"  [attr-defined]',
-        'Revealed type is "builtins.int"',
-    ]
+    found = [line.split(": ", 2)[2] for line in lines if ": error: " in line]
+    assert found[0].startswith('Unexpected keyword argument "kernel" for "apply_eca"')
+    assert found[1].startswith('"SurgeryPlan" has no attribute "chosn"')
+    assert len(found) == 2
+    assert re.search(r'Revealed type is "(builtins\.)?int"', checked.stdout)
