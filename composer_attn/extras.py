@@ -21,6 +21,7 @@ _EXTRAS = {
     "matplotlib": "report",
     "streaming": "streaming",
     "timm": "timm",
+    "safetensors": "safetensors",
     "sklearn": "demo",
 }
 

@@ -3,7 +3,7 @@
 import re
 import sys
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib import metadata
 
 from tests.commands import ROOT
 
@@ -38,8 +38,8 @@ def closure(names: tuple[str, ...]) -> set[str]:
         if name in found:
             continue
         try:
-            requires = distribution(name).requires or []
-        except PackageNotFoundError:  # for another platform
+            requires = metadata.distribution(name).requires or []
+        except metadata.PackageNotFoundError:  # for another platform
             continue
         found.add(name)
         waiting += [re.match(r"[\w.-]+", line)[0] for line in requires if "extra ==" not in line]
@@ -47,23 +47,26 @@ def closure(names: tuple[str, ...]) -> set[str]:
 
 
 @lru_cache
-def importable() -> frozenset[str]:
-    """List the top-level modules of torch and what it needs."""
-    core = closure(CORE)
-    return frozenset(
-        module
-        for module, distributions in packages_distributions().items()
-        if core & {normalized(name) for name in distributions}
-    )
+def owners() -> dict[str, set[str]]:
+    """Map each top-level module to the distributions that have installed something of it."""
+    found: dict[str, set[str]] = {}
+    for each in metadata.distributions():
+        tops = {
+            file.parts[0].partition(".")[0] for file in each.files or () if ".." not in file.parts
+        }
+        for module in filter(str.isidentifier, tops):
+            found.setdefault(module, set()).add(normalized(each.metadata["Name"]))
+    return found
 
 
 @lru_cache
-def distributions() -> dict[str, str]:
-    """Map each top-level module that can be imported to the distribution it belongs to."""
-    return {module: normalized(names[0]) for module, names in packages_distributions().items()}
+def importable() -> frozenset[str]:
+    """List the top-level modules of torch and what it needs."""
+    core = closure(CORE)
+    return frozenset(module for module, names in owners().items() if core & names)
 
 
 def alone(code: str) -> tuple[str, ...]:
     """Return the command that runs code in an environment with the core dependencies alone."""
-    absent = sorted(set(distributions()) - importable() - {"composer_attn"})
+    absent = sorted(set(owners()) - importable() - {"composer_attn"})
     return sys.executable, "-c", _BLOCK.format(absent=absent, root=str(ROOT)) + code

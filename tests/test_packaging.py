@@ -10,7 +10,7 @@ import yaml
 
 import composer_attn
 from composer_attn.extras import _EXTRAS
-from tests.alone import alone, distributions, importable, normalized
+from tests.alone import alone, importable, normalized, owners
 from tests.commands import ROOT, run
 
 if sys.version_info >= (3, 11):
@@ -27,6 +27,7 @@ NEEDS = {
     "composer_attn/algorithms": "composer",
     "composer_attn/callbacks": "composer",
     "composer_attn/cli": "runs",
+    "composer_attn/functional/files": "safetensors",
     "composer_attn/runs": "runs",
     "composer_attn/runs/report": "report",
     "composer_attn/runs/data/digits": "demo",
@@ -75,13 +76,17 @@ def modules_in(path: str) -> frozenset[str]:
             modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             modules.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            given = node.args[0]
+            if isinstance(given, ast.Constant):
+                modules.add(given.value.partition(".")[0])
     own = {"composer_attn", "tests", "benchmarks"}
     return frozenset(modules - set(sys.stdlib_module_names) - own - BROUGHT_BY_TORCH)
 
 
 def imported(path: str) -> set[str]:
     """List the distributions that a file imports from."""
-    return {distributions().get(module, module) for module in modules_in(path)}
+    return {min(owners().get(module, {module})) for module in modules_in(path)}
 
 
 FILES = [
@@ -114,7 +119,7 @@ def test_the_extras_name_one_another_and_nothing_unknown():
 
 def test_the_message_names_an_extra_that_brings_what_is_missing():
     for module, extra in _EXTRAS.items():
-        assert distributions()[module] in declared(extra), module
+        assert owners()[module] & declared(extra), module
     package = [path for path in FILES if path.startswith("composer_attn/")]
     used = set().union(*(modules_in(path) for path in package))
     assert used - set(_EXTRAS) <= importable()

@@ -3,8 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-
-from torch import nn
+from typing import Any
 
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.surgery import Example, Optimizers, SurgeryPlan
@@ -21,7 +20,8 @@ __all__ = [
 ]
 
 Patterns = str | Iterable[str] | None
-Filter = Callable[[str, nn.Module], bool] | None
+# The module as Any: which attributes it has (in_channels, say), the caller knows.
+Filter = Callable[[str, Any], bool] | None
 
 
 def attends_nothing(plan: SurgeryPlan) -> bool:
