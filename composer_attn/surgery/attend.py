@@ -35,8 +35,11 @@ class Attends:
 
     def _first_input(self, x, kwargs: dict):
         """Return the first input, which may come by its name, and what else comes by name."""
-        if x is not None or self._attn_input not in kwargs:
+        if x is not None:
             return x, kwargs
+        if self._attn_input not in kwargs:
+            name = f", or by the name {self._attn_input}" if self._attn_input else ""
+            raise TypeError(f"an attended {original_class(self).__name__} takes an input{name}")
         rest = {name: value for name, value in kwargs.items() if name != self._attn_input}
         return kwargs[self._attn_input], rest
 
