@@ -11,6 +11,7 @@ from composer_attn.errors import CheckpointError
 from composer_attn.functional.files import open_safely
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import walk
+from composer_attn.surgery.orphans import check_no_orphans
 
 # What training scripts nest a state dict under.
 _NESTS = ("state_dict", "model", "model_state_dict", "model_ema")
@@ -37,6 +38,7 @@ def load_weights(
     Raises:
         TornCheckpointError: the file is cut short or damaged.
         CheckpointError: the file names code, is of another network, or holds NaN.
+        ModelError: the model holds attention that is out of use.
         OSError: there is no such file, or it cannot be read.
 
     Example:
@@ -50,6 +52,7 @@ def load_weights(
         '1'
         ('1.attention.conv.weight',)
     """
+    check_no_orphans(model)
     weights = _state_dict(open_safely(path), path)
     expected = model.state_dict()
     ignored = tuple(ignore)

@@ -6,14 +6,25 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend as attend_alone
+from composer_attn.surgery.feature_maps import BATCH_DIMENSIONS, follow_pruning
+from composer_attn.surgery.folding import check_not_folded, refuse_fuse_modules
 from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
+from composer_attn.surgery.parametrized import (
+    class_before,
+    has_more_properties,
+    is_moved,
+    move_upon,
+)
 
 CHILD = "attention"
 
@@ -21,16 +32,34 @@ CHILD = "attention"
 _attended_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What a surgery notes on an attention, which copies and conversions of its module carry along.
+
+    Attributes:
+        side: what of the module passes through it: a key of :data:`SIDES`.
+        follows_bare: whether the module is a norm behind a convolution without a bias.
+    """
+
+    side: str
+    follows_bare: bool = False
+
+
 class Attends:
     """Mixed into the class of every attended module."""
 
     attention: nn.Module
+
+    # How many dimensions a batch has; 0 where that cannot be told.
+    _attn_dimensions: int = 0
 
     # Set on modules that are fused, by surgery.fuse.
     _attn_backend: str | None = None
     _attn_gives: Link | None = None
 
     def _attend(self, x):
+        if self._has_no_batch(x):
+            return self._attend(x.unsqueeze(0)).squeeze(0)
         backend = self._attn_backend
         if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
             return self.attention(x)
@@ -38,11 +67,20 @@ class Attends:
             return self.attention(x)
         return attend_alone(x, self.attention, backend)
 
+    def _has_no_batch(self, x) -> bool:
+        """Say whether this is one sample; of a batch, make sure that the attention fits it."""
+        dimensions = self._attn_dimensions
+        if not dimensions or not isinstance(x, Tensor):
+            return False
+        if x.dim() == dimensions:
+            follow_pruning(type(self).__name__, self._modules[CHILD], x)
+        return x.dim() == dimensions - 1
+
     def __reduce_ex__(self, protocol):
         # The class has no importable name: copy and pickle make a module of the original class,
         # and extend that class again.
         make, args, *state = super().__reduce_ex__(max(protocol, 2))
-        args = tuple(original_class(self) if arg is type(self) else arg for arg in args)
+        args = tuple(_extended_class(self) if arg is type(self) else arg for arg in args)
         return _make_attended, (make, args, attended_side(self)), *state
 
     def __prepare_scriptable__(self):
@@ -60,8 +98,19 @@ class AttendsOutput(Attends):
         x = super().forward(*args, **kwargs)
         link = self._attn_gives
         if link is not None and link.is_open() and isinstance(x, Tensor):
+            if self._has_no_batch(x):
+                return self._attend(x)
             return link.give(x, self)
         return self._attend(x)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Take a parameter, as every module does, but for one that folds a norm into this one.
+
+        Raises:
+            ModelError: a norm is being folded into this convolution.
+        """
+        check_not_folded(self, name, param)
+        super().register_parameter(name, param)
 
 
 class AttendsInput(Attends):
@@ -106,18 +155,69 @@ def attended_class(original: type, side: str = "output") -> type:
     if found is None:
         # torch.fx keeps a module whole where its class comes from torch.nn: so does ours, then, and
         # what finds a network's convolutions in its graph (WeightStandardization) still does.
-        attributes = {"__module__": original.__module__}
-        if original.forward in _FORWARDS_OF_ONE_INPUT:
-            attributes["forward"] = lambda self, input: mixin.forward(self, input)
+        attributes = {
+            "__module__": original.__module__,
+            "__init__": _building(original),
+            "forward": _staying(mixin, one_input=original.forward in _FORWARDS_OF_ONE_INPUT),
+        }
+        dimensions = (n for kind, n in BATCH_DIMENSIONS.items() if issubclass(original, kind))
+        attributes["_attn_dimensions"] = next(dimensions, 0)
         found = type(f"Attended{original.__name__}", (mixin, original), attributes)
         _attended_classes[original, mixin] = found
+        refuse_fuse_modules(found, original)
     return found
+
+
+def _building(original: type) -> Callable:
+    """Return an ``__init__`` that builds a module of the original class.
+
+    LoRA, for one, builds layers of a layer's own class beside it: ``type(conv)(3, 8, 1)``.
+    """
+
+    @wraps(original.__init__)
+    def build(self, *args, **kwargs):
+        attention, cls = vars(self).get("_modules", {}).get(CHILD), type(self)
+        set_class(self, _extended_class(self))
+        try:
+            self.__init__(*args, **kwargs)
+        finally:
+            if attention is not None:  # an attended module is built anew, in place
+                self._modules[CHILD] = attention
+                set_class(self, cls)
+
+    return build
+
+
+def _staying(mixin: type[Attends], one_input: bool) -> Callable:
+    """Return a forward that computes what the module does now, however long it has been kept.
+
+    Others (Accelerate) keep a module's forward, and set another on the instance that calls it:
+    when that is called, the module may have been detached.
+    """
+    if one_input:
+        return lambda self, input: (
+            mixin.forward(self, input)
+            if isinstance(self, mixin)
+            else type(self).forward(self, input)
+        )
+
+    @wraps(mixin.forward)
+    def forward(self, *args, **kwargs):
+        if isinstance(self, mixin):
+            return mixin.forward(self, *args, **kwargs)
+        return type(self).forward(self, *args, **kwargs)
+
+    return forward
+
+
+def _extended_class(module: nn.Module) -> type:
+    mro = type(module).__mro__
+    return mro[mro.index(Attends) + 1]
 
 
 def original_class(module: nn.Module) -> type:
     """Return the class that an attended module had before."""
-    mro = type(module).__mro__
-    return mro[mro.index(Attends) + 1]
+    return class_before(module) if is_moved(module) else _extended_class(module)
 
 
 def attended_side(module: nn.Module) -> str:
@@ -136,9 +236,9 @@ def is_extended_further(module: nn.Module) -> bool:
     A parametrization extends the class, or, on a module that was parametrized before the surgery,
     adds a property to it.
     """
-    cls = type(module)
-    added = any(isinstance(value, property) for value in vars(cls).values())
-    return added or not set(cls.__bases__) & set(SIDES.values())
+    if is_moved(module):
+        return has_more_properties(module)
+    return not set(type(module).__bases__) & set(SIDES.values())
 
 
 def set_class(module: nn.Module, cls: type) -> None:
@@ -146,15 +246,35 @@ def set_class(module: nn.Module, cls: type) -> None:
     object.__setattr__(module, "__class__", cls)
 
 
-def attend(module: nn.Module, attention: nn.Module, side: str = "output") -> None:
-    """Make a module pass one of its sides through ``attention``, in place."""
-    cls = attended_class(type(module), side)
+def attend(
+    module: nn.Module, attention: nn.Module, side: str = "output", dimensions: int = 0
+) -> None:
+    """Make a module pass one of its sides through ``attention``, in place.
+
+    Args:
+        module: what to attend.
+        attention: what rescales the channels.
+        side: a key of :data:`SIDES`.
+        dimensions: how many dimensions a batch has, where the module's class does not tell; 0
+            where nothing does.
+    """
+    cls = type(module)
+    if is_parametrized(module):
+        attended = move_upon(cls, attended_class(cls.__bases__[0], side))
+    else:
+        attended = attended_class(cls, side)
     module._modules[CHILD] = attention
-    set_class(module, cls)
+    vars(attention)["_attn_mark"] = Mark(side)
+    if dimensions and not attended._attn_dimensions:
+        vars(module)["_attn_dimensions"] = dimensions
+    set_class(module, attended)
 
 
 def detach(module: nn.Module) -> None:
     """Undo :func:`attend` exactly; harmless where only half of it was done."""
     if is_attended(module):
         set_class(module, original_class(module))
-    module._modules.pop(CHILD, None)
+    vars(module).pop("_attn_dimensions", None)
+    attention = module._modules.pop(CHILD, None)
+    if attention is not None:
+        vars(attention).pop("_attn_mark", None)

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from composer_attn.surgery.attend import attend, attended_class, detach, is_attended
 from composer_attn.surgery.example import Example
+from composer_attn.surgery.feature_maps import batch_dimensions
+from composer_attn.surgery.fold_methods import allow_folding, refuse_folding
 from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.measure import measured
 from composer_attn.surgery.optimizers import (
@@ -25,6 +27,7 @@ from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.points import ATTENDED_ALREADY, Point
 from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.refusals import check_model, check_sites
+from composer_attn.surgery.registration import note_neighbours
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import is_replacement, occupy, vacate
 
@@ -97,7 +100,9 @@ def _attend_all(
         for point in sites:
             attention = attentions[point.name]
             undo.callback(detach, point.module)
-            attend(point.module, attention, point.side)
+            owner = model.get_submodule(point.owner)
+            dimensions = batch_dimensions(owner) or batch_dimensions(point.module)
+            attend(point.module, attention, point.side, dimensions)
             for slot in point.slots:
                 undo.callback(vacate, model, slot)
                 occupy(model, slot, point.module)
@@ -106,6 +111,9 @@ def _attend_all(
                 kept.places = leave(live, kept.module, model)
             for home in homes[point.name]:
                 join(home, attention)
+        undo.callback(allow_folding, model)
+        refuse_folding(model)
+        note_neighbours(model)
         undo.pop_all()
 
 
