@@ -6,7 +6,6 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from weakref import WeakValueDictionary
 
@@ -17,7 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend as attend_alone
 from composer_attn.surgery.feature_maps import BATCH_DIMENSIONS, follow_pruning
-from composer_attn.surgery.folding import check_not_folded, refuse_fuse_modules
+from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
 from composer_attn.surgery.parametrized import (
     class_before,
@@ -28,21 +27,11 @@ from composer_attn.surgery.parametrized import (
 
 CHILD = "attention"
 
+# What a surgery notes on an attention: the side of the module that passes through it.
+MARK = "_attn_side"
+
 # By the original class and by what is attended. A class lives as long as something uses it.
 _attended_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What a surgery notes on an attention, which copies and conversions of its module carry along.
-
-    Attributes:
-        side: what of the module passes through it: a key of :data:`SIDES`.
-        follows_bare: whether the module is a norm behind a convolution without a bias.
-    """
-
-    side: str
-    follows_bare: bool = False
 
 
 class Attends:
@@ -103,15 +92,6 @@ class AttendsOutput(Attends):
             return link.give(x, self)
         return self._attend(x)
 
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Take a parameter, as every module does, but for one that folds a norm into this one.
-
-        Raises:
-            ModelError: a norm is being folded into this convolution.
-        """
-        check_not_folded(self, name, param)
-        super().register_parameter(name, param)
-
 
 class AttendsInput(Attends):
     """Passes the module's first input through its attention."""
@@ -157,7 +137,7 @@ def attended_class(original: type, side: str = "output") -> type:
         # what finds a network's convolutions in its graph (WeightStandardization) still does.
         attributes = {
             "__module__": original.__module__,
-            "__init__": _building(original),
+            "__init__": building(original, _extended_class),
             "forward": _staying(mixin, one_input=original.forward in _FORWARDS_OF_ONE_INPUT),
         }
         dimensions = (n for kind, n in BATCH_DIMENSIONS.items() if issubclass(original, kind))
@@ -168,16 +148,20 @@ def attended_class(original: type, side: str = "output") -> type:
     return found
 
 
-def _building(original: type) -> Callable:
-    """Return an ``__init__`` that builds a module of the original class.
+def building(original: type, extended: Callable[[nn.Module], type]) -> Callable:
+    """Return an ``__init__`` that builds a module of the class that one of ours extends.
 
     LoRA, for one, builds layers of a layer's own class beside it: ``type(conv)(3, 8, 1)``.
+
+    Args:
+        original: the class that is extended.
+        extended: returns it, given a module of the class that extends it.
     """
 
     @wraps(original.__init__)
     def build(self, *args, **kwargs):
         attention, cls = vars(self).get("_modules", {}).get(CHILD), type(self)
-        set_class(self, _extended_class(self))
+        set_class(self, extended(self))
         try:
             self.__init__(*args, **kwargs)
         finally:
@@ -264,7 +248,8 @@ def attend(
     else:
         attended = attended_class(cls, side)
     module._modules[CHILD] = attention
-    vars(attention)["_attn_mark"] = Mark(side)
+    # Copies and conversions of the module carry it along.
+    vars(attention)[MARK] = side
     if dimensions and not attended._attn_dimensions:
         vars(module)["_attn_dimensions"] = dimensions
     set_class(module, attended)
@@ -277,4 +262,4 @@ def detach(module: nn.Module) -> None:
     vars(module).pop("_attn_dimensions", None)
     attention = module._modules.pop(CHILD, None)
     if attention is not None:
-        vars(attention).pop("_attn_mark", None)
+        vars(attention).pop(MARK, None)

@@ -1,4 +1,4 @@
-"""Folding a batch norm into an attended convolution, which others' code tries, is refused.
+"""Tell when others' code folds a batch norm into a convolution, where one of both is attended.
 
 ``norm(attention(conv(x)))`` is no convolution, nor is ``attention(conv(x))`` with the norm's scale
 in the convolution's weights. What folds (torch, detectors, other packages) does not ask: it gives
@@ -6,7 +6,6 @@ the convolution other weights, or a bias that it did not have.
 """
 
 import sys
-from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -24,57 +23,29 @@ ADVICE = (
 )
 
 
-def check_not_folded(conv: nn.Module, name: str, value: nn.Parameter | None) -> None:
-    """Refuse a parameter that folds a norm into an attended convolution.
-
-    Args:
-        conv: the attended module.
-        name: of the parameter that it is given.
-        value: the parameter.
-
-    Raises:
-        ModelError: it is a bias where there was none, or what the convolution has times the scale
-            of a norm that the calling function holds. The parameter was not taken.
-    """
-    if value is None or not isinstance(conv, CONVOLUTIONS):
-        return
-    held = conv._parameters
-    given_bias = name == "bias" and name in held and held[name] is None
-    if given_bias or (name == "weight" and _is_rescaled_by_caller(held.get(name), value)):
-        raise ModelError(
-            f"an attended {type(conv).__name__.removeprefix('Attended')} is given a "
-            f"{name} as by folding a batch norm into it, after which its attention would see other "
-            f"numbers: {ADVICE}"
-        )
-
-
-def _is_rescaled_by_caller(old: Tensor | None, new: Tensor) -> bool:
-    """Say whether new weights are the old ones times the scale of a norm that the caller holds."""
-    if old is None or old.shape != new.shape or old.is_meta or new.is_meta:
+def is_rescaled_by(norm: nn.Module, old: Tensor | None, new: Tensor | None) -> bool:
+    """Say whether new weights of a convolution are the old ones times the scale of a norm."""
+    if old is None or new is None or old.shape != new.shape or old.is_meta or new.is_meta:
         return False
-    for norm in _norms_of_caller():
-        variance, weight = norm.running_var, norm.weight
-        if variance is None or variance.numel() != len(old) or variance.device != old.device:
-            continue
-        scale = (1 if weight is None else weight.detach()) / torch.sqrt(variance + norm.eps)
-        expected = old.detach() * scale.reshape(-1, *[1] * (old.dim() - 1))
-        if torch.allclose(new.detach().double(), expected.double(), rtol=1e-3):
-            return True
-    return False
+    variance, weight = norm.running_var, norm.weight
+    if variance is None or variance.numel() != len(old) or variance.device != old.device:
+        return False
+    scale = torch.rsqrt(variance + norm.eps) * (1 if weight is None else weight.detach())
+    expected = old.detach() * scale.reshape(-1, *[1] * (old.dim() - 1))
+    return torch.allclose(new.detach().double(), expected.double(), rtol=1e-3)
 
 
-def _norms_of_caller() -> Iterator[nn.Module]:
-    """List the batch norms among the variables of the function that assigns a parameter.
+def norms_of_caller() -> list[nn.Module]:
+    """List the batch norms among the variables of the function that gives a module a parameter.
 
-    A weight alone does not tell a fold from a new initialization; with the norm at hand it does.
+    Other weights alone do not tell a fold from a new initialization; with the norm at hand they do.
     """
     frame = sys._getframe(1)
-    own = ("torch.nn.modules.module", "composer_attn.surgery.attend", __name__)
-    while frame is not None and frame.f_globals.get("__name__") in own:
+    on_the_way = ("torch.nn.modules.module", "composer_attn.surgery.registration", __name__)
+    while frame is not None and frame.f_globals.get("__name__") in on_the_way:
         frame = frame.f_back
-    for value in list(frame.f_locals.values()) if frame is not None else ():
-        if isinstance(value, _BatchNorm):
-            yield value
+    held = [] if frame is None else list(frame.f_locals.values())
+    return [value for value in held if isinstance(value, _BatchNorm)]
 
 
 def _refuse_fuse_modules(is_qat: bool, *modules: nn.Module) -> None:

@@ -27,7 +27,6 @@ from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.points import ATTENDED_ALREADY, Point
 from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.refusals import check_model, check_sites
-from composer_attn.surgery.registration import note_neighbours
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import is_replacement, occupy, vacate
 
@@ -113,7 +112,6 @@ def _attend_all(
                 join(home, attention)
         undo.callback(allow_folding, model)
         refuse_folding(model)
-        note_neighbours(model)
         undo.pop_all()
 
 

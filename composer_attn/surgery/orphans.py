@@ -5,7 +5,7 @@ from torch import nn
 from composer_attn.errors import ModelError
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import walk
-from composer_attn.surgery.registration import mark_of
+from composer_attn.surgery.registration import side_of
 
 
 def find_orphans(model: nn.Module) -> dict[str, nn.Module]:
@@ -17,10 +17,12 @@ def find_orphans(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in walk(model)
-        # A bare nn.Module is a shelf in a graph of torch.fx, which calls the attention itself.
+        # A bare nn.Module is a shelf in a graph of torch.fx, which calls the attention itself; a
+        # scripted module has no class to extend.
         if type(module) is not nn.Module
+        and isinstance(module._modules, dict)
         and not is_attended(module)
-        and mark_of(module._modules.get(CHILD)) is not None
+        and side_of(module._modules.get(CHILD))
     }
 
 

@@ -11,18 +11,26 @@ from weakref import WeakSet
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from composer_attn.errors import AttentionRemovedError, ModelError
 from composer_attn.surgery.attend import (
     CHILD,
-    Mark,
+    MARK,
     attended_class,
     attended_side,
     is_attended,
     set_class,
 )
-from composer_attn.surgery.folding import ADVICE, CONVOLUTIONS
+from composer_attn.surgery.folding import (
+    ADVICE,
+    CONVOLUTIONS,
+    is_rescaled_by,
+    norms_of_caller,
+)
 
 # Attentions of modules that may be replaced: their algorithm looks after them, and says who did it.
 _guarded: "WeakSet[nn.Module]" = WeakSet()
@@ -39,22 +47,9 @@ def end_guard(attentions: Collection[nn.Module]) -> None:
         _guarded.discard(attention)
 
 
-def note_neighbours(model: nn.Module) -> None:
-    """Note on each attended norm whether the convolution before it has no bias, until it is folded.
-
-    Args:
-        model: an attended network.
-    """
-    for parent in model.modules():
-        for conv, norm in _neighbours(parent):
-            if is_attended(norm) and conv.bias is None:
-                attention = norm._modules[CHILD]
-                vars(attention)["_attn_mark"] = Mark(attended_side(norm), follows_bare=True)
-
-
-def mark_of(attention: nn.Module | None) -> Mark | None:
-    """Return what a surgery noted on an attention; None for one that stands by itself."""
-    return None if attention is None else vars(attention).get("_attn_mark")
+def side_of(attention: nn.Module | None) -> str:
+    """Return what a surgery noted on an attention; empty for one that stands by itself."""
+    return "" if attention is None else vars(attention).get(MARK, "")
 
 
 def is_norm(module: nn.Module | None) -> bool:
@@ -71,9 +66,12 @@ def _neighbours(parent: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 
 def _on_registration(holder: nn.Module, name: str, new: nn.Module | None) -> None:
-    if name == CHILD and mark_of(new) is not None and not is_attended(holder) and is_norm(holder):
-        set_class(holder, attended_class(type(holder), mark_of(new).side))
-    old = holder._modules.get(name)
+    if name == CHILD and is_attended(holder) and new is not None:
+        vars(new)[MARK] = attended_side(holder)  # another attention in the place of one
+    elif name == CHILD and side_of(new) and is_norm(holder):
+        set_class(holder, attended_class(type(holder), side_of(new)))
+    # Scripted modules keep their children in a table of their own.
+    old = holder._modules.get(name) if isinstance(holder._modules, dict) else None
     if old is None:
         return
     if is_attended(old) and old is not new:
@@ -86,8 +84,8 @@ def _on_registration(holder: nn.Module, name: str, new: nn.Module | None) -> Non
             )
     elif is_norm(old) and (new is None or type(new) is nn.Identity):
         _check_norm_stays(holder, name, old)
-    elif isinstance(new, CONVOLUTIONS) and new.bias is not None:
-        _check_not_folded_into(holder, name, old, new)
+    elif old is not new and isinstance(new, CONVOLUTIONS) and isinstance(old, CONVOLUTIONS):
+        _check_nothing_folded(holder, name, old, new)
 
 
 def _replace(name: str, old: nn.Module, new: nn.Module | None) -> None:
@@ -126,14 +124,38 @@ def _check_norm_stays(holder: nn.Module, name: str, norm: nn.Module) -> None:
             )
 
 
-def _check_not_folded_into(holder: nn.Module, name: str, old: nn.Module, new: nn.Module) -> None:
+def _check_nothing_folded(holder: nn.Module, name: str, old: nn.Module, new: nn.Module) -> None:
+    """Refuse a convolution into which the attended norm after it was folded."""
     for conv, norm in _neighbours(holder):
-        mark = mark_of(norm._modules.get(CHILD))
-        if conv is old and is_attended(norm) and mark is not None and mark.follows_bare:
-            raise ModelError(
-                f"{name}, the convolution before an attended {type(norm).__name__}, has a bias "
-                f"now, as by folding the norm into it, which would lose its attention: {ADVICE}"
-            )
+        if conv is not old or not is_attended(norm):
+            continue
+        gains_bias = old.bias is None and new.bias is not None
+        if gains_bias or is_rescaled_by(norm, old.weight, new.weight):
+            how = f"is replaced by a {type(new).__name__}"
+            raise ModelError(_folded(f"{name}, the convolution before an attended norm,", how))
+
+
+def _on_parameter(conv: nn.Module, name: str, value: nn.Parameter) -> None:
+    """Refuse a bias where there was none, and weights times the scale of a norm."""
+    if not isinstance(conv, CONVOLUTIONS) or name not in conv._parameters:
+        return
+    attends = is_attended(conv) and attended_side(conv) == "output"
+    norms = [norm for norm in norms_of_caller() if attends or is_attended(norm)]
+    held = conv._parameters[name]
+    if name == "bias" and held is None and (attends or norms):
+        kind = "an attended convolution" if attends else "a convolution"
+        raise ModelError(_folded(kind, "is given a bias that it did not have"))
+    if name == "weight" and any(is_rescaled_by(norm, held, value) for norm in norms):
+        kind = "an attended convolution" if attends else "a convolution before an attended norm"
+        raise ModelError(_folded(kind, "is given its weights times the scale of a norm"))
+
+
+def _folded(what: str, how: str) -> str:
+    return (
+        f"{what} {how}, as by folding a batch norm into it: attention between or behind "
+        f"the two would be lost, or see other numbers: {ADVICE}"
+    )
 
 
 register_module_module_registration_hook(_on_registration)
+register_module_parameter_registration_hook(_on_parameter)

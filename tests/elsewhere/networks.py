@@ -26,9 +26,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(8, 12, 3, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(12)
         self.relu = nn.ReLU()
-        self.downsample = nn.Sequential(
-            nn.Conv2d(channels, 12, 1, bias=bias), nn.BatchNorm2d(12)
-        )
+        self.downsample = nn.Sequential(nn.Conv2d(channels, 12, 1, bias=bias), nn.BatchNorm2d(12))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))

@@ -156,7 +156,9 @@ def test_a_wrapper_may_take_an_attended_modules_place():
 def test_another_convolution_in_an_attended_ones_place_is_an_error():
     model = at_random(Net())
     apply_eca(model, min_channels=8)
-    with pytest.raises(AttentionRemovedError, match="conv1, an attended Conv2d.*before the surgery"):
+    with pytest.raises(
+        AttentionRemovedError, match=r"conv1, an attended Conv2d.*before the surgery"
+    ):
         model.block.conv1 = nn.Conv2d(8, 8, 3, padding=1)
 
 
