@@ -15,7 +15,11 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend as attend_alone
-from composer_attn.surgery.feature_maps import BATCH_DIMENSIONS, follow_pruning
+from composer_attn.surgery.feature_maps import (
+    BATCH_DIMENSIONS,
+    follow_pruning,
+    is_sample,
+)
 from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
 from composer_attn.surgery.parametrized import (
@@ -47,8 +51,7 @@ class Attends:
     _attn_gives: Link | None = None
 
     def _attend(self, x):
-        if self._has_no_batch(x):
-            return self._attend(x.unsqueeze(0)).squeeze(0)
+        follow_pruning(self, x)
         backend = self._attn_backend
         if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
             return self.attention(x)
@@ -56,14 +59,11 @@ class Attends:
             return self.attention(x)
         return attend_alone(x, self.attention, backend)
 
-    def _has_no_batch(self, x) -> bool:
-        """Say whether this is one sample; of a batch, make sure that the attention fits it."""
-        dimensions = self._attn_dimensions
-        if not dimensions or not isinstance(x, Tensor):
-            return False
-        if x.dim() == dimensions:
-            follow_pruning(type(self).__name__, self._modules[CHILD], x)
-        return x.dim() == dimensions - 1
+    def _attend_sample(self, x, given):
+        """Attend what came of ``given``, which may be one sample without a batch."""
+        if is_sample(given, self._attn_dimensions):
+            return self._attend(x.unsqueeze(0)).squeeze(0)
+        return self._attend(x)
 
     def __reduce_ex__(self, protocol):
         # The class has no importable name: copy and pickle make a module of the original class,
@@ -85,10 +85,12 @@ class AttendsOutput(Attends):
     def forward(self, *args, **kwargs):
         """Compute what the module computes, then scale its channels."""
         x = super().forward(*args, **kwargs)
+        given = args[0] if args else next(iter(kwargs.values()), None)
+        if is_sample(given, self._attn_dimensions):
+            return self._attend_sample(x, given)
         link = self._attn_gives
         if link is not None and link.is_open() and isinstance(x, Tensor):
-            if self._has_no_batch(x):
-                return self._attend(x)
+            follow_pruning(self, x)
             return link.give(x, self)
         return self._attend(x)
 
@@ -98,7 +100,7 @@ class AttendsInput(Attends):
 
     def forward(self, x, *args, **kwargs):
         """Scale the input's channels, then compute what the module computes."""
-        return super().forward(self._attend(x), *args, **kwargs)
+        return super().forward(self._attend_sample(x, x), *args, **kwargs)
 
 
 class AttendsShortcut(Attends):
@@ -106,7 +108,7 @@ class AttendsShortcut(Attends):
 
     def forward(self, x, *args, **kwargs):
         """Compute ``attention(x) + branch(x)``, the branch as it is."""
-        return super().forward(x, *args, **kwargs) + (self._attend(x) - x)
+        return super().forward(x, *args, **kwargs) + (self._attend_sample(x, x) - x)
 
 
 SIDES: dict[str, type[Attends]] = {
@@ -138,7 +140,7 @@ def attended_class(original: type, side: str = "output") -> type:
         attributes = {
             "__module__": original.__module__,
             "__init__": building(original, _extended_class),
-            "forward": _staying(mixin, one_input=original.forward in _FORWARDS_OF_ONE_INPUT),
+            "forward": staying(mixin, one_input=original.forward in _FORWARDS_OF_ONE_INPUT),
         }
         dimensions = (n for kind, n in BATCH_DIMENSIONS.items() if issubclass(original, kind))
         attributes["_attn_dimensions"] = next(dimensions, 0)
@@ -172,7 +174,7 @@ def building(original: type, extended: Callable[[nn.Module], type]) -> Callable:
     return build
 
 
-def _staying(mixin: type[Attends], one_input: bool) -> Callable:
+def staying(mixin: type, one_input: bool) -> Callable:
     """Return a forward that computes what the module does now, however long it has been kept.
 
     Others (Accelerate) keep a module's forward, and set another on the instance that calls it:

@@ -1,5 +1,7 @@
 """What reaches an attended module's attention: a batch or one sample, of how many channels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,17 +30,24 @@ def batch_dimensions(module: nn.Module) -> int:
     return 0
 
 
-def follow_pruning(name: str, attention: nn.Module, x: Tensor) -> None:
+def is_sample(x: Any, dimensions: int) -> bool:
+    """Say whether what a module is given is one sample, where a batch has so many dimensions."""
+    return dimensions > 0 and isinstance(x, Tensor) and x.dim() == dimensions - 1
+
+
+def follow_pruning(module: nn.Module, x: Any) -> None:
     """Let an attention follow a module whose channels others have pruned since the surgery.
 
     Args:
-        name: of the module's class, for the message.
-        attention: what is to rescale the channels of ``x``.
-        x: a batch ``(N, C, *spatial)``.
+        module: the attended module.
+        x: what its attention is given, ``(N, C, *spatial)``.
 
     Raises:
         ModelError: the attention's layers have another number of channels.
     """
+    if not isinstance(x, Tensor) or x.dim() != module._attn_dimensions:
+        return
+    attention = module._modules["attention"]
     expected, found = getattr(attention, "channels", None), x.shape[1]
     # While torch.jit traces, sizes are tensors, and comparing them would bake in a warning.
     if expected is None or torch.jit.is_tracing() or expected == found:
@@ -46,8 +55,9 @@ def follow_pruning(name: str, attention: nn.Module, x: Tensor) -> None:
     follow = getattr(attention, "follow_pruning", None)
     if follow is None or not follow(found):
         raise ModelError(
-            f"{name}: its attention, a {type(attention).__name__}, rescales {expected} channels, "
-            f"and is given {found}. Where channels are pruned after the surgery, prune the "
-            "attention's layers with them (of a SqueezeExcitation the columns of fc1.weight and "
-            "the rows of fc2.weight and fc2.bias); or prune before the surgery"
+            f"the attention of this {type(module).__name__.removeprefix('Attended')}, a "
+            f"{type(attention).__name__}, rescales {expected} channels, and is given {found}. "
+            "Where channels are pruned after the surgery, prune the attention's layers with them "
+            "(of a SqueezeExcitation the columns of fc1.weight and the rows of fc2.weight and "
+            "fc2.bias); or prune before the surgery"
         )

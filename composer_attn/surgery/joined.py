@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
 from composer_attn.ops.joint import joinable
-from composer_attn.surgery.attend import building, set_class
+from composer_attn.surgery.attend import building, set_class, staying
 from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.links import (
     Ending,
@@ -115,8 +115,10 @@ def joined_class(original: type, role: type[Joined]) -> type:
             "__module__": original.__module__,
             "__init__": building(original, unjoined_class),
         }
-        if role is Parent:
-            attributes["forward"] = _opening(original.forward)
+        is_parent = role is Parent
+        attributes["forward"] = (
+            _opening(original.forward) if is_parent else staying(role, one_input=True)
+        )
         found = type(f"Joined{original.__name__}", (role, original), attributes)
         _joined_classes[original, role] = found
         refuse_fuse_modules(found, original)

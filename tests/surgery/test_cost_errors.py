@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from composer_attn.errors import ArgumentError, ModelError
-from composer_attn.functional import plan_eca, plan_squeeze_excite
+from composer_attn.functional import plan_eca
 from tests import snapshots
 from tests.networks import NETWORKS
 
@@ -48,27 +48,27 @@ def test_what_the_selection_refuses_comes_before_the_example():
         plan_eca(NETWORKS["resnet"].build(), include="no.*", example="no tensor")
 
 
-class _Pruned(nn.Module):
-    """Uses fewer channels of its convolution than there are, which SE's layers cannot follow."""
+class _Permuted(nn.Module):
+    """Puts its convolution's channels last, where attention does not look for them."""
 
     def __init__(self):
         super().__init__()
-        self.conv = _FirstChannels(3, 16, 1)
+        self.conv = _ChannelsLast(3, 16, 1)
 
     def forward(self, x):
         return self.conv(x)
 
 
-class _FirstChannels(nn.Conv2d):
+class _ChannelsLast(nn.Conv2d):
     def forward(self, x):
-        return super().forward(x)[:, :8]
+        return super().forward(x).flatten(2).transpose(1, 2)
 
 
 def test_a_network_that_would_fail_attended_is_refused_by_the_site():
-    model = _Pruned()
+    model = _Permuted()
     with pytest.raises(ModelError, match=r"^conv: the model's forward works on the example, but"):
-        plan_squeeze_excite(model, min_channels=1, example=torch.randn(1, 3, 8, 8))
-    assert type(model.conv) is _FirstChannels
+        plan_eca(model, min_channels=1, example=torch.randn(1, 3, 8, 8))
+    assert type(model.conv) is _ChannelsLast
 
 
 def test_a_model_that_cannot_be_copied_is_refused():
