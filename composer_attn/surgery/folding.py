@@ -10,10 +10,14 @@ from itertools import product
 
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import fuser_method_mappings
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_attn.errors import ModelError
+
+try:
+    from torch.ao.quantization import fuser_method_mappings
+except ImportError:  # where torch has given it to another package
+    fuser_method_mappings = None
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -69,7 +73,10 @@ def refuse_fuse_modules(cls: type, original: type) -> None:
         cls: a class that extends another.
         original: what it extends.
     """
-    table = getattr(fuser_method_mappings, "_DEFAULT_OP_LIST_TO_FUSER_METHOD", {})
+    try:
+        table = fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD
+    except AttributeError:
+        return
     plain = [kinds for kinds, fuser in table.items() if fuser is not _refuse_fuse_modules]
     origin = _origins.get(original, original)
     if not any(origin in kinds for kinds in plain):
