@@ -29,7 +29,14 @@ if TYPE_CHECKING:
         remove_attention,
         unfuse_attention,
     )
-    from composer_attn.surgery import FusedSite, FusionPlan, Site, SurgeryPlan, register_block
+    from composer_attn.surgery import (
+        FusedSite,
+        FusionPlan,
+        Site,
+        SurgeryPlan,
+        register_block,
+        register_existing_attention,
+    )
 
 __version__ = "0.1.0"
 
@@ -53,6 +60,7 @@ _HOMES = {
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
     "register_block": "surgery",
+    "register_existing_attention": "surgery",
     "remove_attention": "functional",
     "unfuse_attention": "functional",
 }
@@ -77,6 +85,7 @@ __all__ = [
     "plan_eca",
     "plan_squeeze_excite",
     "register_block",
+    "register_existing_attention",
     "remove_attention",
     "unfuse_attention",
 ]

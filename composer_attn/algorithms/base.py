@@ -22,8 +22,8 @@ from composer_attn.errors import (
     PatternError,
     PlacementError,
 )
-from composer_attn.functional.common import attends_nothing
-from composer_attn.ops import check_backend
+from composer_attn.functional.common import attends_nothing, why_nothing
+from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import (
     FusionPlan,
     SurgeryPlan,
@@ -154,7 +154,8 @@ class AttentionAlgorithm(Algorithm):
         self._attended = {name: module.attention for name, module in sites.items()}
         leave_to_guard(self._attended.values())
         if attends_nothing(self.plan):
-            warnings.warn(f"{self!r} attended nothing\n{self.plan}", NoEffectWarning, stacklevel=2)
+            message = f"{self!r} attended nothing: {why_nothing(self.plan)}"
+            warnings.warn(message, NoEffectWarning, stacklevel=2)
         self._warn_of_untrained(state)
         log.info("%r:\n%s", self, self.plan)
         logger.log_hyperparameters(
@@ -181,6 +182,8 @@ class AttentionAlgorithm(Algorithm):
         except ModelError as error:  # sharded, say: attention is computed as ever, only slower
             log.warning("%r fuses nothing: %s", self, error)
             return
+        # Now, not within the first batch, which is timed.
+        prepare(self.backend, (p.device for site in own for p in site.attention.parameters()))
         log.info("%r:\n%s", self, self.fusion)
         logger.log_hyperparameters({f"{self.key}/num_fused": len(self.fusion.fused)})
 

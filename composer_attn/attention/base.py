@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.fx
 from torch import Tensor, nn
 
-from composer_attn.attention.gates import GATES, SLOPES, find_gate
+from composer_attn.attention.gates import CLIPPED, GATES, SLOPES, find_gate
 from composer_attn.attention.own_method import OwnMethod
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
@@ -146,6 +146,11 @@ class ChannelAttention(nn.Module):
     def gate_slope(self) -> Callable[[Tensor], Tensor]:
         """The gate's derivative, as a function of the scales."""
         return SLOPES[self.start][self.gate]
+
+    @property
+    def gate_clips(self) -> bool:
+        """Whether the gate is constant somewhere."""
+        return self.gate in CLIPPED
 
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the scales for an input ``(N, C, *spatial)``.
