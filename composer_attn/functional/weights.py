@@ -12,6 +12,7 @@ from composer_attn.functional.files import is_safetensors, open_safely, open_saf
 from composer_attn.functional.inert import INERT
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import as_patterns, walk
+from composer_attn.surgery.orphans import check_no_orphans
 
 # What training scripts nest a state dict under, Composer's two ("state", "model") among them.
 _NESTS = (
@@ -51,6 +52,7 @@ def load_weights(
     Raises:
         TornCheckpointError: the file is cut short or damaged.
         CheckpointError: the file names code, is of another network, or holds NaN.
+        ModelError: the model holds attention that is out of use.
         ArgumentError: ``ignore`` is no text, or would leave out everything.
         ImportError: the file is one of safetensors, which is not installed.
         OSError: there is no such file, or it cannot be read.
@@ -66,6 +68,7 @@ def load_weights(
         '1'
         ('1.attention.conv.weight',)
     """
+    check_no_orphans(model)
     left_out = _beginnings(ignore)
     found = open_safetensors(path) if is_safetensors(path) else open_safely(path, INERT)
     named = _state_dict(found, path)

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from composer_attn.surgery.attend import CHILD, attend, attended_class, detach, is_attended
 from composer_attn.surgery.example import Example
+from composer_attn.surgery.feature_maps import batch_dimensions
+from composer_attn.surgery.fold_methods import allow_folding, refuse_folding
 from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.measure import measured
 from composer_attn.surgery.optimizers import (
@@ -101,7 +103,9 @@ def _attend_all(
         for point in sites:
             attention = attentions[point.name]
             undo.callback(detach, point.module)
-            attend(point.module, attention, point.side)
+            owner = model.get_submodule(point.owner)
+            dimensions = batch_dimensions(owner) or batch_dimensions(point.module)
+            attend(point.module, attention, point.side, dimensions)
             for slot in point.slots:
                 undo.callback(vacate, model, slot)
                 occupy(model, slot, point.module)
@@ -110,6 +114,8 @@ def _attend_all(
                 kept.places = leave(live, kept.module, model)
             for home in homes[point.name]:
                 join(home, attention)
+        undo.callback(allow_folding, model)
+        refuse_folding(model)
         undo.pop_all()
 
 

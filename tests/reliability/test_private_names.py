@@ -37,6 +37,7 @@ OF_TORCH = {
     "torch._C._functorch",
     "torch._C._functorch.is_legacy_batchedtensor",
     "torch._C._len_torch_dispatch_stack",
+    "torch.ao.quantization.fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD",
     "torch.autograd.forward_ad._current_level",
     "torch.nn.modules.batchnorm._BatchNorm",
     "torch.nn.modules.batchnorm._NormBase",
