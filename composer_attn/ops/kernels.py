@@ -259,8 +259,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, rel
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
     x, last = dense(x)
     scale, shift = numbers(x, statistics_dtype(x), scale, shift)
-    y = torch.empty_like(x)
-    joined = shortcut is not None
+    y, joined = torch.empty_like(x), shortcut is not None
     shortcut = like(shortcut, last) if joined else None
     _map(_affine, x, last, x, scale, shift, shortcut, y, JOINED=joined, RELU=relu)
     return y
@@ -293,8 +292,7 @@ def input_gradient(
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
-    dy = like(dy, last)
-    dx = torch.empty_like(x)
+    dy, dx = like(dy, last), torch.empty_like(x)
     given = numbers(x, statistics_dtype(x), slope, mean, d_mean, d_variance, shift)
     flags = {"MASKED": shift is not None, "SPREAD": d_variance is not None}
     _map(_input_gradient, x, last, dy, x, *given, dx, **flags)
