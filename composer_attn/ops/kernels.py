@@ -258,7 +258,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
     x, last = dense(x)
-    scale, shift = _numbers(x, scale, shift)
+    scale, shift = numbers(x, statistics_dtype(x), scale, shift)
     y = torch.empty_like(x)
     joined = shortcut is not None
     shortcut = like(shortcut, last) if joined else None
@@ -273,7 +273,8 @@ def gradient_sums(
     x, last = dense(x)
     dy = like(dy, last)
     output, computed = isinstance(mask, Tensor), isinstance(mask, tuple)
-    centre, scale, shift = _numbers(x, centre, *(mask if computed else (None, None)))
+    scale, shift = mask if computed else (None, None)
+    centre, scale, shift = numbers(x, statistics_dtype(x), centre, scale, shift)
     first, second = (empty_numbers(x, centre.dtype) for _ in range(2))
     y, g = (like(mask, last), torch.empty_like(x)) if output else (None, dy)
     tensors = (dy, x, centre, scale, shift, y, g, first, second)
@@ -294,12 +295,7 @@ def input_gradient(
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    given = _numbers(x, slope, mean, d_mean, d_variance, shift)
+    given = numbers(x, statistics_dtype(x), slope, mean, d_mean, d_variance, shift)
     flags = {"MASKED": shift is not None, "SPREAD": d_variance is not None}
     _map(_input_gradient, x, last, dy, x, *given, dx, **flags)
     return dx
-
-
-def _numbers(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
-    dtype = statistics_dtype(x)
-    return [numbers(value, x, dtype) for value in values]

@@ -6,6 +6,7 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 """
 
 from collections.abc import Callable
+from inspect import Parameter, signature
 from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
@@ -29,6 +30,18 @@ class Attends:
     # Set on modules that are fused, by surgery.fuse.
     _attn_backend: str | None = None
     _attn_gives: Link | None = None
+    # What the module's own forward calls its first input.
+    _attn_input: str | None = None
+
+    def _first_input(self, x, kwargs: dict):
+        """Return the first input, which may come by its name, and what else comes by name."""
+        if x is not None:
+            return x, kwargs
+        if self._attn_input not in kwargs:
+            name = f", or by the name {self._attn_input}" if self._attn_input else ""
+            raise TypeError(f"an attended {original_class(self).__name__} takes an input{name}")
+        rest = {name: value for name, value in kwargs.items() if name != self._attn_input}
+        return kwargs[self._attn_input], rest
 
     def _attend(self, x):
         backend = self._attn_backend
@@ -67,16 +80,18 @@ class AttendsOutput(Attends):
 class AttendsInput(Attends):
     """Passes the module's first input through its attention."""
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x=None, /, *args, **kwargs):
         """Scale the input's channels, then compute what the module computes."""
+        x, kwargs = self._first_input(x, kwargs)
         return super().forward(self._attend(x), *args, **kwargs)
 
 
 class AttendsShortcut(Attends):
     """Passes the shortcut of a block ``y = x + branch(x)`` through its attention."""
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x=None, /, *args, **kwargs):
         """Compute ``attention(x) + branch(x)``, the branch as it is."""
+        x, kwargs = self._first_input(x, kwargs)
         return super().forward(x, *args, **kwargs) + (self._attend(x) - x)
 
 
@@ -106,12 +121,23 @@ def attended_class(original: type, side: str = "output") -> type:
     if found is None:
         # torch.fx keeps a module whole where its class comes from torch.nn: so does ours, then, and
         # what finds a network's convolutions in its graph (WeightStandardization) still does.
-        attributes = {"__module__": original.__module__}
+        first = _first_parameter(original.forward)
+        attributes = {"__module__": original.__module__, "_attn_input": first}
         if original.forward in _FORWARDS_OF_ONE_INPUT:
             attributes["forward"] = lambda self, input: mixin.forward(self, input)
         found = type(f"Attended{original.__name__}", (mixin, original), attributes)
         _attended_classes[original, mixin] = found
     return found
+
+
+def _first_parameter(forward: Callable) -> str | None:
+    """Return the name after self; None where there is none, or no signature."""
+    try:
+        parameters = list(signature(forward).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    named = len(parameters) > 1 and parameters[1].kind is Parameter.POSITIONAL_OR_KEYWORD
+    return parameters[1].name if named else None
 
 
 def original_class(module: nn.Module) -> type:

@@ -64,10 +64,8 @@ def size_text(sizes: tuple[tuple[int, ...], ...]) -> str:
     return ", ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes))
 
 
-ONE_POSITION = (
-    "sees one position on this example: either the example is small, or this is part of an "
-    "attention that was not recognized: exclude it, or see register_existing_attention"
-)
+# Where a map has no more, an attention of its own is likely around it: register_existing_attention.
+ONE_POSITION = "sees one position (of an attention, or a small example): consider exclude"
 
 
 def notes_on(sizes: tuple[tuple[int, ...], ...], is_output: bool) -> tuple[str, ...]:

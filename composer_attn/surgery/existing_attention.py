@@ -38,7 +38,7 @@ _HINT = re.compile(
     r"(?:my_?)?(?:(?:c|s|sc|e)?se|c?eca|s?c?bam|sim_?am|(?:light)?cbam"
     r"|(?:efficient_?|effective_?)?(?:squeeze_?(?:and_?|n_?)?excit(?:e|ation)|channel_?(?:se|att|attn"
     r"|attention|gate))|coord(?:inate)?_?att(?:n|ention)?|gather_?excite|global_?context)"
-    r"_?(?:block|layer|module|unit|att|attn|attention|gate|net)?_?(?:[123]d)?",
+    r"_?(?:block|layer|module|unit|att|attn|attention|gate)?_?(?:[123]d)?",
     re.IGNORECASE,
 )
 
@@ -131,11 +131,12 @@ def existing(module: nn.Module) -> Existing:
 
 def _by_name(module: nn.Module, found: Findings) -> Existing:
     names = {cls.__name__ for cls in type(module).__mro__}
-    if names & (ATTENTIONS - RESCALING):
-        return Existing("fixed", doubt=found.trouble)
     none = Existing(layers=found.layers)
     # What a forward was seen not to do, a name does not make it; but self-attention has no gate.
-    if not found.trouble and not found.mixes_positions:
+    unclear = found.trouble or found.mixes_positions
+    if names & (ATTENTIONS - RESCALING) and (unclear or found.layers):
+        return Existing("fixed", doubt=found.trouble)
+    if not unclear:
         return none
     if names & RESCALING and not _has_wide_kernels(module):
         return Existing("rescaling", doubt=found.trouble)

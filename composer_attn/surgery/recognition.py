@@ -1,6 +1,5 @@
 """Find out what a module's forward does of attention, by running a copy on shapes alone."""
 
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -20,7 +19,7 @@ _MOST_WIDTHS = 3
 # What is tried where no layer has a width; few operations run then.
 _USUAL_WIDTHS = (64, 32, 128, 256, 512, 1024, 16)
 _REMEMBERED = 4096
-_memory: "OrderedDict[Hashable, Findings]" = OrderedDict()
+_memory: "dict[Hashable, Findings]" = {}
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,11 @@ def findings(module: nn.Module) -> Findings:
     if sum(1 for _ in module.modules()) > _MOST_MODULES:
         return Findings(trouble="it is too large")
     key = structure(module)
-    if key not in _memory:
-        _memory[key] = _find(module)
-        while len(_memory) > _REMEMBERED:
-            _memory.popitem(last=False)
-    _memory.move_to_end(key)
-    return _memory[key]
+    found = _memory.pop(key, None) or _find(module)
+    _memory[key] = found  # as the latest
+    if len(_memory) > _REMEMBERED:
+        _memory.pop(next(iter(_memory)), None)
+    return found
 
 
 def has_own_forward(module: nn.Module) -> bool:

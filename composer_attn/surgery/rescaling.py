@@ -86,7 +86,9 @@ class Reading:
     def mixes_positions(self) -> bool:
         """Whether positions look at one another, as in self-attention."""
         return any(
-            v.operation in ("bmm", "baddbmm") and _lives(v) > 1 for v in self._recording.values
+            (v.operation in ("bmm", "baddbmm") or "scaled_dot_product" in v.operation)
+            and _lives(v) > 1
+            for v in self._recording.values
         )
 
     @cached_property

@@ -7,6 +7,8 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from composer_attn.surgery.attend import is_attended, original_class
+
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 # State that no forward's course depends on.
 _IGNORED = frozenset({"training", "_parameters", "_buffers", "_modules", "_is_full_backward_hook"})
@@ -38,10 +40,12 @@ def _structure(module: nn.Module, seen: dict[int, int]) -> Hashable:
     if id(module) in seen:
         return seen[id(module)]
     seen[id(module)] = len(seen)
+    cls = original_class(module) if is_attended(module) else type(module)
     tensors = (module._parameters, module._buffers)
     own = ((n, v) for n, v in vars(module).items() if n not in _IGNORED and "hook" not in n)
     return (
-        (type(module), type(module).forward),  # which may be replaced on the class
+        (_Same(cls), _hashable(cls.forward, seen)),  # which may be replaced on the class
+        is_attended(module),
         tuple((n, None if t is None else _shape(t)) for held in tensors for n, t in held.items()),
         tuple((name, _hashable(value, seen)) for name, value in own),
         tuple(
@@ -54,14 +58,16 @@ def _structure(module: nn.Module, seen: dict[int, int]) -> Hashable:
 def _hashable(value: object, seen: dict[int, int]) -> Hashable:
     if isinstance(value, _PLAIN):
         return type(value), value  # True is 1, and 1 is 1.0
-    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+    if isinstance(value, type | FunctionType):
+        return _Same(value)
+    if isinstance(value, BuiltinFunctionType):
         return value
     if isinstance(value, Tensor):
         return _shape(value)
     if isinstance(value, nn.Module):
         return _structure(value, seen)
     if isinstance(value, MethodType):
-        return _hashable(value.__self__, seen), value.__func__
+        return _hashable(value.__self__, seen), _Same(value.__func__)
     if isinstance(value, set | frozenset):
         return type(value), frozenset(_hashable(item, seen) for item in value)
     if isinstance(value, list | tuple | dict):

@@ -31,6 +31,10 @@ class SEModule(SEBlock):
         self.conv2 = nn.Conv2d(8, channels, 1)
 
 
+class ChannelAttention(SEBlock):
+    """Likewise, under a name that timm's attention of more than rescaling has."""
+
+
 class SELayer(SEBlock):
     """Likewise, with SE inside: a child of its own."""
 

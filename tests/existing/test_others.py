@@ -15,6 +15,7 @@ from tests.surgeries import each_surgery, names
 WITHOUT_ATTENTION = {
     "SEBlock": (lambda: others.SEBlock(CHANNELS), ("conv1", "conv2")),
     "SEModule": (lambda: others.SEModule(CHANNELS), ("conv1", "conv2")),
+    "ChannelAttention": (lambda: others.ChannelAttention(CHANNELS), ("conv1", "conv2")),
     "SEUntraced": (lambda: others.SEUntraced(CHANNELS), ("conv1", "conv2")),
     "Swish": (others.Swish, ()),
     "LayerScale": (lambda: others.LayerScale(CHANNELS), ()),

@@ -4,6 +4,7 @@ import gc
 import random
 import sys
 import threading
+import weakref
 from collections import Counter, deque
 
 import numpy as np
@@ -114,6 +115,28 @@ def test_modules_of_one_structure_are_recorded_once(monkeypatch):
     assert len(runs) > first
 
 
+def test_a_forward_that_is_replaced_on_the_class_is_looked_at_anew(monkeypatch):
+    class Mine(SE_Block):
+        pass
+
+    model = Network(Mine(CHANNELS))
+    assert names(plan_eca(model, replace=True).chosen) == ("own",)
+    monkeypatch.setattr(Mine, "forward", lambda self, x: torch.relu(x))
+    with pytest.raises(PlacementError):
+        plan_eca(model, replace=True)
+
+
+def test_what_is_remembered_keeps_no_class_alive():
+    class Mine(SE_Block):
+        pass
+
+    plan_eca(Network(Mine(CHANNELS)), replace=True)
+    alive = weakref.ref(Mine)
+    del Mine
+    gc.collect()
+    assert alive() is None
+
+
 def test_other_threads_go_on_meanwhile():
     model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), torch.randn(1, 3, 4, 4)
     expected, troubles, stop = model(x), [], threading.Event()
@@ -189,7 +212,7 @@ def test_an_example_shows_the_sites_of_one_position():
     plan = plan_eca(model, min_channels=1, example=example)
     noted = [s.name for s in plan.sites if any("one position" in note for note in s.notes)]
     assert noted == ["own.fc"]
-    assert "own.fc: sees one position on this example" in str(plan)
+    assert "own.fc: sees one position (of an attention" in str(plan)
     model = Network(SE_Block(CHANNELS))
     model.own.fc = nn.Conv2d(1, 1, 1)
     assert not any(
