@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer_attn.functional import apply_eca, apply_squeeze_excite, plan_eca, plan_squeeze_excite
+from composer_attn.surgery.cost import ONE_POSITION
 from tests import snapshots
 from tests.networks import NETWORKS, Shared
 from tests.surgeries import each_network, each_surgery, names
@@ -206,8 +207,16 @@ def test_prediction_layers_and_layers_never_called_are_pointed_out():
 
 
 def test_a_classifier_s_last_convolution_is_not_its_output():
-    plan = plan_eca(NETWORKS["resnet"].build(), example=torch.randn(2, 3, 32, 32))
+    plan = plan_eca(NETWORKS["resnet"].build(), example=torch.randn(2, 3, 64, 64))
     assert all(site.notes == () for site in plan.sites)
+
+
+def test_sites_of_one_position_are_pointed_out():
+    plan = plan_eca(NETWORKS["resnet"].build(), example=torch.randn(2, 3, 32, 32))
+    single = {site.name for site in plan.sites if set(site.cost.sizes) == {(1, 1)}}
+    assert single
+    assert {site.name for site in plan.sites if site.notes == (ONE_POSITION,)} == single
+    assert all(site.notes == () for site in plan.sites if site.name not in single)
 
 
 class _Looks(nn.Module):
