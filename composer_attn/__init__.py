@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from composer_attn.algorithms import ECA, SqueezeExcite
+    from composer_attn.algorithms import ECA, Attention, SqueezeExcite
     from composer_attn.attention import (
+        ChannelAttention,
         EfficientChannelAttention,
         SqueezeExcitation,
         eca_kernel_size,
+        register_attention,
     )
     from composer_attn.callbacks import ExcitationMonitor
     from composer_attn.functional import (
+        apply_attention,
         apply_eca,
         apply_squeeze_excite,
         attended_modules,
         detach_attention,
         fuse_attention,
         load_weights,
+        plan_attention,
         plan_eca,
         plan_squeeze_excite,
         remove_attention,
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Attention": "algorithms",
+    "ChannelAttention": "attention",
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
@@ -43,6 +49,7 @@ _HOMES = {
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
     "SurgeryPlan": "surgery",
+    "apply_attention": "functional",
     "apply_eca": "functional",
     "apply_squeeze_excite": "functional",
     "attended_modules": "functional",
@@ -50,8 +57,10 @@ _HOMES = {
     "eca_kernel_size": "attention",
     "fuse_attention": "functional",
     "load_weights": "functional",
+    "plan_attention": "functional",
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
+    "register_attention": "attention",
     "register_block": "surgery",
     "remove_attention": "functional",
     "unfuse_attention": "functional",
@@ -59,6 +68,8 @@ _HOMES = {
 
 __all__ = [
     "ECA",
+    "Attention",
+    "ChannelAttention",
     "EfficientChannelAttention",
     "ExcitationMonitor",
     "FusedSite",
@@ -67,6 +78,7 @@ __all__ = [
     "SqueezeExcitation",
     "SqueezeExcite",
     "SurgeryPlan",
+    "apply_attention",
     "apply_eca",
     "apply_squeeze_excite",
     "attended_modules",
@@ -74,8 +86,10 @@ __all__ = [
     "eca_kernel_size",
     "fuse_attention",
     "load_weights",
+    "plan_attention",
     "plan_eca",
     "plan_squeeze_excite",
+    "register_attention",
     "register_block",
     "remove_attention",
     "unfuse_attention",

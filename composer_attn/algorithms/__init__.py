@@ -1,9 +1,19 @@
 """The attentions as Composer algorithms. The first floor that imports Composer."""
 
+from composer_attn.algorithms.attention import ComposerAttnAttention
 from composer_attn.algorithms.eca import ECA, ComposerAttnECA
 from composer_attn.algorithms.registration import register
 from composer_attn.algorithms.squeeze_excite import ComposerAttnSqueezeExcite, SqueezeExcite
 
-register(ComposerAttnSqueezeExcite, ComposerAttnECA)
+register(ComposerAttnAttention, ComposerAttnSqueezeExcite, ComposerAttnECA)
 
-__all__ = ["ECA", "ComposerAttnECA", "ComposerAttnSqueezeExcite", "SqueezeExcite"]
+Attention = ComposerAttnAttention
+
+__all__ = [
+    "ECA",
+    "Attention",
+    "ComposerAttnAttention",
+    "ComposerAttnECA",
+    "ComposerAttnSqueezeExcite",
+    "SqueezeExcite",
+]

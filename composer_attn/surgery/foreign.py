@@ -4,6 +4,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import walk
 
 # Class names of attention modules, whoever wrote them: torchvision's, timm's (which moved between
@@ -40,8 +41,18 @@ def is_rescaling(module: nn.Module) -> bool:
 
 
 def foreign_attentions(model: nn.Module) -> dict[str, str]:
-    """Return the class names of a model's attentions by every name they go by."""
-    return {n: type(module).__name__ for n, module in walk(model) if is_attention(module)}
+    """Return the class names of a model's attentions, and of ours, by every name they go by."""
+    return {
+        name: type(module).__name__
+        for name, module in walk(model)
+        if is_attention(module) or _is_of_site(model, name)
+    }
+
+
+def _is_of_site(model: nn.Module, name: str) -> bool:
+    """Say whether a module is what surgery gave an attended one, whatever its class."""
+    site, _, child = name.rpartition(".")
+    return child == CHILD and is_attended(model.get_submodule(site))
 
 
 def inside(name: str, attentions: dict[str, str]) -> str:
