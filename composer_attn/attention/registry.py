@@ -39,11 +39,9 @@ def register_attention(name: str, attention: Callable[..., nn.Module]) -> Callab
             cannot be called.
 
     Example:
-        >>> from functools import partial
-        >>> from composer_attn import SqueezeExcitation, register_attention
-        >>> cbam = partial(SqueezeExcitation, latent_channels=1 / 16, squeeze="avg+max")
-        >>> register_attention("cbam_example", cbam)(64).squeeze
-        'avg+max'
+        >>> from composer_attn import EfficientChannelAttention, register_attention
+        >>> register_attention("eca", EfficientChannelAttention).__name__  # as it is already
+        'EfficientChannelAttention'
     """
     if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
         raise ArgumentError(

@@ -26,7 +26,7 @@ from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.refusals import check_model, check_sites
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import is_replacement, occupy, vacate
-from composer_attn.surgery.trial import Trials, Tried, check_built
+from composer_attn.surgery.trial import Trials, Tried, moved
 
 
 def plan_surgery(
@@ -147,7 +147,7 @@ def _build(model: nn.Module, recipe: Recipe, point: Point, built: set[int]) -> n
     owner = model.get_submodule(point.owner)
     weight = next(owner.parameters())
     attention = recipe.build(point.channels, point.names, weight.device, weight.dtype)
-    check_built(attention, weight, model, built)
+    attention = moved(attention, weight, model, built)
     # What can fail, fails before anything has changed.
     attended_class(type(point.module), point.side)
     if point.slots:

@@ -132,6 +132,8 @@ class Recipe:
     ) -> nn.Module:
         """Build the attention of the site that goes by these names, on a device, in a dtype.
 
+        As far as what builds it heeds these: see :func:`composer_attn.surgery.trial.moved`.
+
         Raises:
             ArgumentError: it does not build, or not a module; the message says what it raised.
         """
@@ -141,9 +143,6 @@ class Recipe:
         try:
             with torch.device(device):
                 attention = self.attention(channels, **arguments, **given)
-            if isinstance(attention, nn.Module):
-                # What a layer of its own made of neither is put there, and no other is touched.
-                return attention.to(**options)
         except ComposerAttnError:
             raise
         except Exception as error:  # a builder is others' code, and raises what it likes
@@ -151,9 +150,11 @@ class Recipe:
                 f"{self.name} cannot be built for {channels} channels"
                 f"{_listed(arguments)}: {type(error).__name__}: {error}"
             ) from error
-        raise ArgumentError(
-            f"{self.name} must build a torch.nn.Module; got {type(attention).__name__}"
-        )
+        if not isinstance(attention, nn.Module):
+            raise ArgumentError(
+                f"{self.name} must build a torch.nn.Module; got {type(attention).__name__}"
+            )
+        return attention
 
     def _table(self) -> Mapping[str, object] | None:
         value = self.arguments.get(self.sized_by)

@@ -1,5 +1,6 @@
 """Try an attention away from the network, before anything changes: does it keep its shape?"""
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Trials:
             with _undisturbed(device):
                 try:
                     attention = recipe.build(point.channels, point.names, device, dtype)
+                    attention = _on_trial(recipe, attention, device, dtype)
                     _check_weights(recipe, attention)
                     _check_output(recipe, attention, point.channels, dimensions, dtype, device)
                 except (ArgumentError, _FailedError) as error:
@@ -85,6 +87,7 @@ class Trials:
             return
         with _undisturbed("cpu"), torch.no_grad():
             attention = self._recipe.build(point.channels, point.names, "cpu", torch.float32)
+            attention = _on_trial(self._recipe, attention, "cpu", torch.float32)
             if isinstance(attention, ChannelAttention):
                 x = torch.randn(_BATCH, point.channels, *[_SIZES[0]] * dimensions)
                 if not torch.equal(attention.eval()(x), x):
@@ -95,7 +98,26 @@ class Trials:
 
 
 class _FailedError(Exception):
-    """An attention raised something on an empty feature map."""
+    """An attention cannot be tried, or raised something on an empty feature map."""
+
+
+def _on_trial(recipe: Recipe, attention: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
+    """Return what can be tried; what was built is left alone, as it may belong to somebody."""
+    if device == "meta":
+        if any(not tensor.is_meta for tensor in _tensors(attention)):
+            raise _FailedError(f"{recipe.name} is not built where it is told to")
+        return attention.to(dtype)
+    try:
+        return copy.deepcopy(attention).to(device, dtype)
+    except Exception as error:  # others' code
+        raise _FailedError(
+            f"{recipe.name} cannot be copied, or not be put on {device}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _check_weights(recipe: Recipe, attention: nn.Module) -> None:
@@ -134,8 +156,8 @@ def _check_output(
     raise _FailedError(failure)
 
 
-def check_built(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int]) -> None:
-    """Make sure that an attention is new, and where its site is.
+def moved(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int]) -> nn.Module:
+    """Put a new attention where its site is, in its dtype.
 
     Args:
         attention: as built for a site.
@@ -144,11 +166,10 @@ def check_built(attention: nn.Module, like: Tensor, model: nn.Module, built: set
         built: ids of the modules and parameters of the attentions before; they are added to.
 
     Raises:
-        ArgumentError: it is, or holds, something that is elsewhere already; or it is on another
-            device.
+        ArgumentError: it is, or holds, something that is elsewhere already; or it cannot be put
+            there.
     """
     name = type(attention).__name__
-    tensors = [*attention.parameters(), *attention.buffers()]
     parts = {id(part) for part in (attention, *attention.parameters())}
     taken = built | {id(p) for p in model.parameters()} | {id(m) for m in model.modules()}
     if parts & taken:
@@ -156,12 +177,20 @@ def check_built(attention: nn.Module, like: Tensor, model: nn.Module, built: set
             f"{name} must be built anew for each site: what was built shares parameters with "
             "another attention, or with the network"
         )
-    elsewhere = {str(t.device) for t in tensors if t.device != like.device}
+    try:
+        attention = attention.to(like.device, like.dtype)
+    except Exception as error:  # others' code; and what is on the meta device has no numbers
+        raise ArgumentError(
+            f"{name} cannot be put on {like.device}: {type(error).__name__}: {error}"
+        ) from error
+    elsewhere = {str(t.device) for t in _tensors(attention) if t.device != like.device}
     if elsewhere:
         raise ArgumentError(
             f"{name} was built on {elsewhere.pop()}, and its site is on {like.device}"
         )
-    built |= parts
+    # Moving it may have made new ones.
+    built |= parts | {id(parameter) for parameter in attention.parameters()}
+    return attention
 
 
 def _is_known(attention: nn.Module) -> bool:
