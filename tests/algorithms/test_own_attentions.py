@@ -82,6 +82,7 @@ def test_it_trains_resumes_and_goes_again(own, name, network, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*required_on_load.*")
         resumed = fit(network, [attention(name, network)], load_path=str(path))
+    assert len(losses(whole)) == 4
     assert losses(resumed) == losses(whole)[2:]
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
     detach_attention(whole.state.model, optimizers=whole.state.optimizers)
@@ -96,6 +97,7 @@ def test_a_checkpoint_brings_it_back_where_it_is_not_passed(own, name, tmp_path)
     whole = fit("volume", [attention(name, "volume")], tmp_path)
     with pytest.warns(UserWarning, match="Automatically adding required_on_load algorithm"):
         resumed = fit("volume", [], load_path=str(tmp_path / "ep0-ba2-rank0.pt"))
+    assert len(losses(whole)) == 4
     assert losses(resumed) == losses(whole)[2:]
     assert type(resumed.state.algorithms[0]) is Attention
     assert resumed.state.algorithms[0].key == name
