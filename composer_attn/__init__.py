@@ -33,7 +33,14 @@ if TYPE_CHECKING:
         remove_attention,
         unfuse_attention,
     )
-    from composer_attn.surgery import FusedSite, FusionPlan, Site, SurgeryPlan, register_block
+    from composer_attn.surgery import (
+        FusedSite,
+        FusionPlan,
+        Site,
+        SurgeryPlan,
+        register_block,
+        register_existing_attention,
+    )
 
 __version__ = "0.1.0"
 
@@ -62,6 +69,7 @@ _HOMES = {
     "plan_squeeze_excite": "functional",
     "register_attention": "attention",
     "register_block": "surgery",
+    "register_existing_attention": "surgery",
     "remove_attention": "functional",
     "unfuse_attention": "functional",
 }
@@ -91,6 +99,7 @@ __all__ = [
     "plan_squeeze_excite",
     "register_attention",
     "register_block",
+    "register_existing_attention",
     "remove_attention",
     "unfuse_attention",
 ]

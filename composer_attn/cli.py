@@ -11,6 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every verb, too
 )
 
 # Not checked by typer: what cannot be read is a mistake like any other.
@@ -29,8 +30,22 @@ _INTERRUPTED = 130
 _UNWRITTEN = 74  # EX_IOERR of sysexits.h
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from composer_attn import __version__
+
+        print(f"composer-attn {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and stop."
+        ),
+    ] = False,
     imports: Annotated[
         list[str] | None,
         typer.Option("--import", help="A module that registers attentions; repeatable."),
@@ -149,13 +164,9 @@ def plan(
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
     from composer_attn.errors import ArgumentError, ComposerAttnError
-    from composer_attn.runs.plan import (
-        make_plan,
-        parse_arguments,
-        parse_kernel_sizes,
-        parse_number,
-    )
+    from composer_attn.runs.plan import make_plan, parse_arguments, parse_kernel_sizes
     from composer_attn.runs.plan_report import as_json, show, write_csv
+    from composer_attn.runs.shorthands import parse_number
 
     try:
         if json and csv:

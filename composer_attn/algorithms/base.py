@@ -1,11 +1,8 @@
 """What the attention algorithms share: operate at INIT, stand guard until training, then fuse."""
 
-import ast
 import contextlib
 import logging
 import warnings
-from collections.abc import Mapping
-from numbers import Integral
 from typing import Any, TypedDict
 
 from composer.algorithms.warnings import NoEffectWarning, NotIntendedUseWarning
@@ -14,10 +11,16 @@ from composer.loggers import Logger
 from composer.utils import reproducibility
 from torch import nn
 
+from composer_attn.algorithms.arguments import (
+    is_plain,
+    own_defaults,
+    plain,
+    qualified_name,
+    registered_name,
+)
 from composer_attn.algorithms.ranks import check_plans_agree
-from composer_attn.attention.registry import Attention, find_attention, name_of
-from composer_attn.attention.signatures import own_parameters
-from composer_attn.checks import is_real, whole_number
+from composer_attn.attention.registry import Attention
+from composer_attn.checks import whole_number
 from composer_attn.errors import (
     ArgumentError,
     AttentionRemovedError,
@@ -27,10 +30,10 @@ from composer_attn.errors import (
     PlacementError,
 )
 from composer_attn.functional import apply_attention, plan_attention
-from composer_attn.functional.common import attends_nothing
+from composer_attn.functional.common import attends_nothing, why_nothing
 from composer_attn.functional.keywords import DEFAULTS as SURGERY_DEFAULTS
 from composer_attn.functional.keywords import SITES, Filter, Where, split
-from composer_attn.ops import check_backend
+from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import (
     FusionPlan,
     Selection,
@@ -89,17 +92,17 @@ class AttentionAlgorithm(Algorithm):
         backend: str = "auto",
         **arguments: Any,
     ):
-        self.key = _registered_name(attention)
+        self.key = registered_name(attention)
         sites, trained, own = split(arguments)
         if trained:
             raise ArgumentError("an algorithm takes no optimizers: those of the Trainer follow")
         # All is written out, so that a checkpoint says so whatever the defaults will be.
         selection = Selection(**sites)
         written = {name: getattr(selection, name) for name in SITES if name != "filter_fn"}
-        own = _own_defaults(self.key) | own
-        self.param_group = _plain(param_group)
+        own = own_defaults(self.key) | own
+        self.param_group = plain(param_group)
         self.filter_fn = filter_fn
-        self.arguments = {name: _plain(value) for name, value in (own | written).items()}
+        self.arguments = {name: plain(value) for name, value in (own | written).items()}
         self.fuse = fuse
         self.backend = backend
         self.plan: SurgeryPlan | None = None
@@ -121,7 +124,7 @@ class AttentionAlgorithm(Algorithm):
         with contextlib.suppress(PlacementError, PatternError):
             plan_attention(nn.Identity(), self.key, **anything)
         for name, value in split(self.arguments)[2].items():
-            if not _is_plain(value):
+            if not is_plain(value):
                 raise ArgumentError(
                     f"{name} must be plain values, which a checkpoint can hold: numbers, texts, "
                     f"None, and lists, tuples or dicts of them; got {value!r}"
@@ -136,7 +139,7 @@ class AttentionAlgorithm(Algorithm):
             self.arguments, param_group=self.param_group, fuse=self.fuse, backend=self.backend
         )
         if self.filter_fn is not None:
-            arguments["filter_fn"] = _name_of(self.filter_fn)
+            arguments["filter_fn"] = qualified_name(self.filter_fn)
         return [f"{name}={value!r}" for name, value in arguments.items()]
 
     @staticmethod
@@ -184,7 +187,8 @@ class AttentionAlgorithm(Algorithm):
         check_plans_agree(repr(self), self.plan)
         self._attended = find_attended(state.model)
         if attends_nothing(self.plan):
-            warnings.warn(f"{self!r} attended nothing\n{self.plan}", NoEffectWarning, stacklevel=2)
+            message = f"{self!r} attended nothing: {why_nothing(self.plan)}"
+            warnings.warn(message, NoEffectWarning, stacklevel=2)
         self._warn_of_untrained(state)
         log.info("%r:\n%s", self, self.plan)
         logger.log_hyperparameters(
@@ -207,6 +211,8 @@ class AttentionAlgorithm(Algorithm):
         except ModelError as error:  # sharded, say: attention is computed as ever, only slower
             log.warning("%r fuses nothing: %s", self, error)
             return
+        # Now, not within the first batch, which is timed.
+        prepare(self.backend, (p.device for site in own for p in site.attention.parameters()))
         log.info("%r:\n%s", self, self.fusion)
         logger.log_hyperparameters({f"{self.key}/num_fused": len(self.fusion.fused)})
 
@@ -245,48 +251,6 @@ class AttentionAlgorithm(Algorithm):
 
 # What knows the defaults of the algorithms' keywords.
 DEFAULTS = (AttentionAlgorithm, *SURGERY_DEFAULTS)
-
-
-def _registered_name(attention: Attention) -> str:
-    found = find_attention(attention)
-    name = name_of(attention)
-    if name is None:
-        raise ArgumentError(
-            "a checkpoint can name registered attentions alone: register_attention(name, "
-            f"{getattr(found, '__name__', found)}) first"
-        )
-    return name
-
-
-def _own_defaults(name: str) -> dict[str, Any]:
-    parameters = own_parameters(find_attention(name)) or {}
-    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
-    return {name: value for name, value in defaults.items() if _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    """Say whether a value comes back from its repr, in a checkpoint, as it was."""
-    try:
-        return bool(ast.literal_eval(repr(value)) == value)
-    except (ValueError, SyntaxError, TypeError):
-        return False
-
-
-def _plain(value):
-    """Return numbers of other libraries as Python's own, whose repr Composer can evaluate."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(held) for key, held in value.items()}
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    return float(value) if is_real(value) else value
-
-
-def _name_of(function) -> str:
-    if isinstance(function, str):
-        return function
-    # An object's own repr may hold its address, which differs from run to run.
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{function.__module__}.{name}"
 
 
 def _rebuilders(state: State, lost: list[str]) -> str:

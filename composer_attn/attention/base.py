@@ -8,7 +8,7 @@ from typing import TypedDict
 import torch.fx
 from torch import Tensor, nn
 
-from composer_attn.attention.gates import GATES, RANGES, SLOPES, find_gate, find_range
+from composer_attn.attention.gates import CLIPPED, GATES, RANGES, SLOPES, find_gate, find_range
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import (
@@ -203,6 +203,11 @@ class ChannelAttention(nn.Module):
         if self.start == "identity":
             shift = 1 - float(self.apply_gate(torch.zeros(1, self.channels))[0, 0])
         return low + shift, high + shift
+
+    @property
+    def gate_clips(self) -> bool:
+        """Whether the gate is constant somewhere."""
+        return self.gate in CLIPPED
 
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the scales for an input ``(N, C, *spatial)``.

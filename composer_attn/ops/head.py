@@ -24,9 +24,32 @@ def traced() -> bool:
     )
 
 
+# Torch 2.6 does not say.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
+def exported() -> bool:
+    """Say whether torch.export looks on, in Python: in dynamo, torch 2.7 takes all for an export."""
+    return not torch.compiler.is_dynamo_compiling() and _is_exporting()
+
+
+def finite(mean: Tensor) -> Tensor:
+    """Return numbers near the means, to subtract from a map: 0 for what is not finite.
+
+    An infinite one would make NaN of every position of its channel.
+    """
+    return torch.nan_to_num(mean.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def attention_alone(mean: Tensor, attention: nn.Module) -> Tensor:
-    """Compute the excitation, in the dtype of the means."""
-    return attention.excitation_of(mean).to(mean.dtype)
+    """Compute the excitation ``(N, C)``, in the dtype of the means.
+
+    Logits of a user's own may change what they are given in place, and may have any shape that
+    broadcasts.
+    """
+    own = attention.logits_by_hand() is None
+    s = attention.excitation_of(mean.clone() if own else mean)
+    return s.to(mean.dtype).expand_as(mean)
 
 
 def attention_then_norm(
@@ -58,7 +81,7 @@ def norm_then_attention(
 
 def uses_batch(norm) -> bool:
     """Say whether a norm normalizes by the batch's own statistics."""
-    return norm.training or norm.running_mean is None
+    return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
 def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
@@ -68,7 +91,7 @@ def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
     means, variances = moments()
     mu = means.mean(0)
     var = variances.mean(0) + (means - mu).square().mean(0)
-    running = running_statistics(norm, positions * len(means))
+    running = running_statistics(norm, positions * means.shape[0])
     if running is not None:
         running.move(mu.detach(), var.detach())
     return mu, var
@@ -77,18 +100,21 @@ def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
 def running_statistics(norm, count: int) -> Running | None:
     """Return the running statistics that a batch of ``count`` values a channel moves, or meets.
 
-    A momentum of ``None`` averages over all batches.
+    And count the batch, all of it as ``nn.BatchNorm`` does: whatever a norm was built with, only
+    the attributes that it has now matter. A momentum of ``None`` averages over all batches.
     """
     if not uses_batch(norm):
         return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
-    if norm.running_mean is None or not norm.training:
+    if not (norm.training and norm.track_running_stats):
         return None
-    momentum, batches = norm.momentum, norm.num_batches_tracked
+    kept, momentum, batches = norm.running_mean, norm.momentum, norm.num_batches_tracked
     if batches is not None:
         batches.add_(1)
+    if kept is None:
+        return None
     if momentum is None:
-        momentum = batches.to(norm.running_mean.dtype).reciprocal()
-    return Running(norm.running_mean, norm.running_var, momentum, count)
+        momentum = 0.0 if batches is None else batches.to(kept).reciprocal()
+    return Running(kept, norm.running_var, momentum, count)
 
 
 def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:

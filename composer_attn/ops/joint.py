@@ -12,6 +12,8 @@ from composer_attn.ops.region import Affine, Moments, Region, Whole, compute, in
 
 # What differentiates the arithmetic between the passes where there is no way by hand.
 _HEADS = {AttentionFirst: head.attention_then_norm, NormFirst: head.norm_then_attention}
+# A tuple, which torch.compile reads.
+_NUMBERS = (int, float)
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -122,9 +124,9 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     if head.traced() or not _plain_enough(x, attention):
         return scale_channels(x, attention.excitation(x))
     region = Region(find_passes(backend, x), relu=False)
-    mean, _ = Moments.apply(x, region)
-    zero = torch.zeros_like(mean)
-    return Affine.apply(head.attention_alone(mean, attention), zero, None, x.detach(), zero, region)
+    mean, _, way = Moments.apply(x, region)
+    s, zero = head.attention_alone(mean, attention), torch.zeros_like(mean)
+    return Affine.apply(s, zero, None, x.detach(), zero, way, region)
 
 
 def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
@@ -140,22 +142,23 @@ def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
         if by_hand is not None:
             y = _whole(x, shortcut, attention, norm, order, region, *by_hand)
         else:
-            moments = Moments.apply(x, region)
+            *moments, way = Moments.apply(x, region)
             centre, scale, shift = _scale_and_shift(x, moments, order, attention, norm)
-            y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
+            y = Affine.apply(scale, shift, shortcut, x.detach(), centre, way, region)
     return _end(y, *rest)
 
 
 def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what lies between the passes under autograd."""
     mean, variance = moments
-    centre, positions = mean.detach(), x[0, 0].numel()
+    centre, positions = head.finite(mean), x.shape[2:].numel()
     return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
 
 
 def _whole(x, shortcut, attention, norm, order, region, layers, parameters) -> Tensor:
     """Run the region that is differentiated by hand."""
-    excitation = Excitation(layers, attention.gated, attention.gate_slope)
+    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
+    excitation = Excitation(layers, *gate)
     of_norm = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
     inputs = (x, shortcut, of_norm, excitation, order, region, norm.weight, norm.bias, *parameters)
     with in_full_precision(x):
@@ -185,7 +188,22 @@ def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
     return (
         _plain_enough(x, attention)
         and isinstance(norm, _NORMS[x.dim()])
-        and x.shape[1] == norm.num_features
+        and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
         # A single value has no variance: batch norm refuses it in training.
         and x.numel() > x.shape[1]
+        and _fits(x, norm)
     )
+
+
+def _fits(x: Tensor, norm: nn.Module) -> bool:
+    """Say whether the attributes of a norm are such as the passes take, all of them now."""
+    mean, variance = norm.running_mean, norm.running_var
+    if (mean is None) != (variance is None) or not isinstance(norm.eps, _NUMBERS):
+        return False
+    if not (norm.momentum is None or isinstance(norm.momentum, _NUMBERS)):
+        return False
+    held = [each for each in (norm.weight, norm.bias, mean, variance) if each is not None]
+    return all(
+        each.shape == x.shape[1:2] and each.device == x.device and each.dtype == held[0].dtype
+        for each in held
+    ) and (not held or held[0].dtype in (x.dtype, passes.statistics_dtype(x)))

@@ -6,6 +6,7 @@ Public functions live in :mod:`composer_attn.functional`.
 from composer_attn.surgery.blocks import register_block
 from composer_attn.surgery.cost import NetworkCost, SiteCost
 from composer_attn.surgery.example import Example
+from composer_attn.surgery.existing_attention import register_existing_attention
 from composer_attn.surgery.fuse import backends_of, fuse_anew, take_apart
 from composer_attn.surgery.fusion_plan import FusedSite, FusionPlan
 from composer_attn.surgery.operate import operate, plan_surgery
@@ -36,6 +37,7 @@ __all__ = [
     "operate",
     "plan_surgery",
     "register_block",
+    "register_existing_attention",
     "remove_all",
     "take_apart",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 from torch.optim import Optimizer
 
-from composer_attn.surgery.attend import attend, attended_class, detach, is_attended
+from composer_attn.surgery.attend import CHILD, attend, attended_class, detach, is_attended
 from composer_attn.surgery.example import Example
 from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.measure import measured
@@ -27,6 +27,7 @@ from composer_attn.surgery.refusals import check_model, check_sites
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import is_replacement, occupy, vacate
 from composer_attn.surgery.trial import Trials, Tried, moved
+from composer_attn.surgery.untrained import watch
 
 
 def plan_surgery(
@@ -83,6 +84,9 @@ def operate(
         built: set[int] = set()
         attentions = {point.name: _build(model, recipe, point, built) for point in sites}
         _attend_all(model, sites, attentions, homes, live)
+    if not live:
+        owners = {p.name: model.get_submodule(p.owner) for p in sites}
+        watch({p.name: (p.module, attentions[p.name], owners[p.name]) for p in sites})
     return plan
 
 
@@ -130,9 +134,31 @@ def _prepare(
     kinds = dict.fromkeys(found.kind for found in tried.values())
     plan = SurgeryPlan(
         attention=", ".join(kinds) or recipe.name,
-        sites=tuple(_site(point, reason, tried) for point, reason in selected),
+        sites=tuple(
+            _site(point, _detailed(point, reason, trials), tried) for point, reason in selected
+        ),
     )
     return plan, sites, homes
+
+
+def _detailed(point: Point, reason: str, trials: Trials) -> str:
+    """Say of an attended point whether its attention is what was asked for."""
+    if reason != ATTENDED_ALREADY:
+        return reason
+    there = point.module._modules[CHILD]
+    asked = trials.at(point).module
+    if type(there) is not type(asked):
+        return f"{ATTENDED_ALREADY} by {type(there).__name__}"
+    alike = _settings(there) == _settings(asked)
+    return ATTENDED_ALREADY if alike else f"{ATTENDED_ALREADY}, with other settings"
+
+
+def _settings(attention: nn.Module) -> tuple[object, ...]:
+    """Return what two attentions of one class may differ in: their arguments and their size."""
+    kinds = (bool, int, float, str)
+    own = {n: v for n, v in vars(attention).items() if n[0] != "_" and isinstance(v, kinds)}
+    own.pop("training", None)
+    return own, sum(parameter.numel() for parameter in attention.parameters())
 
 
 def _site(point: Point, reason: str, tried: Mapping[str, Tried]) -> Site:

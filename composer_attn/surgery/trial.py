@@ -27,10 +27,12 @@ class Tried:
     Attributes:
         kind: name of its class.
         parameters: how many it has.
+        module: one as it would be built there.
     """
 
     kind: str
     parameters: int
+    module: nn.Module
 
 
 class Trials:
@@ -78,7 +80,8 @@ class Trials:
                     continue
             if not _is_known(attention):
                 self._check_identity(point, dimensions)
-            return Tried(type(attention).__name__, sum(p.numel() for p in attention.parameters()))
+            count = sum(p.numel() for p in attention.parameters())
+            return Tried(type(attention).__name__, count, attention)
         raise ArgumentError(str(failure)) from failure
 
     def _check_identity(self, point: Point, dimensions: int) -> None:
