@@ -47,7 +47,11 @@ class Kind:
         """Return a component's arguments with ratios like ``1/16`` as the numbers they are."""
         if not isinstance(name, str) or name not in self.table:
             return arguments
-        return written_out(arguments, self.table[name], self.extra)
+        try:
+            build = self.table[name]
+        except ArgumentError:  # check_call says why
+            return arguments
+        return written_out(arguments, build, self.extra)
 
     def check(self, key: str, section: Any) -> list[Mistake]:
         """List what is wrong with a section ``{name: ..., argument: ...}``."""
