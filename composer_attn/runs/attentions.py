@@ -87,3 +87,9 @@ def algorithm_for(name: str) -> Callable[..., Algorithm]:
     types.pop(sized_by, None)
     build.__annotations__ = types | annotations_of(Attention)
     return build
+
+
+def class_of(name: str) -> type[Algorithm]:
+    """Return the class of an attention's algorithm, which checkpoints name."""
+    build = algorithm_for(name)
+    return build if isinstance(build, type) else Attention

@@ -59,6 +59,19 @@ def test_a_checkpoint_of_one_that_is_not_imported_is_refused(own, config, regist
         train(config("load_path=runs/small/latest-rank0.pt"))
 
 
+def test_a_run_with_it_starts_from_a_checkpoint_made_without_attention(own, config, tmp_path):
+    text = CONFIG[: CONFIG.index("algorithms")]
+    (tmp_path / "run.yaml").write_text(text.replace("small", "plain"))
+    train(load_checked("run.yaml"))
+    (tmp_path / "run.yaml").write_text(
+        CONFIG.replace("simam: {", "effective_se: {").replace(
+            ", regularization: 0.001", ", start: identity"
+        )
+    )
+    summary = train(load_checked("run.yaml", ["load_path=runs/plain/latest-rank0.pt"]))
+    assert summary.attended_layers == 6
+
+
 def test_the_group_of_an_optimizer_without_decay_and_the_order_hold_for_it_too(own, config):
     parts = build_parts(config("algorithms.blurpool.min_channels=64"))
     assert [type(a).__name__ for a in parts.algorithms] == ["BlurPool", "ComposerAttnAttention"]
