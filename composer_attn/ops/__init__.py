@@ -3,6 +3,7 @@
 from composer_attn.ops.backends import BACKENDS, check_backend, prepare
 from composer_attn.ops.joint import attend, attend_then_normalize, normalize_then_attend
 from composer_attn.ops.reference import (
+    channel_deviations,
     channel_maxima,
     channel_means,
     channel_vectors,
@@ -14,6 +15,7 @@ __all__ = [
     "BACKENDS",
     "attend",
     "attend_then_normalize",
+    "channel_deviations",
     "channel_maxima",
     "channel_means",
     "channel_vectors",

@@ -99,12 +99,12 @@ def test_a_site_costs_what_the_formulas_say(dtype):
     arguments = {"min_channels": 1, "example": x}
     (se,) = plan_squeeze_excite(model, latent, **arguments).sites
     assert (se.cost.sizes, se.cost.calls) == (((h, w),), 1)
-    assert (se.cost.latent_channels, se.cost.kernel_size) == (latent, None)
+    assert (se.cost.sized_by, se.cost.width) == ("latent_channels", latent)
     assert se.cost.macs == n * (c * latent + latent * c)
     # The rescaled map; the means, the hidden layer behind its ReLU, the scales.
     assert se.cost.activation_bytes == dtype.itemsize * n * (c * h * w + c + latent + c)
     (eca,) = plan_eca(model, 5, **arguments).sites
-    assert (eca.cost.latent_channels, eca.cost.kernel_size) == (None, 5)
+    assert (eca.cost.sized_by, eca.cost.width) == ("kernel_size", 5)
     assert eca.cost.macs == n * c * 5
     # The rescaled map, the means, the scales.
     assert eca.cost.activation_bytes == dtype.itemsize * n * (c * h * w + c + c)
