@@ -24,9 +24,23 @@ def traced() -> bool:
     )
 
 
+def finite(mean: Tensor) -> Tensor:
+    """Return numbers near the means, to subtract from a map: 0 for what is not finite.
+
+    An infinite one would make NaN of every position of its channel.
+    """
+    return torch.nan_to_num(mean.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def attention_alone(mean: Tensor, attention: nn.Module) -> Tensor:
-    """Compute the excitation, in the dtype of the means."""
-    return attention.excitation_of(mean).to(mean.dtype)
+    """Compute the excitation ``(N, C)``, in the dtype of the means.
+
+    Logits of a user's own may change what they are given in place, and may have any shape that
+    broadcasts.
+    """
+    own = attention.logits_by_hand() is None
+    s = attention.excitation_of(mean.clone() if own else mean)
+    return s.to(mean.dtype).expand_as(mean)
 
 
 def attention_then_norm(

@@ -122,9 +122,9 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     if head.traced() or not _plain_enough(x, attention):
         return scale_channels(x, attention.excitation(x))
     region = Region(find_passes(backend, x), relu=False)
-    mean, _ = Moments.apply(x, region)
-    zero = torch.zeros_like(mean)
-    return Affine.apply(head.attention_alone(mean, attention), zero, None, x.detach(), zero, region)
+    mean, _, way = Moments.apply(x, region)
+    s, zero = head.attention_alone(mean, attention), torch.zeros_like(mean)
+    return Affine.apply(s, zero, None, x.detach(), zero, way, region)
 
 
 def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
@@ -140,16 +140,16 @@ def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
         if by_hand is not None:
             y = _whole(x, shortcut, attention, norm, order, region, *by_hand)
         else:
-            moments = Moments.apply(x, region)
+            *moments, way = Moments.apply(x, region)
             centre, scale, shift = _scale_and_shift(x, moments, order, attention, norm)
-            y = Affine.apply(scale, shift, shortcut, x.detach(), centre, region)
+            y = Affine.apply(scale, shift, shortcut, x.detach(), centre, way, region)
     return _end(y, *rest)
 
 
 def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what lies between the passes under autograd."""
     mean, variance = moments
-    centre, positions = mean.detach(), x[0, 0].numel()
+    centre, positions = head.finite(mean), x.shape[2:].numel()
     return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
 
 

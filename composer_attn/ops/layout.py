@@ -1,4 +1,9 @@
-"""The two memory layouts that kernels take: NCHW, and channels last, with 1 to 3 dimensions."""
+"""The memory that kernels take.
+
+Feature maps come in NCHW or channels last, with 1 to 3 dimensions; numbers of samples and channels
+side by side. Kernels get addresses, and see neither strides nor dtypes: whatever is handed to one
+goes through here.
+"""
 
 import torch
 from torch import Tensor
@@ -15,6 +20,8 @@ def is_last(x: Tensor) -> bool:
 
 def dense(x: Tensor) -> tuple[Tensor, bool]:
     """Return ``x`` in one of the two layouts, copied only where it has neither; is it the last?"""
+    # Of a view that only changes signs, the memory holds other numbers.
+    x = x.resolve_neg()
     if x.is_contiguous():
         return x, False
     if is_last(x):
@@ -24,8 +31,29 @@ def dense(x: Tensor) -> tuple[Tensor, bool]:
 
 def like(x: Tensor, last: bool) -> Tensor:
     """Return ``x`` in the layout of another feature map, copied only where it has another."""
+    x = x.resolve_neg()
     if not last:
         return x.contiguous()
     if x.dim() == 3:
         return x.transpose(1, 2).contiguous().transpose(1, 2)
     return x.contiguous(memory_format=_LAST[x.dim()])
+
+
+def numbers(value: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return numbers of each sample and channel of a feature map as a kernel reads them.
+
+    They come from anywhere: from logits of a user's own, from autograd, which hands over sums and
+    products of any strides, or one number expanded.
+    """
+    if value is None:
+        return None
+    if value.dtype != dtype:
+        value = value.to(dtype)
+    if value.shape != x.shape[:2]:
+        value = value.expand(x.shape[:2])
+    return value.resolve_neg().contiguous()
+
+
+def empty_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Allocate a number for each sample and channel of a feature map."""
+    return torch.empty(x.shape[:2], dtype=dtype, device=x.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from composer_attn.ops import normalization as plain
 from composer_attn.ops.build import build
-from composer_attn.ops.layout import dense, like
+from composer_attn.ops.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.normalization import Running
 from composer_attn.ops.passes import statistics_dtype
 
@@ -71,8 +71,8 @@ def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and variance over space (:func:`composer_attn.ops.passes.moments`)."""
     x, last = dense(x)
-    mean = x.new_empty(x.shape[:2], dtype=statistics_dtype(x))
-    variance, shift = torch.empty_like(mean), torch.empty_like(mean)
+    dtype = statistics_dtype(x)
+    mean, variance, shift = (empty_numbers(x, dtype) for _ in range(3))
     _run("moments", x, last, x, mean, variance, shift)
     return mean, variance
 
@@ -80,9 +80,10 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
     x, last = dense(x)
+    scale, shift = _numbers(x, scale, shift)
     y = torch.empty_like(x)
     shortcut = None if shortcut is None else like(shortcut, last)
-    _run("affine", x, last, x, scale.contiguous(), shift.contiguous(), shortcut, y, relu)
+    _run("affine", x, last, x, scale, shift, shortcut, y, relu)
     return y
 
 
@@ -92,8 +93,8 @@ def gradient_sums(
     """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
     x, last = dense(x)
     dy = like(dy, last)
-    first, second = torch.empty_like(centre), torch.empty_like(centre)
-    scale, shift = mask if isinstance(mask, tuple) else (None, None)
+    centre, scale, shift = _numbers(x, centre, *(mask if isinstance(mask, tuple) else (None, None)))
+    first, second = (empty_numbers(x, centre.dtype) for _ in range(2))
     y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
     _run("gradient_sums", x, last, dy, x, centre, scale, shift, y, g, first, second)
     return first, second, g
@@ -105,15 +106,21 @@ def input_gradient(
     slope: Tensor,
     mean: Tensor,
     d_mean: Tensor,
-    d_variance: Tensor,
+    d_variance: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    _run("input_gradient", x, last, dy, x, slope, mean, d_mean, d_variance, shift, dx)
+    given = _numbers(x, slope, mean, d_mean, d_variance, shift)
+    _run("input_gradient", x, last, dy, x, *given, dx)
     return dx
+
+
+def _numbers(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
+    dtype = statistics_dtype(x)
+    return [numbers(value, x, dtype) for value in values]
 
 
 def normalization(
@@ -132,7 +139,8 @@ def normalization(
         rates = (running.momentum, running.count / (running.count - 1), running.fixed)
     if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
-    s, found = s.contiguous(), plain.empty_results(mean)
+    s, mean, variance = (numbers(value, mean, mean.dtype) for value in (s, mean, variance))
+    found = plain.empty_results(mean)
     tensors = (s, mean, variance, weight, bias, *kept, *found)
     load()["normalization", s.dtype](*_pointers(tensors), eps, *rates, *s.shape)
     return found
@@ -150,26 +158,29 @@ def normalization_gradient(
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
-    given = (d_scale, d_shift, s, mean, variance, mu, inverse, weight)
-    if not _all_like(mean, weight):
-        return plain.normalization_gradient(*given, fixed)
-    s, found = s.contiguous(), plain.empty_gradients(mean)
-    tensors = (d_scale, d_shift, s, *given[3:], *found)
-    load()["normalization_gradient", s.dtype](*_pointers(tensors), fixed, *s.shape)
+    given = (d_scale, d_shift, s, mean, variance)
+    if not _all_like(mean, mu, inverse, weight):
+        return plain.normalization_gradient(*given, mu, inverse, weight, fixed)
+    given = [numbers(value, mean, mean.dtype) for value in given]
+    found = plain.empty_gradients(mean)
+    pointers = _pointers((*given, mu, inverse, weight, *found))
+    load()["normalization_gradient", mean.dtype](*pointers, fixed, *mean.shape)
     return found
 
 
 def convolve(means: Tensor, kernel: Tensor) -> Tensor:
     """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
+    means, kernel = means.contiguous(), kernel.contiguous()
     logits = torch.empty_like(means)
-    _on_channels("convolve", means, kernel.contiguous(), logits, size=kernel.numel())
+    _on_channels("convolve", means, kernel, logits, size=kernel.numel())
     return logits
 
 
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
     d_means, d_kernel = torch.empty_like(means), torch.empty_like(kernel)
-    tensors = (d_logits, means, kernel.contiguous(), d_means, d_kernel)
+    tensors = (d_logits, means, kernel, d_means, d_kernel)
     _on_channels("convolve_gradient", *tensors, size=kernel.numel())
     return d_means, d_kernel
 

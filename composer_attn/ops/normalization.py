@@ -42,15 +42,13 @@ def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:
 
 def empty_results(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Allocate what :func:`normalization` returns."""
-    return (
-        *(torch.empty_like(mean), torch.empty_like(mean)),
-        *(mean.new_empty(mean.shape[1]), mean.new_empty(mean.shape[1])),
-    )
+    shapes = (mean.shape, mean.shape, mean.shape[1:], mean.shape[1:])
+    return tuple(mean.new_empty(shape) for shape in shapes)
 
 
 def empty_gradients(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Allocate what :func:`normalization_gradient` returns."""
-    return torch.empty_like(mean), *empty_results(mean)
+    return mean.new_empty(mean.shape), *empty_results(mean)
 
 
 def normalization(
@@ -114,8 +112,12 @@ def normalization_gradient(
     deviation = torch.addcmul(-mu, s, mean)
     d_bias = d_shift.sum(0)
     d_w = torch.addcmul(d_scale * s, d_shift, deviation).sum(0)
+    if fixed:
+        # Not 0 times the sums over all samples, one of which may be infinite.
+        d_s = torch.addcmul(d_scale * w, d_shift * w, mean)
+        return d_s, torch.zeros_like(mean), torch.zeros_like(mean), d_w * inverse, d_bias
     # Twice the gradient of var, and the gradient of mu, each shared by the N samples.
-    share = 0 if fixed else -1 / len(s)
+    share = -1 / s.shape[0]
     d_var = d_w * w * inverse * inverse * share
     d_scaled = torch.addcmul(w * d_bias * share, d_var, deviation)
     # The sums nearly cancel where the mean is large: add them up before it multiplies them.

@@ -35,11 +35,12 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     ``mean = k + sum(x - k) / L`` and ``variance = sum((x - k)^2) / L - (mean - k)^2``, where the
     shift ``k`` is one of the values itself: ``(mean - k)^2 <= L variance``, so that nothing
     cancels when the mean is large beside the deviation. Welford's recurrence is as safe, but no
-    compiler vectorizes it.
+    compiler vectorizes it. An infinite one would make NaN of an infinite mean: there ``k`` is 0.
     """
     space = tuple(range(2, x.dim()))
     x = x.to(statistics_dtype(x))
     shift = x.detach()[(slice(None), slice(None), *(size // 2 for size in x.shape[2:]))]
+    shift = torch.where(shift.isfinite(), shift, 0)
     shifted = x - spread(shift, x)
     mean = shifted.mean(space)
     return shift + mean, (shifted * shifted).mean(space).sub(mean * mean).clamp_min(0)
@@ -62,7 +63,7 @@ def gradient_sums(
         dy: gradient of the output.
         x: the feature map.
         centre: ``(N, C)``, near the means of ``x``.
-        mask: where the output of a ReLU is above 0: the output itself, or the scale and shift
+        mask: where the output of a ReLU is not 0: the output itself, or the scale and shift
             ``(N, C)`` that it was computed from. ``None`` without ReLU.
 
     Returns:
@@ -82,24 +83,35 @@ def input_gradient(
     slope: Tensor,
     mean: Tensor,
     d_mean: Tensor,
-    d_variance: Tensor,
+    d_variance: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
     """Compute ``dx = slope g + d_mean / L + 2 d_variance (x - mean) / L``.
 
-    ``d_mean`` and ``d_variance`` are the gradients of the moments. ``g`` is ``dy``, and 0 where
-    ``slope x + shift`` is not above 0 if there is a ``shift``: that of a ReLU's input.
+    ``d_mean`` and ``d_variance`` are the gradients of the moments, ``None`` where nothing depends
+    on the variance. ``g`` is ``dy``, and 0 where ``slope x + shift`` is 0 or less if there is a
+    ``shift``: that of a ReLU's input.
     """
-    positions = x[0, 0].numel()
-    factor = d_variance * (2 / positions)
-    offset = d_mean / positions - factor * mean
     g = _masked(dy, x, None if shift is None else (slope, shift)).to(slope.dtype)
-    rest = torch.addcmul(spread(offset, x), x.to(slope.dtype), spread(factor, x))
+    rest = statistics_gradient(x, mean, d_mean, d_variance)
     return torch.addcmul(rest, g, spread(slope, x)).to(x.dtype)
 
 
+def statistics_gradient(
+    x: Tensor, mean: Tensor, d_mean: Tensor, d_variance: Tensor | None
+) -> Tensor:
+    """Compute ``dx = d_mean / L + 2 d_variance (x - mean) / L``, in the dtype of the statistics."""
+    positions = x.shape[2:].numel()
+    if d_variance is None:
+        return spread(d_mean / positions, x).expand(x.shape)
+    factor = d_variance * (2 / positions)
+    offset = d_mean / positions - factor * mean
+    return torch.addcmul(spread(offset, x), x.to(mean.dtype), spread(factor, x))
+
+
 def _masked(dy: Tensor, x: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None) -> Tensor:
+    """Cut off a gradient as a ReLU does, which hands on that of a NaN."""
     if mask is None:
         return dy
     y = mask if isinstance(mask, Tensor) else affine(x, *mask, None, False)
-    return torch.where(y > 0, dy, 0)
+    return torch.where(y <= 0, 0, dy)

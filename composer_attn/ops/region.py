@@ -7,8 +7,9 @@ backward: the input, and ``(N, C)`` tensors.
 
 Of attention and batch norm, :class:`Whole` does all of that. For anything else (attention alone,
 layers of a user's own) :class:`Moments` and :class:`Affine` are the passes, and what lies between
-them (:mod:`composer_attn.ops.head`) is left to ordinary autograd; the backward of ``Affine`` leaves
-to that of ``Moments`` what its pass needs.
+them (:mod:`composer_attn.ops.head`) is left to ordinary autograd. ``Moments`` also returns a *way*,
+which ``Affine`` alone takes: by it, autograd carries the output's gradient back to ``Moments``,
+whatever the arithmetic depends on, and however often anyone goes back through any part of it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -20,47 +21,66 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from composer_attn.ops import passes as plain
 from composer_attn.ops.orders import Excitation, Norm, Order
+from composer_attn.ops.head import traced
 
 
 @dataclass
 class Region:
-    """What the two halves of a region share.
+    """What the two halves of a region share. Nothing in it changes once the forward has run.
 
     Attributes:
         passes: the four passes, as :mod:`composer_attn.ops.passes` defines them.
         relu: whether a ReLU ends the region.
-        finishes: whether the input needs a gradient, so that the backward of ``Moments`` runs.
-        left: by the backward of ``Affine`` for that of ``Moments``.
+        scale: of the output, ``(N, C)``, detached; the input gradient is a multiple of it.
+        shift: what else the sign of a ReLU's input depends on; ``None`` where the gradient that
+            reaches ``Moments`` has been cut off by the ReLU already, or there is none.
     """
 
     passes: ModuleType
     relu: bool
-    finishes: bool = False
-    left: tuple[Any, ...] | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def backward_passes(self) -> ModuleType:
+        """Return the passes to go back by: plain ones where gradients come in batches (vmap)."""
+        return plain if traced() else self.passes
 
 
 class Moments(torch.autograd.Function):
-    """``x -> mean, variance``; its backward also finishes what ``Affine`` began."""
+    """``x -> mean, variance, way``, the last for :class:`Affine` alone."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, region: Region) -> tuple[Tensor, Tensor]:
-        """Gather mean and variance ``(N, C)``."""
+    def forward(ctx, x: Tensor, region: Region) -> tuple[Tensor, Tensor, Tensor]:
+        """Gather mean and variance ``(N, C)``; the way is ``x`` itself."""
         ctx.region = region
-        region.finishes = ctx.needs_input_grad[0]
-        return region.passes.moments(x)
+        ctx.set_materialize_grads(False)
+        mean, variance = region.passes.moments(x)
+        ctx.save_for_backward(x, mean)
+        return mean, variance, x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_mean: Tensor, d_variance: Tensor) -> tuple[Tensor, None]:
-        """``dx = scale dy + d_mean / L + 2 d_variance (x - mean) / L``."""
-        # Autograd hands over gradients of any strides, of a sum say.
-        left, ctx.region.left = ctx.region.left, None
-        return _finish(ctx.region, left, d_mean.contiguous(), d_variance.contiguous()), None
+    def backward(
+        ctx, d_mean: Tensor | None, d_variance: Tensor | None, g: Tensor | None
+    ) -> tuple[Tensor, None]:
+        """``dx = scale g + d_mean / L + 2 d_variance (x - mean) / L``, ``None`` being 0."""
+        x, mean = ctx.saved_tensors
+        region = ctx.region
+        d_mean = torch.zeros_like(mean) if d_mean is None else d_mean
+        if g is None:
+            return plain.statistics_gradient(x, mean, d_mean, d_variance), None
+        arguments = (region.scale, mean, d_mean, d_variance, region.shift)
+        return region.backward_passes().input_gradient(g, x, *arguments), None
 
 
 class Affine(torch.autograd.Function):
-    """``relu(scale (x - centre) + shift + shortcut)``; its input gradient is left to Moments."""
+    """``relu(scale (x - centre) + shift + shortcut)``; its input gradient is left to ``Moments``.
+
+    The gradient that it gives for the way is the output's, past the addition: ``Moments`` writes
+    the whole, and multiplies by the scale (and cuts off by the ReLU) meanwhile.
+    """
 
     @staticmethod
     def forward(
@@ -70,24 +90,28 @@ class Affine(torch.autograd.Function):
         shortcut: Tensor | None,
         x: Tensor,
         centre: Tensor,
+        way: Tensor,
         region: Region,
     ) -> Tensor:
         """Write the output; ``x`` comes detached."""
         ctx.region, ctx.joined, scale = region, shortcut is not None, scale.contiguous()
-        origin = torch.addcmul(shift, scale, centre, value=-1)
+        origin = torch.addcmul(shift, scale, centre, value=-1).contiguous()
         y = region.passes.affine(x, scale, origin, shortcut, region.relu)
         masked_by = (y if ctx.joined else origin) if region.relu else None
+        # Detached: through what it was computed from, the graph would hold itself.
+        region.scale = scale.detach()
+        region.shift = origin if region.relu and not ctx.joined else None
         ctx.save_for_backward(x, scale, centre, masked_by)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """Sum the gradient over space, and keep what ``Moments`` needs of it."""
-        d_shift, d_scale, dy, left = _sums(ctx, dy, *ctx.saved_tensors)
-        if ctx.region.finishes:
-            ctx.region.left = left
-        return d_scale, d_shift, dy if ctx.needs_input_grad[2] else None, None, None, None
+        """Sum the gradient over space."""
+        passes, needed = ctx.region.backward_passes(), ctx.needs_input_grad
+        d_shift, d_scale, g, _ = _sums(passes, ctx.joined, dy, *ctx.saved_tensors)
+        d_shortcut, d_way = (g if needed[i] else None for i in (2, 5))
+        return d_scale, d_shift, d_shortcut, None, None, d_way, None
 
 
 def in_full_precision(x: Tensor) -> AbstractContextManager:
@@ -142,29 +166,30 @@ class Whole(torch.autograd.Function):
         """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
         saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
         of_map, (weight, bias, *parameters), kept = saved[:4], saved[4:end], saved[end:]
-        d_shift, d_scale, dy, left = _sums(ctx, dy, *of_map)
+        passes = ctx.region.backward_passes()
+        d_shift, d_scale, dy, left = _sums(passes, ctx.joined, dy, *of_map)
         with in_full_precision(dy):
             d_mean, d_variance, d_weight, d_bias, of_layers = ctx.order.backward(
-                ctx.region.passes, d_scale, d_shift, of_map[2],
+                passes, d_scale, d_shift, of_map[2],
                 weight, ctx.fixed, ctx.excitation, parameters, kept,
             )  # fmt: skip
         if ctx.needs_input_grad[0]:
-            dx = _finish(ctx.region, left, d_mean, d_variance)
+            *of_map, shift = left
+            # Not 0, which makes NaN of an infinite value.
+            d_variance = None if ctx.fixed else d_variance
+            dx = passes.input_gradient(*of_map, d_mean, d_variance, shift)
         of_norm = (
             None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias))
         )
         return dx, dy if ctx.joined else None, *[None] * 4, *of_norm, *of_layers
 
 
-def _sums(ctx, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor, mask: Tensor | None):
+def _sums(
+    passes: ModuleType, joined: bool, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor,
+    mask: Tensor | None,
+):  # fmt: skip
     """Run the first pass backward; return its sums, the gradient, and what the second one needs."""
-    shift = None if ctx.joined else mask
+    shift = None if joined else mask
     by = mask if shift is None else (scale, shift)
-    d_shift, d_scale, dy = ctx.region.passes.gradient_sums(dy, x, centre, by)
+    d_shift, d_scale, dy = passes.gradient_sums(dy, x, centre, by)
     return d_shift, d_scale, dy, (dy, x, scale, centre, shift)
-
-
-def _finish(region: Region, left: tuple[Any, ...], d_mean: Tensor, d_variance: Tensor) -> Tensor:
-    """Run the second pass backward, which writes the input gradient."""
-    *of_map, shift = left
-    return region.passes.input_gradient(*of_map, d_mean, d_variance, shift)

@@ -46,7 +46,7 @@ void normalization_gradient(const S* d_scale, const S* d_shift, const S* s, cons
                             const S* variance, const S* mu, const S* inverse, const S* weight,
                             S* d_s, S* d_mean, S* d_variance, S* d_weight, S* d_bias, bool fixed,
                             i64 N, i64 C) {
-  const S share = fixed ? S(0) : S(-1) / N;
+  const S share = S(-1) / N;
   for (i64 c = 0; c < C; c += BLOCK) {
     const i64 count = std::min(BLOCK, C - c), end = N * C;
     S w[BLOCK], db[BLOCK] = {}, dw[BLOCK] = {}, dv[BLOCK], dm[BLOCK];
@@ -59,21 +59,22 @@ void normalization_gradient(const S* d_scale, const S* d_shift, const S* s, cons
     for (i64 j = 0; j < count; ++j) {
       S r = inverse[c + j];
       w[j] = weight ? r * weight[c + j] : r;
-      // Twice the gradient of var, and the gradient of mu, each shared by the N samples.
-      dv[j] = dw[j] * w[j] * r * r * share;
-      dm[j] = w[j] * db[j] * share;
+      // Twice the gradient of var, and the gradient of mu, each shared by the N samples: not 0 times
+      // their sums where they are fixed, since one sample's may be infinite.
+      dv[j] = fixed ? 0 : dw[j] * w[j] * r * r * share;
+      dm[j] = fixed ? 0 : w[j] * db[j] * share;
       d_weight[c + j] = dw[j] * r;
       d_bias[c + j] = db[j];
     }
     for (i64 i = c; i < end; i += C)
       for (i64 j = 0; j < count; ++j) {
         S e = s[i + j], m = mean[i + j];
-        S d_scaled = dm[j] + dv[j] * (e * m - mu[c + j]);
+        S d_scaled = fixed ? 0 : dm[j] + dv[j] * (e * m - mu[c + j]);
         // The sums nearly cancel where the mean is large: add them up before it multiplies them.
-        d_s[i + j] = d_scale[i + j] * w[j] + (d_shift[i + j] * w[j] + d_scaled) * m
-                   + dv[j] * e * variance[i + j];
-        d_mean[i + j] = d_scaled * e;
-        d_variance[i + j] = e * e * dv[j] / 2;
+        S sum = d_scale[i + j] * w[j] + (d_shift[i + j] * w[j] + d_scaled) * m;
+        d_s[i + j] = fixed ? sum : sum + dv[j] * e * variance[i + j];
+        d_mean[i + j] = fixed ? 0 : d_scaled * e;
+        d_variance[i + j] = fixed ? 0 : e * e * dv[j] / 2;
       }
   }
 }

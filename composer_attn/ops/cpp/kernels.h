@@ -1,6 +1,7 @@
 // What the four passes do with a vector of a feature map (vectors.h says of which values). Of one
 // that ends a row, n values have been added up before: Again takes them out.
 #pragma once
+#include <cmath>
 #include "vectors.h"
 
 namespace {
@@ -13,7 +14,10 @@ template <class T> struct Moments {
   S *mean, *variance, *shift; S inverse;  // of the number of positions
   // The shift of channels at, at + 1, ... is the value in the middle, at i, i + step, ...
   void begin(i64 at, i64 count, i64 i, i64 step) const {
-    for (i64 c = 0; c < count; ++c) shift[at + c] = Type<T>::scalar(x[i + c * step]);
+    for (i64 c = 0; c < count; ++c) {
+      S value = Type<T>::scalar(x[i + c * step]);
+      shift[at + c] = std::isfinite(value) ? value : 0;
+    }
   }
   void fetch(i64 from, i64 to) const {
     for (i64 i = from; i < to; i += 64 / sizeof(T)) __builtin_prefetch(x + i);
@@ -46,9 +50,9 @@ template <class T, int mask> struct Sums {
   template <int lanes, bool Again = false>
   void add(const V* q, i64 i, i64 n, V& first, V& second) const {
     V grad = load<T, lanes>(dy + i, n), v = load<T, lanes>(x + i, n);
-    if (mask == COMPUTED) grad = positive<V>(v * q[1] + q[2], grad);
+    if (mask == COMPUTED) grad = cut<V>(v * q[1] + q[2], grad);
     if (mask == OUTPUT) {
-      grad = positive<V>(load<T, lanes>(y + i, n), grad);
+      grad = cut<V>(load<T, lanes>(y + i, n), grad);
       store<T, lanes>(g + i, grad, n);
     }
     if (Again) grad = without_first<S>(grad, n);
@@ -68,16 +72,22 @@ template <class T, bool joined, bool relu> struct Affine {
   }
 };
 
-template <class T, bool masked> struct InputGradient {
+template <class T, bool masked, bool spread> struct InputGradient {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
-  static const int params = masked ? 5 : 4;
-  const T *dy, *x; T* dx; const S* p[5];  // slope, mean, d_mean, d_variance, shift
+  static const int params = 2 + masked + 2 * spread;
+  const T *dy, *x; T* dx; const S* p[5];  // slope, d_mean, shift; mean, d_variance
   S share;  // of a position
   template <int lanes> void map(const V* q, i64 i, i64 n) const {
-    V grad = load<T, lanes>(dy + i, n), v = load<T, lanes>(x + i, n);
-    if (masked) grad = positive<V>(v * q[0] + q[4], grad);
-    V factor = 2 * share * q[3], offset = share * q[2] - factor * q[1];
-    store<T, lanes>(dx + i, grad * q[0] + (v * factor + offset), n);
+    V grad = load<T, lanes>(dy + i, n), rest = share * q[1];
+    if (masked || spread) {
+      V v = load<T, lanes>(x + i, n);
+      if (masked) grad = cut<V>(v * q[0] + q[2], grad);
+      if (spread) {
+        V factor = 2 * share * q[3 + masked];
+        rest = v * factor + (rest - factor * q[2 + masked]);
+      }
+    }
+    store<T, lanes>(dx + i, grad * q[0] + rest, n);
   }
 };
 }  // namespace

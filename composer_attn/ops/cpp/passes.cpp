@@ -37,8 +37,11 @@ void input_gradient(const T* dy, const T* x, const S* slope, const S* mean, cons
                     int threads) {
   const S share = S(1) / L;
   auto run = [&](auto k) { map(k, N, C, L, last, threads); };
-  if (shift) run(InputGradient<T, true>{dy, x, dx, {slope, mean, d_mean, d_variance, shift}, share});
-  else run(InputGradient<T, false>{dy, x, dx, {slope, mean, d_mean, d_variance}, share});
+  const S *m = mean, *v = d_variance;
+  if (shift && v) run(InputGradient<T, true, true>{dy, x, dx, {slope, d_mean, shift, m, v}, share});
+  else if (shift) run(InputGradient<T, true, false>{dy, x, dx, {slope, d_mean, shift}, share});
+  else if (v) run(InputGradient<T, false, true>{dy, x, dx, {slope, d_mean, m, v}, share});
+  else run(InputGradient<T, false, false>{dy, x, dx, {slope, d_mean}, share});
 }
 }  // namespace
 

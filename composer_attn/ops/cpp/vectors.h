@@ -66,8 +66,8 @@ template <class T, int lanes> void store(T* p, typename Type<T>::V v, i64 n) {
   Type<T>::narrow(part, v);
   for (i64 i = 0; i < (lanes == APART ? W : n); ++i) p[lanes == APART ? i * n : i] = part[i];
 }
-template <class V> V positive(V condition, V value) {  // 0 where the condition is not above 0
-  return condition > 0 ? value : V{};
+template <class V> V cut(V y, V gradient) {  // as a ReLU cuts it, which hands on that of a NaN
+  return y <= 0 ? V{} : gradient;
 }
 
 // A vector without its first lanes.
