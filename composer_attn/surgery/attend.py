@@ -8,12 +8,13 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend as attend_alone
-from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
+from composer_attn.surgery.handoff import Link, attended, can_be_joined, needs_plain_operations
 
 CHILD = "attention"
 
@@ -30,13 +31,18 @@ class Attends:
     _attn_backend: str | None = None
     _attn_gives: Link | None = None
 
-    def _attend(self, x):
+    def _attend(self, x, link: Link | None = None):
         backend = self._attn_backend
         if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
             return self.attention(x)
         if not can_be_joined(self.attention):
             return self.attention(x)
-        return attend_alone(x, self.attention, backend)
+        if not torch.compiler.is_compiling():
+            return attended(self, x, link)
+        y = attend_alone(x, self.attention, backend)
+        if link is not None:
+            link.traced = (y, x, self)
+        return y
 
     def __reduce_ex__(self, protocol):
         # The class has no importable name: copy and pickle make a module of the original class,
@@ -58,10 +64,7 @@ class AttendsOutput(Attends):
     def forward(self, *args, **kwargs):
         """Compute what the module computes, then scale its channels."""
         x = super().forward(*args, **kwargs)
-        link = self._attn_gives
-        if link is not None and link.is_open() and isinstance(x, Tensor):
-            return link.give(x, self)
-        return self._attend(x)
+        return self._attend(x, self._attn_gives)
 
 
 class AttendsInput(Attends):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from composer_attn import ECA, SqueezeExcite
-from composer_attn.surgery.joined import is_joined
+from composer_attn.surgery.joined_norms import is_joined
 from tests.algorithms.training import (
     ALGORITHMS,
     assert_same,

@@ -10,7 +10,7 @@ from composer_attn.attention import EfficientChannelAttention
 from composer_attn.errors import ModelError
 from composer_attn.functional import apply_eca, fuse_attention, unfuse_attention
 from composer_attn.surgery.attend import attend
-from composer_attn.surgery.deferred import Deferred
+from composer_attn.surgery.deferred_tensor import Deferred
 from tests.fusion.networks import pair
 from tests.fusion.test_numbers import assert_equal, gradients
 
