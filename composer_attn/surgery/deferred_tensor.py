@@ -267,8 +267,11 @@ class Deferred(Tensor):
         args, kwargs = _plain(args), _plain(kwargs or {})
         if all(kind is cls for kind in types):
             with _no_function():
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
+                found = func(*args, **kwargs)
+        else:
+            found = func(*args, **kwargs)
+        # What is done in place returns the tensor that it was done to.
+        return first if args and type(first) is cls and found is args[0] else found
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):

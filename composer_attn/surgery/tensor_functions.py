@@ -21,10 +21,10 @@ def _methods(names: str) -> set:
 # What is known without numbers, or of this tensor and not of a view of it.
 ASKS = _getters(
     "shape dtype device layout ndim requires_grad is_cuda is_cpu is_meta is_sparse is_quantized "
-    "is_mkldnn is_nested itemsize nbytes is_leaf retains_grad output_nr grad _version"
+    "is_mkldnn is_nested itemsize nbytes is_leaf retains_grad output_nr grad _version _base"
 ) | _methods(
     "size dim numel nelement ndimension element_size is_floating_point is_complex get_device "
-    "__len__ stride is_contiguous is_inference"
+    "__len__ stride is_contiguous is_inference _is_view"
 )
 
 # What sees, or changes, the gradient that passes through a tensor.
