@@ -1,11 +1,17 @@
 """Layers of an attention that are called as modules, because someone looks at them."""
 
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from composer_attn.ops.logits import Parameters
+
+
+def keeping() -> AbstractContextManager:
+    """Keep what autograd keeps as it is, past a checkpoint, say: a few numbers."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)
 
 
 class Called:
@@ -31,7 +37,7 @@ class Called:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits ``(N, C)`` that the layers give, and what arithmetic would keep."""
         hidden = self.layers.forward(passes, means, parameters)[1]
-        with torch.set_grad_enabled(self._records):
+        with torch.set_grad_enabled(self._records), keeping():
             own = means.detach().requires_grad_(self._records)
             logits = self.attention.logits(own).to(means.dtype)
         self._graph = (own, logits)

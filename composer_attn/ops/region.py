@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from composer_attn.ops import passes as plain
-from composer_attn.ops.orders import Excitation
 from composer_attn.ops.head import traced
+from composer_attn.ops.orders import Excitation
 
 
 @dataclass

@@ -215,9 +215,7 @@ def normalize(
             found, mean, variance, norm.weight, norm.bias, of_norm, excitation, parameters
         )
     hand = _ByHand(NormFirst, of_norm.fixed, excitation, kept)
-    return Normalized(
-        x, found, mean, scale, shift, hand, (norm.weight, norm.bias, *parameters)
-    )
+    return Normalized(x, found, mean, scale, shift, hand, (norm.weight, norm.bias, *parameters))
 
 
 def _excitation(attention: nn.Module, called: bool, layers: type, parameters: tuple):

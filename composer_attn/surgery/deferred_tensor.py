@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from composer_attn.errors import ModelError
-from composer_attn.ops.stages import Excited, Normalized
+from composer_attn.ops.stages import Normalized
+from composer_attn.surgery.standing import Alias, Become, Plus, PlusInPlace, Stage, Standing
 from composer_attn.surgery.tensor_functions import (
     ADDITIONS,
     ADDITIONS_IN_PLACE,
@@ -34,70 +35,15 @@ from composer_attn.surgery.tensor_functions import (
     SEES_GRADIENT,
 )
 
-Stage = Excited | Normalized
-
 _no_function = torch._C.DisableTorchFunctionSubclass
 # Of two threads that need numbers, one computes them.
 _lock = threading.RLock()
 
 
-class _Standing:
-    """What a deferred tensor stands for.
-
-    Attributes:
-        stage: what is known of it.
-        shortcut: what is added to that, if anything.
-        until_relu: whether a ReLU is expected after an addition.
-        exposed: tensors that it is computed from and others hold, and their versions.
-        gradients: whether gradients were recorded when it was made.
-        node: its history, as it was made.
-        version: of changes in place, as it was made; ``None`` in inference mode, which counts none.
-        numbers: once they are there, detached.
-        instead: the tensor that it has become, once something in place gave it another.
-        apart: whether nobody may take it apart.
-        taken: whether someone did, whose gradient does not pass through it.
-    """
-
-    __slots__ = (
-        "apart", "exposed", "gradients", "instead", "node", "numbers", "shortcut", "stage",
-        "taken", "until_relu", "version",
-    )  # fmt: skip
-
-    def __init__(self, stage: Stage, until_relu: bool, exposed: tuple, shortcut: Tensor | None):
-        self.stage = stage
-        self.until_relu = until_relu
-        self.shortcut = shortcut
-        self.exposed = exposed
-        self.gradients = torch.is_grad_enabled()
-        self.numbers: Tensor | None = None
-        self.instead: Tensor | None = None
-        self.apart = False
-        self.taken = False
-
-    def compute(self) -> Tensor:
-        """Write the numbers."""
-        self.check()
-        # Such a tensor can be used where inference mode has ended, or not yet begun.
-        with torch.inference_mode(self.version is None):
-            if self.shortcut is None:
-                return self.stage.values()
-            return self.stage.values(shortcut=self.shortcut.detach())
-
-    def check(self) -> None:
-        """Make sure that nobody changed what the numbers are still to be computed from."""
-        for tensor, version in self.exposed:
-            if tensor._version != version:
-                raise ModelError(
-                    "what a fused norm read, or what was added to its output, was changed in place "
-                    "before that output was used, which is computed only then: call "
-                    "unfuse_attention"
-                )
-
-
 class Deferred(Tensor):
     """The attended output of a module, the output of a norm, or a sum: see the module."""
 
-    _standing: _Standing
+    _standing: Standing
 
     @classmethod
     def of(
@@ -111,11 +57,11 @@ class Deferred(Tensor):
             exposed: tensors that it is computed from and others hold.
         """
         versions = tuple((tensor, tensor._version) for tensor in exposed)
-        standing = _Standing(stage, until_relu, versions, None)
+        standing = Standing(stage, until_relu, versions)
         return cls._made(standing, stage.result)
 
     @classmethod
-    def _made(cls, standing: _Standing, differentiable: Callable) -> "Deferred":
+    def _made(cls, standing: Standing, differentiable: Callable) -> "Deferred":
         x = standing.stage.x
 
         def make() -> Tensor:
@@ -148,24 +94,14 @@ class Deferred(Tensor):
     def _is_intact(self) -> bool:
         """Say whether it is still what it was made as, and gradients are recorded as then."""
         standing = self._standing
-        if standing.apart or standing.instead is not None:
-            return False
-        if standing.gradients != torch.is_grad_enabled():
+        if standing.apart or standing.instead is not None or not standing.is_of_here():
             return False
         with _no_function():
             if self.grad_fn is not standing.node:
                 return False
             if standing.version is not None and self._version != standing.version:
                 return False
-        if standing.numbers is None:
-            standing.check()
-            return True
-        # Who was given them may have written to them in a way that is not counted.
-        if standing.numbers.is_cuda and torch.cuda.is_current_stream_capturing():
-            return False
-        if any(tensor._version != version for tensor, version in standing.exposed):
-            return False
-        return torch.equal(standing.numbers, standing.compute())
+        return standing.agrees()
 
     def _relu(self, in_place: bool) -> Tensor:
         standing = self._standing
@@ -178,7 +114,7 @@ class Deferred(Tensor):
         standing = self._standing
         standing.numbers, standing.instead = y.detach(), y
         if y.requires_grad:
-            _Become.apply(self, y)
+            Become.apply(self, y)
         with _no_function():
             if standing.version is not None:
                 torch.autograd.graph.increment_version(self)
@@ -194,28 +130,28 @@ class Deferred(Tensor):
         if in_place:
             standing.shortcut, standing.exposed = shortcut, exposed
             if torch.is_grad_enabled():
-                _PlusInPlace.apply(self, shortcut)
+                PlusInPlace.apply(self, shortcut)
             with _no_function():
                 torch.autograd.graph.increment_version(self)
                 standing.node, standing.version = self.grad_fn, self._version
             return self
-        summed = _Standing(standing.stage, True, exposed, shortcut)
+        summed = Standing(standing.stage, True, exposed, shortcut)
 
         def differentiable(make: Callable) -> Tensor:
-            return _Plus.apply(make, self, shortcut) if torch.is_grad_enabled() else make()
+            return Plus.apply(make, self, shortcut) if torch.is_grad_enabled() else make()
 
         return self._made(summed, differentiable)
 
-    def _takes(self, other: Any) -> bool:
+    def _takes(self, other: Any, in_place: bool) -> bool:
+        """Say whether another tensor can be added when the numbers are written."""
         standing = self._standing
+        x = standing.stage.x
         return (
             type(other) in (Tensor, torch.nn.Parameter)
-            and type(standing.stage) is Normalized
             and standing.shortcut is None
             and other.layout is torch.strided
-            and (other.shape, other.dtype) == (standing.stage.x.shape, standing.stage.x.dtype)
-            and other.device == standing.stage.x.device
-            and self._is_intact()
+            and (other.shape, other.dtype, other.device) == (x.shape, x.dtype, x.device)
+            and self._is_normalized(in_place)
         )
 
     def _numbers(self) -> Tensor:
@@ -240,20 +176,10 @@ class Deferred(Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         """Take in an addition or a ReLU; hand anything else an ordinary tensor."""
         first = args[0] if args else None
-        if func in RELUS and type(first) is cls and first._is_normalized():
-            inplace = kwargs.get("inplace", False) if kwargs else False
-            in_place = func in RELUS_IN_PLACE or inplace or args[1:] == (True,)
-            if not in_place or first._standing.numbers is None:
-                return first._relu(in_place)
-        if func in ADDITIONS and len(args) == 2 and not kwargs:
-            second, in_place = args[1], func in ADDITIONS_IN_PLACE
-            if type(first) is cls and first._takes(second):
-                # Who was given the numbers sees what is done to them in place.
-                if not in_place or first._standing.numbers is None:
-                    return first._plus(second, in_place)
-            # Not what is added to in place, which others may hold.
-            if not in_place and type(second) is cls and second._takes(first):
-                return second._plus(first, False)
+        if func in RELUS or func in ADDITIONS:
+            taken = cls._taken_in(func, args, kwargs or {})
+            if taken is not None:
+                return taken
         if func is torch.autograd.grad:
             return _gradients(func, args, kwargs or {})
         if type(first) is cls and first._standing.instead is None:
@@ -274,28 +200,42 @@ class Deferred(Tensor):
         return first if args and type(first) is cls and found is args[0] else found
 
     @classmethod
+    def _taken_in(cls, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
+        """Return what an addition or a ReLU comes to; None where it does not go with a norm."""
+        first, second = (*args, None, None)[:2]
+        if func in RELUS:
+            in_place = func in RELUS_IN_PLACE or second or kwargs.get("inplace", False)
+            if type(first) is not cls or not first._is_normalized(in_place):
+                return None
+            return first._relu(in_place)
+        in_place = func in ADDITIONS_IN_PLACE
+        if len(args) != 2 or kwargs:
+            return None
+        if type(first) is cls and first._takes(second, in_place):
+            return first._plus(second, in_place)
+        # Not what is added to in place, which others may hold.
+        if not in_place and type(second) is cls and second._takes(first, False):
+            return second._plus(first, False)
+        return None
+
+    @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         """Compute on the numbers; what is changed in place is the tensor itself."""
         seen: list[Deferred] = []
-
-        def numbers(value: Any) -> Any:
-            if isinstance(value, cls):
-                seen.append(value)
-                return value._numbers()
-            if isinstance(value, (list, tuple)):
-                return type(value)(map(numbers, value))
-            return value
-
-        given = [numbers(value) for value in args]
-        named = {name: numbers(value) for name, value in (kwargs or {}).items()}
+        given, named = _with_numbers(args, seen), _with_numbers(kwargs or {}, seen)
         found = func(*given, **named)
         for tensor in seen:
             if found is tensor._standing.numbers:
                 return tensor
         return found
 
-    def _is_normalized(self) -> bool:
-        return type(self._standing.stage) is Normalized and self._is_intact()
+    def _is_normalized(self, in_place: bool) -> bool:
+        """Say whether it is the output of a norm, maybe with something added, and can go on so."""
+        standing = self._standing
+        if type(standing.stage) is not Normalized:
+            return False
+        # Who was given the numbers sees what is done to them in place.
+        return not (in_place and standing.numbers is not None) and self._is_intact()
 
     def _with_history(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """Do something to the history of this very tensor, which stays one from then on."""
@@ -317,57 +257,7 @@ class Deferred(Tensor):
     def _become_plain(self) -> None:
         """Go on as an ordinary tensor, whose shape, say, can change."""
         with torch.set_grad_enabled(True):
-            self._standing.instead = _Alias.apply(self)
-
-
-class _Plus(torch.autograd.Function):
-    """The history of a sum that is written later."""
-
-    @staticmethod
-    def forward(ctx, make: Callable[[], Tensor], y: Tensor, shortcut: Tensor) -> Tensor:
-        return make()
-
-    @staticmethod
-    def backward(ctx, d: Tensor) -> tuple[None, Tensor, Tensor]:
-        return None, d, d
-
-
-class _PlusInPlace(torch.autograd.Function):
-    """The history of a tensor to which another was added, to be written later."""
-
-    @staticmethod
-    def forward(ctx, y: Tensor, shortcut: Tensor) -> Tensor:
-        ctx.mark_dirty(y)
-        return y
-
-    @staticmethod
-    def backward(ctx, d: Tensor) -> tuple[Tensor, Tensor]:
-        return d, d
-
-
-class _Become(torch.autograd.Function):
-    """The history of a tensor that has become another in place."""
-
-    @staticmethod
-    def forward(ctx, y: Tensor, other: Tensor) -> Tensor:
-        ctx.mark_dirty(y)
-        return y
-
-    @staticmethod
-    def backward(ctx, d: Tensor) -> tuple[None, Tensor]:
-        return None, d
-
-
-class _Alias(torch.autograd.Function):
-    """The same numbers, as an ordinary tensor that is no view."""
-
-    @staticmethod
-    def forward(ctx, y: Deferred) -> Tensor:
-        return y._numbers().detach()
-
-    @staticmethod
-    def backward(ctx, d: Tensor) -> Tensor:
-        return d
+            self._standing.instead = Alias.apply(self, self._numbers())
 
 
 def _gradients(func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -377,6 +267,17 @@ def _gradients(func: Callable, args: tuple, kwargs: dict) -> Any:
             each._check_gradient()
     with _no_function():
         return func(*args, **kwargs)
+
+
+def _with_numbers(value: Any, seen: list[Deferred]) -> Any:
+    if isinstance(value, Deferred):
+        seen.append(value)
+        return value._numbers()
+    if isinstance(value, dict):
+        return {name: _with_numbers(each, seen) for name, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_with_numbers(each, seen) for each in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

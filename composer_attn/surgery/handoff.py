@@ -74,12 +74,12 @@ def keeps_versions(x: Tensor) -> bool:
 
 def is_watched(module: nn.Module) -> bool:
     """Say whether a module has hooks, which only its call runs."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+    return bool(module._forward_hooks) or has_hooks_before(module)
+
+
+def has_hooks_before(module: nn.Module) -> bool:
+    """Say whether a module has hooks that get, or wrap, what goes in before its forward does."""
+    return bool(module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def has_watched_layers(attention: nn.Module) -> bool:

@@ -10,9 +10,12 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
+from composer_attn.ops.called import keeping
+from composer_attn.ops.head import uses_batch
 from composer_attn.ops.joint import fits_norm, joinable
 from composer_attn.ops.stages import Excited, Normalized, normalize
 from composer_attn.surgery.attend import set_class
@@ -21,6 +24,7 @@ from composer_attn.surgery.handoff import (
     Link,
     can_be_deferred,
     can_be_joined,
+    has_hooks_before,
     has_watched_layers,
     is_watched,
     keeps_versions,
@@ -77,15 +81,29 @@ class AttendedNorm(Joined):
         if torch.compiler.is_compiling():
             return normalize_then_attend(input, self.attention, self, self._attn_backend)
         watched = has_watched_layers(self.attention)
-        normalized = normalize(input, self.attention, self, self._attn_backend, watched)
-        return self._finished(normalized, (input,))
+
+        def joint(_: Tensor | None = None) -> Tensor:
+            normalized = normalize(input, self.attention, self, self._attn_backend, watched)
+            return self._finished(normalized, (input,))
+
+        if not is_watched(self.attention):
+            return joint()
+        with keeping():
+            alone = self._without_attention(input)
+        return self.attention(alone, begin=joint)
+
+    def _without_attention(self, x: Tensor) -> Tensor:
+        """Return what goes into the attention, for someone to look at; move no statistics."""
+        running = (None, None) if uses_batch(self) else (self.running_mean, self.running_var)
+        return F.batch_norm(x, *running, self.weight, self.bias, uses_batch(self), 0, self.eps)
 
     def _may_join(self, x: Tensor) -> bool:
         if needs_plain_operations() or not isinstance(x, Tensor):
             return False
         if not torch.compiler.is_compiling() and not can_be_deferred(x):
             return False
-        if is_watched(self.attention) or not can_be_joined(self.attention):
+        # Hooks that come before may change what goes in.
+        if has_hooks_before(self.attention) or not can_be_joined(self.attention):
             return False
         # What the passes do not take, they would leave to this very module.
         return joinable(x, self.attention, self)

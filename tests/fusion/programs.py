@@ -299,7 +299,9 @@ def outcome(net: Random, program: list, x: Tensor, mode: str) -> dict[str, Tenso
     with contexts.get(mode, nullcontext)():
         outputs = [*net(own * 1), *net.kept]
         found = {f"output {i}": y.detach().clone() for i, y in enumerate(outputs)}
-        found |= {f"says {i}": torch.tensor([y.requires_grad, *y.shape]) for i, y in enumerate(outputs)}
+        found |= {
+            f"says {i}": torch.tensor([y.requires_grad, *y.shape]) for i, y in enumerate(outputs)
+        }
     if mode in ("train", "eval"):
         used = [y for y in outputs if y.requires_grad]
         if used:
