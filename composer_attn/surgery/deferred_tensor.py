@@ -94,7 +94,9 @@ class Deferred(Tensor):
     def _is_intact(self) -> bool:
         """Say whether it is still what it was made as, and gradients are recorded as then."""
         standing = self._standing
-        if standing.apart or standing.instead is not None or not standing.is_of_here():
+        if standing.apart or standing.instead is not None:
+            return False
+        if standing.gradients != torch.is_grad_enabled():
             return False
         with _no_function():
             if self.grad_fn is not standing.node:
@@ -113,9 +115,9 @@ class Deferred(Tensor):
         """Stand for another tensor, which this one was changed to in place."""
         standing = self._standing
         standing.numbers, standing.instead = y.detach(), y
-        if y.requires_grad:
-            Become.apply(self, y)
         with _no_function():
+            if y.requires_grad:
+                Become.apply(self, y)
             if standing.version is not None:
                 torch.autograd.graph.increment_version(self)
         return y
@@ -129,9 +131,9 @@ class Deferred(Tensor):
         exposed = (*standing.exposed, (shortcut, shortcut._version))
         if in_place:
             standing.shortcut, standing.exposed = shortcut, exposed
-            if torch.is_grad_enabled():
-                PlusInPlace.apply(self, shortcut)
             with _no_function():
+                if torch.is_grad_enabled():
+                    PlusInPlace.apply(self, shortcut)
                 torch.autograd.graph.increment_version(self)
                 standing.node, standing.version = self.grad_fn, self._version
             return self
@@ -249,9 +251,9 @@ class Deferred(Tensor):
         """Make sure that all of the gradient of this tensor passes through it."""
         if self._standing.taken:
             raise ModelError(
-                "the gradient of this tensor is not computed: a norm, or a ReLU, that is fused with "
-                "what puts it out has used it. Ask for it (retain_grad, register_hook) before, or "
-                "call unfuse_attention"
+                "the gradient of this tensor is not computed: a norm, or a ReLU, that is fused "
+                "with what puts it out has used it. Ask for it (retain_grad, register_hook) "
+                "before, or call unfuse_attention"
             )
 
     def _become_plain(self) -> None:

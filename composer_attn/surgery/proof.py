@@ -7,8 +7,8 @@ from torch import fx, nn
 
 from composer_attn.surgery.attend import is_attended, original_class
 from composer_attn.surgery.names import walk
+from composer_attn.surgery.shallow_trace import trace_children
 from composer_attn.surgery.slots import split_name
-from composer_attn.surgery.trace import trace_children
 
 
 class UnprovedError(Exception):

@@ -1,7 +1,6 @@
 """What a deferred tensor stands for, and what autograd knows of it until it is written."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,14 +9,6 @@ from composer_attn.errors import ModelError
 from composer_attn.ops.stages import Excited, Normalized
 
 Stage = Excited | Normalized
-
-# Since torch 2.5.
-_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda tracing: None)
-
-
-def _packing() -> Any:
-    """Return what packs the tensors that autograd keeps now, if anything does."""
-    return _top_hooks(False)
 
 
 class Standing:
@@ -31,7 +22,6 @@ class Standing:
         gradients: whether gradients were recorded when it was made.
         node: its history, as it was made.
         version: of changes in place, as it was made; ``None`` in inference mode, which counts none.
-        packing: what packed the tensors that autograd kept then, a checkpoint say.
         numbers: once they are there, detached.
         instead: the tensor that it has become, once something in place gave it another.
         apart: whether nobody may take it apart.
@@ -39,7 +29,7 @@ class Standing:
     """
 
     __slots__ = (
-        "apart", "exposed", "gradients", "instead", "node", "numbers", "packing", "shortcut",
+        "apart", "exposed", "gradients", "instead", "node", "numbers", "shortcut",
         "stage", "taken", "until_relu", "version",
     )  # fmt: skip
 
@@ -55,20 +45,10 @@ class Standing:
         self.shortcut = shortcut
         self.exposed = exposed
         self.gradients = torch.is_grad_enabled()
-        self.packing = _packing()
         self.numbers: Tensor | None = None
         self.instead: Tensor | None = None
         self.apart = False
         self.taken = False
-
-    def is_of_here(self) -> bool:
-        """Say whether gradients are recorded, and kept, as when the tensor was made.
-
-        What a checkpoint recomputes must be what it computed; what is behind it is not in it.
-        """
-        if self.gradients != torch.is_grad_enabled():
-            return False
-        return not self.gradients or self.packing == _packing()
 
     def compute(self) -> Tensor:
         """Write the numbers."""

@@ -6,7 +6,7 @@ every norm waits for an addition and a ReLU. Then it runs any other.
 
 import random
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 CHANNELS = 4
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Raised in the middle of a forward."""
 
 
@@ -89,10 +89,8 @@ class Random(nn.Module):
                 x = values[-1]
             return x
         values = [x]
-        try:
+        with suppress(StopError):
             run(self, self.program, values)
-        except Stop:
-            pass
         return tuple(values[-2:])
 
 
@@ -159,14 +157,12 @@ def _without_gradients(net, values, program):
 
 
 def _caught(net, values, program):
-    try:
+    with suppress(StopError):
         run(net, [*program, ("stop", ())], values)
-    except Stop:
-        pass
 
 
 def _stop(net, values):
-    raise Stop
+    raise StopError
 
 
 def _closure(net, values, i, j):
@@ -189,7 +185,9 @@ def _checkpointed(net, values, i, reentrant, program):
     if not torch.is_grad_enabled():
         values.append(inside(x))
     else:
-        values.append(checkpoint(inside, x, use_reentrant=reentrant))
+        # Used as it is, once: or a norm at the end would move its statistics again when it is
+        # recomputed, which it is not for a ReLU that was fused with it.
+        values.append(checkpoint(inside, x, use_reentrant=reentrant) * 1)
 
 
 def _hooked(net, values, i):

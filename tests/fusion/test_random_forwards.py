@@ -64,8 +64,10 @@ def test_any_forward_computes_the_same_when_it_is_fused(surgery, placement, back
         try:
             ran += compare(plain, fused, program, x, mode)
         except ModelError as error:
-            assert "changed in place" in str(error) and any(n in str(program) for n in IN_PLACE)
-        except BaseException as error:
-            error.add_note(f"{seed}, {mode}: {program}") if hasattr(error, "add_note") else None
+            # What a norm, or a sum, is still to be computed from.
+            found = "changed in place" in str(error), any(n in str(program) for n in IN_PLACE)
+            assert found == (True, True)
+        except BaseException:
+            print(f"program {seed}, {mode}: {program}")
             raise
     assert ran > 130
