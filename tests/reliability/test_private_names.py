@@ -31,11 +31,14 @@ OF_TENSORS = {"_version"}
 # Other names of torch's that are not public: what has them.
 OF_TORCH = {
     "torch._C",
+    "torch._C.DisableTorchFunctionSubclass",
     "torch._C._are_functorch_transforms_active",
     "torch._C._len_torch_dispatch_stack",
     "torch.autograd.forward_ad._current_level",
     "torch.nn.modules.batchnorm._BatchNorm",
     "torch.nn.modules.batchnorm._NormBase",
+    "torch.utils._python_dispatch",
+    "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._pytree",
     "torch.utils._pytree.tree_leaves",
     "torch.utils._pytree.tree_map_only",
