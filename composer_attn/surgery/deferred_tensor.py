@@ -65,7 +65,7 @@ class Deferred(Tensor):
         x = standing.stage.x
 
         def make() -> Tensor:
-            made = Tensor._make_wrapper_subclass(
+            made = cls._make_wrapper_subclass(
                 cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
             )
             made._standing = standing

@@ -39,7 +39,7 @@ class _Shallow(fx.Tracer):
         """Return the graph of a module's forward."""
         root = self._copy(module, "", {}, guard)
         vars(root)["training"] = training
-        self.root, self.root_module_name = root, root._get_name()
+        self.root, self.root_module_name = root, type(root).__name__
         self.graph, self.tensor_attrs = fx.Graph(tracer_cls=type(self)), {}
         forward, inputs = self.create_args_for_root(type(root).forward, is_module=True)
         output = self.create_arg(forward(*inputs))

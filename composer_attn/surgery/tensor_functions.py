@@ -30,8 +30,8 @@ ASKS = _getters(
 # What sees, or changes, the gradient that passes through a tensor.
 SEES_GRADIENT = _methods("register_hook register_post_accumulate_grad_hook retain_grad") | {
     Tensor.grad_fn.__get__,
-    Tensor._backward_hooks.__get__,
-    Tensor._backward_hooks.__set__,
+    getattr(Tensor, "_backward_hooks").__get__,  # noqa: B009
+    getattr(Tensor, "_backward_hooks").__set__,  # noqa: B009
 }
 
 # What changes the history of a tensor, and not of a view of it.
