@@ -38,7 +38,7 @@ class Task:
 
 
 TASKS = (
-    Task("tests", "pytest -q -n 8 -p no:cacheprovider tests/devices tests/ops/test_kernels.py"),
+    Task("tests", "pytest -q -n 8 -p no:cacheprovider --durations=8 tests/devices"),
     Task("step", f"benchmarks.train_step {_NETWORK} --batch 256 --variants eager",
          "train_step.csv"),
     Task("passes", "benchmarks.passes --dtype bfloat16 --layout channels_last", "passes.csv"),

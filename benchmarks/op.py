@@ -109,7 +109,10 @@ def measure(
     target = torch.empty_like(dy)
 
     def step(entry: Contender) -> None:
-        torch.autograd.grad(entry.forward(x), [x, *entry.parameters], dy)
+        # Layers take 16 bits by autocast, as they do in a network.
+        with torch.autocast(device, x.dtype, enabled=x.dtype != torch.float32):
+            y = entry.forward(x)
+        torch.autograd.grad(y, [x, *entry.parameters], dy)
 
     actions = [lambda: target.copy_(dy), *(lambda entry=entry: step(entry) for entry in entries)]
     first = [timed(action) for action in actions]

@@ -55,19 +55,22 @@ GATES: dict[str, dict[str, Gate]] = {
     },
 }
 
+# Gates that are constant somewhere: torch's gradient is 0 there, even that of an infinite one.
+CLIPPED = ("hard_sigmoid", "relu")
+
 # The derivative of each gate, as a function of the scales that it gave.
 SLOPES: dict[str, dict[str, Gate]] = {
     "paper": {
         "sigmoid": lambda s: torch.addcmul(s, s, s, value=-1),
         "hard_sigmoid": lambda s: ((s > 0) & (s < 1)) * (1 / 6),
         "tanh": lambda s: 1 - s * s,
-        "relu": lambda s: s > 0,
+        "relu": lambda s: ~(s <= 0),
     },
     "identity": {
         "sigmoid": lambda s: torch.addcmul(s, s, s, value=-0.5),
         "hard_sigmoid": lambda s: ((s > 0) & (s < 2)) * (1 / 3),
         "tanh": lambda s: s * (2 - s),
-        "relu": lambda s: s > 0,
+        "relu": lambda s: ~(s <= 0),
     },
 }
 

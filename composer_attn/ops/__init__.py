@@ -1,6 +1,6 @@
 """The passes over feature maps that channel attention is made of. Needs torch alone."""
 
-from composer_attn.ops.backends import BACKENDS, check_backend
+from composer_attn.ops.backends import BACKENDS, check_backend, prepare
 from composer_attn.ops.joint import attend, attend_then_normalize, normalize_then_attend
 from composer_attn.ops.reference import (
     channel_maxima,
@@ -19,6 +19,7 @@ __all__ = [
     "channel_vectors",
     "check_backend",
     "normalize_then_attend",
+    "prepare",
     "scale_channels",
     "scale_vectors",
 ]

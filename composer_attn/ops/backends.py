@@ -13,9 +13,11 @@ cpp          hand-written C++, CPU, built at first use by the machine's compiler
 
 import importlib
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from composer_attn.errors import ArgumentError, BackendWarning
@@ -24,6 +26,8 @@ from composer_attn.ops import passes
 BACKENDS = ("auto", "reference", "inductor", "triton", "cpp")
 _MODULES = {"inductor": "compiled", "triton": "kernels", "cpp": "native"}
 _AUTO = {"cpu": "cpp", "cuda": "triton"}
+# Where those run that are built before they run; inductor compiles once it sees the tensors.
+_HOMES = {"cpp": "cpu", "triton": "cuda"}
 
 
 def check_backend(name: str) -> str:
@@ -47,6 +51,20 @@ def find_passes(name: str, x: Tensor) -> ModuleType:
         name = _AUTO.get(x.device.type, "reference")
     module = passes if name == "reference" else _ready(name)
     return module if module.supports(x) else passes
+
+
+def prepare(name: str, devices: Iterable[torch.device]) -> None:
+    """Build what a backend runs over feature maps on these devices, before anything is timed.
+
+    The first pass would build it otherwise: of C++, seconds to minutes within a training step.
+
+    Warns:
+        BackendWarning: it cannot be built; the reference will take its place.
+    """
+    for device in dict.fromkeys(device.type for device in devices):
+        found = _AUTO.get(device, "reference") if name == "auto" else name
+        if _HOMES.get(found) == device:
+            _ready(found)
 
 
 @cache

@@ -24,6 +24,15 @@ def traced() -> bool:
     )
 
 
+# Torch 2.6 does not say.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
+def exported() -> bool:
+    """Say whether torch.export looks on in Python: in dynamo, torch 2.7 cannot tell."""
+    return not torch.compiler.is_dynamo_compiling() and _is_exporting()
+
+
 def finite(mean: Tensor) -> Tensor:
     """Return numbers near the means, to subtract from a map: 0 for what is not finite.
 
@@ -79,7 +88,7 @@ def norm_then_attention(
 
 def uses_batch(norm) -> bool:
     """Say whether a norm normalizes by the batch's own statistics."""
-    return norm.training or norm.running_mean is None
+    return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
 def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
@@ -89,7 +98,7 @@ def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
     means, variances = moments()
     mu = means.mean(0)
     var = variances.mean(0) + (means - mu).square().mean(0)
-    running = running_statistics(norm, positions * len(means))
+    running = running_statistics(norm, positions * means.shape[0])
     if running is not None:
         running.move(mu.detach(), var.detach())
     return mu, var
@@ -98,18 +107,21 @@ def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
 def running_statistics(norm, count: int) -> Running | None:
     """Return the running statistics that a batch of ``count`` values a channel moves, or meets.
 
-    A momentum of ``None`` averages over all batches.
+    And count the batch, all of it as ``nn.BatchNorm`` does: whatever a norm was built with, only
+    the attributes that it has now matter. A momentum of ``None`` averages over all batches.
     """
     if not uses_batch(norm):
         return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
-    if norm.running_mean is None or not norm.training:
+    if not (norm.training and norm.track_running_stats):
         return None
-    momentum, batches = norm.momentum, norm.num_batches_tracked
+    kept, momentum, batches = norm.running_mean, norm.momentum, norm.num_batches_tracked
     if batches is not None:
         batches.add_(1)
+    if kept is None:
+        return None
     if momentum is None:
-        momentum = batches.to(norm.running_mean.dtype).reciprocal()
-    return Running(norm.running_mean, norm.running_var, momentum, count)
+        momentum = 0.0 if batches is None else batches.to(kept).reciprocal()
+    return Running(kept, norm.running_var, momentum, count)
 
 
 def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:

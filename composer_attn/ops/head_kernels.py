@@ -12,6 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from composer_attn.ops import normalization as plain
+from composer_attn.ops.launch import ceil_divide, launch, next_power_of_2
+from composer_attn.ops.layout import numbers
 from composer_attn.ops.normalization import Running
 
 # A program takes 16 channels: 64 bytes side by side, and enough programs for a narrow network.
@@ -117,21 +119,31 @@ def _normalization_gradient(
         at, there = _block(n0, c, N, C, BN)
         e = tl.load(s + at, mask=there, other=0)
         own = tl.load(mean + at, mask=there, other=0)
-        d_scaled = d_mu[None, :] + d_var[None, :] * (e * own - m)
+        of_s = tl.load(d_shift + at, mask=there, other=0) * w[None, :]
+        if FIXED:
+            # Not 0 times what one sample may have made infinite.
+            of_mean = tl.zeros([BN, BC], S)
+            of_variance = of_mean
+        else:
+            d_scaled = d_mu[None, :] + d_var[None, :] * (e * own - m)
+            of_s += d_scaled
+            of_mean = d_scaled * e
+            of_variance = e * e * d_var[None, :] / 2
         # The sums nearly cancel where the mean is large: add them up before it multiplies them.
-        of_s = (tl.load(d_shift + at, mask=there, other=0) * w[None, :] + d_scaled) * own
-        of_s += tl.load(d_scale + at, mask=there, other=0) * w[None, :]
-        of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
+        of_s = of_s * own + tl.load(d_scale + at, mask=there, other=0) * w[None, :]
+        if not FIXED:
+            of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
         tl.store(d_s + at, of_s, mask=there)
-        tl.store(d_mean + at, d_scaled * e, mask=there)
-        tl.store(d_variance + at, e * e * d_var[None, :] / 2, mask=there)
+        tl.store(d_mean + at, of_mean, mask=there)
+        tl.store(d_variance + at, of_variance, mask=there)
 
 
 @triton.jit
 def _convolve(x, kernel, y, size, C, FLIPPED: tl.constexpr, B: tl.constexpr):
     S: tl.constexpr = x.dtype.element_ty
-    row = tl.program_id(0) * C
-    c = tl.program_id(1) * B + tl.arange(0, B)
+    pieces = tl.cdiv(C, B)
+    row = tl.program_id(0) // pieces * C
+    c = tl.program_id(0) % pieces * B + tl.arange(0, B)
     total = tl.zeros([B], S)
     for j in range(size):
         at = c + j - size // 2
@@ -163,11 +175,12 @@ def normalization(
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
     if running is not None and not _in_kernel(running):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
+    s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
     kept = running or Running(mean, mean, 0, 2)
     found = plain.empty_results(mean)
-    given = (s.contiguous(), mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
+    given = (s, mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
     _run(
-        _normalization, mean, *given, *found, kept.count,
+        _normalization, (*given, *found), (kept.count,), mean,
         EPS=eps, MOMENTUM=float(kept.momentum), WEIGHT=weight is not None, BIAS=bias is not None,
         KEPT=running is not None, FIXED=kept.fixed,
     )  # fmt: skip
@@ -186,50 +199,47 @@ def normalization_gradient(
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
-    found = plain.empty_gradients(mean)
-    given = (d_scale, d_shift, s.contiguous(), mean, variance, mu, inverse, _or(weight, mean))
+    given = numbers(mean, mean.dtype, d_scale, d_shift, s, mean, variance)
+    mean, found = given[3], plain.empty_gradients(mean)
+    given += [_or(value, mean) for value in (mu, inverse, weight)]
     flags = {"WEIGHT": weight is not None, "FIXED": fixed}
-    _run(_normalization_gradient, mean, *given, *found, **flags)
+    _run(_normalization_gradient, (*given, *found), (), mean, **flags)
     return found
 
 
 def convolve(means: Tensor, kernel: Tensor) -> Tensor:
     """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
-    return _convolved(means, kernel.contiguous(), flipped=False)
+    return _convolved(means.contiguous(), kernel.contiguous(), flipped=False)
 
 
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
     size, channels, numel = kernel.numel(), means.shape[1], means.numel()
-    parts = means.new_empty(triton.cdiv(numel, _PART), size)
-    with torch.cuda.device_of(means):
-        tensors = (d_logits, means, parts)
-        _kernel_gradient[(len(parts),)](*tensors, size, channels, numel, B=_PART, num_warps=_WARPS)
-    d_means = _convolved(d_logits, kernel.contiguous(), flipped=True)
+    parts = means.new_empty(ceil_divide(numel, _PART), size)
+    tensors, sizes = (d_logits, means, parts), (size, channels, numel)
+    launch(_kernel_gradient, len(parts), tensors, sizes, _WARPS, B=_PART)
+    d_means = _convolved(d_logits, kernel, flipped=True)
     return d_means, parts.sum(0).view_as(kernel)
 
 
 def _convolved(x: Tensor, kernel: Tensor, flipped: bool) -> Tensor:
     samples, channels = x.shape
     y = torch.empty_like(x)
-    with torch.cuda.device_of(x):
-        grid = (samples, triton.cdiv(channels, _ROW))
-        _convolve[grid](x, kernel, y, kernel.numel(), channels, FLIPPED=flipped, B=_ROW)
+    programs, sizes = samples * ceil_divide(channels, _ROW), (kernel.numel(), channels)
+    launch(_convolve, programs, (x, kernel, y), sizes, _WARPS, FLIPPED=flipped, B=_ROW)
     return y
 
 
-def _run(kernel, mean: Tensor, *arguments: Tensor | int, **constants: float | bool) -> None:
+def _run(
+    kernel, tensors: tuple[Tensor, ...], numbers: tuple[int, ...], mean: Tensor,
+    **constants: float | bool,
+) -> None:  # fmt: skip
     """Start a kernel: a program for each block of channels."""
     samples, channels = mean.shape
-    with torch.cuda.device_of(mean):
-        kernel[(triton.cdiv(channels, _CHANNELS),)](
-            *arguments,
-            *(samples, channels),
-            **constants,
-            BN=min(_SAMPLES, triton.next_power_of_2(samples)),
-            BC=_CHANNELS,
-            num_warps=_WARPS,
-        )
+    block = min(_SAMPLES, next_power_of_2(samples))
+    programs, sizes = ceil_divide(channels, _CHANNELS), (*numbers, samples, channels)
+    launch(kernel, programs, tensors, sizes, _WARPS, **constants, BN=block, BC=_CHANNELS)
 
 
 def _in_kernel(running: Running) -> bool:

@@ -11,6 +11,8 @@ from composer_attn.ops.stages import excite, normalize
 
 # What differentiates the arithmetic between the passes where there is no way by hand.
 _HEADS = {AttentionFirst: head.attention_then_norm, NormFirst: head.norm_then_attention}
+# A tuple, which torch.compile reads.
+_NUMBERS = (int, float)
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -169,7 +171,22 @@ def fits_norm(x: Tensor, norm: nn.Module) -> bool:
     """Say whether a norm takes ``x``."""
     return (
         isinstance(norm, _NORMS[x.dim()])
-        and x.shape[1] == norm.num_features
+        and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
         # A single value has no variance: batch norm refuses it in training.
         and x.numel() > x.shape[1]
+        and _fits(x, norm)
     )
+
+
+def _fits(x: Tensor, norm: nn.Module) -> bool:
+    """Say whether the attributes of a norm are such as the passes take, all of them now."""
+    mean, variance = norm.running_mean, norm.running_var
+    if (mean is None) != (variance is None) or not isinstance(norm.eps, _NUMBERS):
+        return False
+    if not (norm.momentum is None or isinstance(norm.momentum, _NUMBERS)):
+        return False
+    held = [each for each in (norm.weight, norm.bias, mean, variance) if each is not None]
+    return all(
+        each.shape == x.shape[1:2] and each.device == x.device and each.dtype == held[0].dtype
+        for each in held
+    ) and (not held or held[0].dtype in (x.dtype, passes.statistics_dtype(x)))

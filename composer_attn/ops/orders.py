@@ -41,11 +41,18 @@ class Excitation(NamedTuple):
         layers: the arithmetic of the layers (:mod:`composer_attn.ops.logits`).
         gate: from logits to scales ``s``.
         slope: from scales to the gate's derivative there.
+        clips: whether that is 0 somewhere, as it is then for infinite gradients too.
     """
 
     layers: type
     gate: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
+    clips: bool
+
+    def gradient(self, d_s: Tensor, s: Tensor) -> Tensor:
+        """Return the gradient of the logits, given that of the scales, which it takes."""
+        slope = self.slope(s)
+        return torch.where(slope == 0, 0, d_s * slope) if self.clips else d_s.mul_(slope)
 
 
 class Order:
@@ -113,11 +120,11 @@ class AttentionFirst(Order):
         d_s, d_mean, *rest = passes.normalization_gradient(
             d_scale, d_shift, s, mean, variance, mu, inverse, weight, fixed
         )
-        d_logits = d_s.mul_(excitation.slope(s))
+        d_logits = excitation.gradient(d_s, s)
         d_squeezed, of_layers = excitation.layers.backward(
             passes, d_logits, mean, hidden, parameters
         )
-        return d_mean.add_(d_squeezed), *rest, of_layers
+        return d_mean + d_squeezed, *rest, of_layers
 
 
 class NormFirst(Order):
@@ -142,10 +149,10 @@ class NormFirst(Order):
         s, variance, mu, inverse, hidden, q = kept
         w = weighted(inverse, weight)
         d_s = torch.addcmul(d_scale * w, d_shift, q)
-        d_logits = d_s.mul_(excitation.slope(s))
+        d_logits = excitation.gradient(d_s, s)
         d_squeezed, of_layers = excitation.layers.backward(passes, d_logits, q, hidden, parameters)
         d_q = torch.addcmul(d_squeezed, d_shift, s)
         _, d_mean, *rest = passes.normalization_gradient(
             d_scale * s, d_q, torch.ones_like(mean), mean, variance, mu, inverse, weight, fixed
         )
-        return d_mean.addcmul_(d_squeezed, w), *rest, of_layers
+        return torch.addcmul(d_mean, d_squeezed, w), *rest, of_layers

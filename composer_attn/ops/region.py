@@ -44,9 +44,9 @@ class Region:
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def backward_passes(self) -> ModuleType:
-        """Return the passes to go back by: plain ones where gradients come in batches (vmap)."""
-        return _backward_passes(self.passes)
+    def back(self, *gradients: Tensor | None) -> ModuleType:
+        """Return the passes to go back by: plain ones where gradients come in batches."""
+        return _backward_passes(self.passes, *gradients)
 
 
 class Moments(torch.autograd.Function):
@@ -73,7 +73,7 @@ class Moments(torch.autograd.Function):
         if g is None:
             return plain.statistics_gradient(x, mean, d_mean, d_variance), None
         arguments = (region.scale, mean, d_mean, d_variance, region.shift)
-        return region.backward_passes().input_gradient(g, x, *arguments), None
+        return region.back(g, d_mean, d_variance).input_gradient(g, x, *arguments), None
 
 
 class Affine(torch.autograd.Function):
@@ -109,7 +109,7 @@ class Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space."""
-        passes, needed = ctx.region.backward_passes(), ctx.needs_input_grad
+        passes, needed = ctx.region.back(dy), ctx.needs_input_grad
         d_shift, d_scale, g, _ = _sums(passes, ctx.joined, dy, *ctx.saved_tensors)
         d_shortcut, d_way = (g if needed[i] else None for i in (2, 5))
         return d_scale, d_shift, d_shortcut, None, None, d_way, None
@@ -155,7 +155,7 @@ class Whole(torch.autograd.Function):
         """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
         saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
         of_map, (weight, bias, *parameters), kept = saved[:4], saved[4:end], saved[end:]
-        passes = _backward_passes(ctx.passes)
+        passes = _backward_passes(ctx.passes, dy)
         d_shift, d_scale, dy, left = _sums(passes, ctx.joined, dy, *of_map)
         with in_full_precision(dy):
             d_mean, d_variance, d_weight, d_bias, of_layers = ctx.order.backward(
@@ -196,10 +196,10 @@ class Scaled(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         """``dx = s dy + dm / L``, where ``dm`` is the gradient of the means."""
         x, mean, s, hidden, *parameters = ctx.saved_tensors
-        passes, dx, zero = _backward_passes(ctx.passes), None, torch.zeros_like(s)
+        passes, dx, zero = _backward_passes(ctx.passes, dy), None, torch.zeros_like(s)
         _, d_s, dy, _ = _sums(passes, False, dy, x, s, zero, None)
         with in_full_precision(dy):
-            d_logits = d_s.mul_(ctx.excitation.slope(s))
+            d_logits = ctx.excitation.gradient(d_s, s)
             d_mean, of_layers = ctx.excitation.layers.backward(
                 passes, d_logits, mean, hidden, tuple(parameters)
             )
@@ -233,7 +233,7 @@ class Shifted(torch.autograd.Function):
         x, scale, centre = ctx.saved_tensors
         scale = scale.contiguous()
         zero = torch.zeros_like(scale)
-        passes = _backward_passes(ctx.passes)
+        passes = _backward_passes(ctx.passes, dy)
         by = zero if centre is None else centre.contiguous()
         d_shift, d_scale, dy, _ = _sums(passes, False, dy, x, scale, by, None)
         dx = None
@@ -242,9 +242,9 @@ class Shifted(torch.autograd.Function):
         return None, None, dx, d_scale, d_shift if ctx.shifted else None, None
 
 
-def _backward_passes(passes: ModuleType) -> ModuleType:
-    """Return the passes to go back by: plain ones where gradients come in batches (vmap)."""
-    return plain if traced() else passes
+def _backward_passes(passes: ModuleType, *gradients: Tensor | None) -> ModuleType:
+    """Return the passes to go back by: plain ones where gradients come in batches."""
+    return plain if traced() or any(map(_is_batch, gradients)) else passes
 
 
 def _sums(
@@ -256,3 +256,8 @@ def _sums(
     by = mask if shift is None else (scale, shift)
     d_shift, d_scale, dy = passes.gradient_sums(dy, x, centre, by)
     return d_shift, d_scale, dy, (dy, x, scale, centre, shift)
+
+
+def _is_batch(gradient: Tensor | None) -> bool:
+    """Say whether many gradients come as one (``is_grads_batched``, vectorized jacobians)."""
+    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)

@@ -86,7 +86,7 @@ class Excited:
         x, mean, variance = self.x, self.mean, self.variance
         count = x.shape[2:].numel()
         if self.excitation is None:
-            centre = mean.detach()
+            centre = head.finite(mean)
             found = head.norm_of_scaled(self.s, mean, variance, centre, count, norm)
             return Normalized(x, self.passes, centre, *found, way=self.way, region=self.region)
         with in_full_precision(x), torch.no_grad():
@@ -204,7 +204,7 @@ def normalize(
     if by_hand is None:
         region = Region(found, relu=False)
         mean, variance, way = Moments.apply(x, region)
-        centre, count = mean.detach(), x.shape[2:].numel()
+        centre, count = head.finite(mean), x.shape[2:].numel()
         scale, shift = head.norm_then_attention(mean, variance, centre, count, attention, norm)
         return Normalized(x, found, centre, scale, shift, way=way, region=region)
     excitation, parameters = _excitation(attention, called, *by_hand)
@@ -220,4 +220,5 @@ def normalize(
 
 def _excitation(attention: nn.Module, called: bool, layers: type, parameters: tuple):
     layers = Called(attention, layers) if called else layers
-    return Excitation(layers, attention.gated, attention.gate_slope), parameters
+    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
+    return Excitation(layers, *gate), parameters

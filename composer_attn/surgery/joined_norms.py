@@ -18,8 +18,9 @@ from composer_attn.ops.called import keeping
 from composer_attn.ops.head import uses_batch
 from composer_attn.ops.joint import fits_norm, joinable
 from composer_attn.ops.stages import Excited, Normalized, normalize
-from composer_attn.surgery.attend import set_class
+from composer_attn.surgery.attend import building, set_class, staying
 from composer_attn.surgery.deferred_tensor import Deferred
+from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.handoff import (
     Link,
     can_be_deferred,
@@ -131,9 +132,14 @@ def joined_class(original: type, role: type[Joined]) -> type:
     """Return the class that extends ``original`` by a role; one for each of both."""
     found = _joined_classes.get((original, role))
     if found is None:
-        attributes = {"__module__": original.__module__}
+        attributes = {
+            "__module__": original.__module__,
+            "__init__": building(original, unjoined_class),
+            "forward": staying(role, one_input=True),
+        }
         found = type(f"Joined{original.__name__}", (role, original), attributes)
         _joined_classes[original, role] = found
+        refuse_fuse_modules(found, original)
     return found
 
 

@@ -54,7 +54,62 @@ def calls_of_passes(shape, dtype, last, device) -> dict[str, tuple]:
         if name != "output":
             shift = mask and mask[1]
             calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, shift)
+            calls[f"input fixed {name}"] = ("input_gradient", dy, x, a, c, d, None, shift)
     return calls
+
+
+def infinite_calls(samples: int, channels: int, device: str) -> dict[str, tuple]:
+    """Call what must keep one infinite value to itself, by name."""
+    shape = (samples, channels, 3, 5)
+    dy, x = (draw(shape, mean=0).to(device) for _ in range(2))
+    x[0, 0, 1, 2] = torch.inf
+    x[0, 1, 0, 0] = -torch.inf
+    calls = calls_between(samples, channels, torch.float64, device)
+    name, d_scale, d_shift, s, mean, *rest = calls["fixed gradient"]
+    d_scale[0, 0], mean[0, 0] = torch.nan, torch.inf
+    a, _, d, _, shift = torch.randn(5, *shape[:2], dtype=x.dtype, device=device).unbind()
+    return {
+        "moments": ("moments", x),
+        "input": ("input_gradient", dy, x, a, mean, d, None, None),
+        "input masked": ("input_gradient", dy, x, a, mean, d, None, shift),
+        "fixed gradient": (name, d_scale, d_shift, s, mean, *rest),
+    }
+
+
+def strided(calls: dict[str, tuple]) -> dict[str, tuple]:
+    """Give every argument of calls strides of its own: columns, every other value, one for all."""
+    return {
+        f"{case} {way.__name__}": tuple(_each(argument, way) for argument in call)
+        for case, call in calls.items()
+        for way in (transposed, sliced, expanded, negated)
+    }
+
+
+def transposed(value: torch.Tensor) -> torch.Tensor:
+    return value.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def sliced(value: torch.Tensor) -> torch.Tensor:
+    return torch.stack([value, value + 1], -1)[..., 0]
+
+
+def expanded(value: torch.Tensor) -> torch.Tensor:
+    return value[:1].expand(value.shape)
+
+
+def negated(value: torch.Tensor) -> torch.Tensor:
+    """The numbers in memory have the other sign."""
+    return torch._neg_view(-value)
+
+
+def _each(argument, way):
+    if isinstance(argument, torch.Tensor):
+        return way(argument) if argument.dim() else argument
+    if isinstance(argument, Running):
+        # Written to: neither several places in one, nor with other signs.
+        way = sliced if way in (expanded, negated) else way
+        return argument._replace(mean=way(argument.mean), variance=way(argument.variance))
+    return tuple(_each(each, way) for each in argument) if type(argument) is tuple else argument
 
 
 def errors(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:
@@ -69,4 +124,17 @@ def errors(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:
             moved = [value for each in given if isinstance(each, Running) for value in each[:2]]
             results.append([*result, *moved])
         found[case] = max(map(distance, *results))
+    return found
+
+
+def spread(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:
+    """Compare, of what two backends return, only what the second one finds finite."""
+    found = {}
+    for case, (name, *arguments) in calls.items():
+        ours, expected = (getattr(b, name)(*copy.deepcopy(arguments)) for b in backends)
+        if not isinstance(ours, tuple):
+            ours, expected = (ours,), (expected,)
+        assert any(each.isfinite().any() for each in expected)
+        pairs = [(r[e.isfinite()], e[e.isfinite()]) for r, e in zip(ours, expected, strict=True)]
+        found[case] = max(distance(*pair) for pair in pairs if pair[0].numel())
     return found

@@ -5,9 +5,19 @@ import json
 import torch
 
 from composer_attn.ops import kernels, passes
-from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors
+from tests.ops.calls import (
+    ALLOWED,
+    calls_between,
+    calls_of_passes,
+    errors,
+    infinite_calls,
+    spread,
+    strided,
+)
 from tests.ops.regions import build, differences
 
+# On a GPU also sums over many positions, and in many programs.
+LARGE = [(2, 70, 33, 33), (700, 200, 3, 3)]
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
 # Fewer and more samples and channels than a program takes; a kernel wider than the channels.
 SIZES = [(1, 5), (70, 37), (3, 600)]
@@ -18,18 +28,28 @@ def table(device: str) -> dict[str, tuple[float, float]]:
     calls = {
         (dtype, *shape, last): calls_of_passes(shape, dtype, last, device)
         for dtype in ALLOWED
-        for shape in (SHAPES if dtype == torch.float64 else SHAPES[:1])
+        for shape in (
+            *(SHAPES if dtype == torch.float64 else SHAPES[:1]),
+            *(LARGE if device == "cuda" else ()),
+        )
         for last in (False, True)
     } | {
         (dtype, *size): calls_between(*size, dtype, device)
         for dtype in (torch.float64, torch.float32)
         for size in SIZES
     }
-    return {
+    if device == "cpu":
+        calls[torch.float64, "strided"] = strided(
+            calls_of_passes((2, 3, 3, 2), torch.float64, False, device)
+            | calls_between(2, 3, torch.float64, device)
+        )
+    found = {
         f"{case} {name}": (error, ALLOWED[case[0]])
         for case, group in calls.items()
         for name, error in errors(group, kernels, passes).items()
     }
+    infinite = spread(infinite_calls(3, 6, device), kernels, passes)
+    return found | {f"infinite {name}": (error, 1e-12) for name, error in infinite.items()}
 
 
 if __name__ == "__main__":

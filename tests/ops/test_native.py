@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from composer_attn.ops import native, passes
-from tests.ops.calls import ALLOWED, calls_between, calls_of_passes, errors
+from tests.ops.calls import (
+    ALLOWED,
+    calls_between,
+    calls_of_passes,
+    errors,
+    infinite_calls,
+    spread,
+    strided,
+)
 
 # Rows in NCHW of 1 value, shorter than a vector, as long, longer by a part; as many rows as lanes
 # in a vector, fewer, and more by a part.
@@ -28,6 +36,29 @@ def test_every_pass_agrees_with_the_reference(shape, last, dtype):
 def test_what_lies_between_agrees_with_the_reference(size, dtype):
     found = errors(calls_between(*size, dtype, "cpu"), native, passes)
     assert {name: error for name, error in found.items() if not error <= ALLOWED[dtype]} == {}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_every_function_takes_tensors_of_any_strides(last, dtype):
+    calls = strided(calls_of_passes((4, 8, 3, 5), dtype, last, "cpu"))
+    if dtype == torch.float64:
+        calls |= strided(calls_between(4, 8, dtype, "cpu"))
+    found = errors(calls, native, passes)
+    assert len(found) > 40
+    assert {name: error for name, error in found.items() if not error <= ALLOWED[dtype]} == {}
+
+
+def test_infinite_values_keep_to_themselves():
+    found = spread(infinite_calls(3, 6, "cpu"), native, passes)
+    assert {name: error for name, error in found.items() if not error <= 1e-12} == {}
+
+
+def test_numbers_of_another_dtype_or_shape_are_read_as_what_they_are():
+    x = torch.randn(3, 5, 4, 4)
+    scale, shift = torch.randn(3, 1).double(), torch.randn(5).bfloat16()
+    expected = scale.float()[..., None, None] * x + shift.float()[:, None, None]
+    torch.testing.assert_close(native.affine(x, scale, shift, None, False), expected)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads():
