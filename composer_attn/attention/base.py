@@ -248,8 +248,14 @@ class ChannelAttention(nn.Module):
             return self.excitation_of(averages, maxima)
         return self.excitation_of(self.apply_squeeze(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format."""
+    def forward(self, x: Tensor, begin: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format.
+
+        (``begin`` computes it in another way: a fused module calls its attention so where hooks
+        are on it.)
+        """
+        if begin is not None:
+            return begin(x)
         return scale(x, self.excitation(x), self.squeeze)
 
     def reset_parameters(self) -> None:

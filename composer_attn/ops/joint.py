@@ -1,14 +1,13 @@
 """Attention, and attention joined with batch norm, in two passes forward and two backward."""
 
-import torch
 from torch import Tensor, nn
 
 from composer_attn.ops import head, passes
-from composer_attn.ops.backends import check_backend, find_passes
-from composer_attn.ops.orders import AttentionFirst, Excitation, Norm, NormFirst
+from composer_attn.ops.backends import check_backend
+from composer_attn.ops.orders import AttentionFirst, NormFirst
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
-from composer_attn.ops.region import Affine, Moments, Region, Whole, compute, in_full_precision
+from composer_attn.ops.stages import excite, normalize
 
 # What differentiates the arithmetic between the passes where there is no way by hand.
 _HEADS = {AttentionFirst: head.attention_then_norm, NormFirst: head.norm_then_attention}
@@ -121,12 +120,9 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     check_backend(backend)
     if attention.squeeze != "avg":  # more than moments goes into its excitation
         return attention(x)
-    if head.traced() or not _plain_enough(x, attention):
+    if head.traced() or not plain_enough(x, attention):
         return scale_channels(x, attention.excitation(x))
-    region = Region(find_passes(backend, x), relu=False)
-    mean, _, way = Moments.apply(x, region)
-    s, zero = head.attention_alone(mean, attention), torch.zeros_like(mean)
-    return Affine.apply(s, zero, None, x.detach(), zero, way, region)
+    return excite(x, attention, backend).result()
 
 
 def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
@@ -136,35 +132,18 @@ def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
     if head.traced():
         centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
         y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
+    elif order is NormFirst:
+        y = normalize(x, attention, norm, backend).result(relu, shortcut)
     else:
-        region = Region(find_passes(backend, x), relu)
-        by_hand = attention.by_hand(passes.statistics_dtype(x))
-        if by_hand is not None:
-            y = _whole(x, shortcut, attention, norm, order, region, *by_hand)
-        else:
-            *moments, way = Moments.apply(x, region)
-            centre, scale, shift = _scale_and_shift(x, moments, order, attention, norm)
-            y = Affine.apply(scale, shift, shortcut, x.detach(), centre, way, region)
+        y = excite(x, attention, backend).normalized(norm).result(relu, shortcut)
     return _end(y, *rest)
 
 
 def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what lies between the passes under autograd."""
     mean, variance = moments
-    centre, positions = head.finite(mean), x.shape[2:].numel()
+    centre, positions = mean.detach(), x.shape[2:].numel()
     return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
-
-
-def _whole(x, shortcut, attention, norm, order, region, layers, parameters) -> Tensor:
-    """Run the region that is differentiated by hand."""
-    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
-    excitation = Excitation(layers, *gate)
-    of_norm = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
-    inputs = (x, shortcut, of_norm, excitation, order, region, norm.weight, norm.bias, *parameters)
-    with in_full_precision(x):
-        if torch.is_grad_enabled():
-            return Whole.apply(*inputs)
-        return compute(*inputs)[0]
 
 
 def _end(y: Tensor, relu: bool, shortcut: Tensor | None) -> Tensor:
@@ -172,7 +151,7 @@ def _end(y: Tensor, relu: bool, shortcut: Tensor | None) -> Tensor:
     return y.relu() if relu else y
 
 
-def _plain_enough(x: Tensor, attention: nn.Module) -> bool:
+def plain_enough(x: Tensor, attention: nn.Module) -> bool:
     """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
     return (
         3 <= x.dim() <= 5
@@ -185,9 +164,13 @@ def _plain_enough(x: Tensor, attention: nn.Module) -> bool:
 
 def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
     """Say whether attention and norm can be computed jointly on ``x``, or better by themselves."""
+    return plain_enough(x, attention) and fits_norm(x, norm)
+
+
+def fits_norm(x: Tensor, norm: nn.Module) -> bool:
+    """Say whether a norm takes ``x``."""
     return (
-        _plain_enough(x, attention)
-        and isinstance(norm, _NORMS[x.dim()])
+        isinstance(norm, _NORMS[x.dim()])
         and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
         # A single value has no variance: batch norm refuses it in training.
         and x.numel() > x.shape[1]
