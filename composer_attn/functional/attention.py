@@ -123,10 +123,10 @@ def plan_attention(
         example: an input to try, a tensor or a tuple of the forward's positional arguments. Each
             site of the plan then has its :class:`~composer_attn.surgery.SiteCost` (spatial size,
             multiply-accumulates, activations kept for backward, shares of the whole) and notes
-            (called several times, never called, at one position, a prediction layer), and the plan the network's
-            totals, ``plain`` and ``attended``. A copy runs twice, in evaluation mode, on fake
-            tensors, which take no memory; where the forward looks at values (detection), on real
-            ones. The values of the example do not matter otherwise.
+            (called several times, never called, at one position, a prediction layer), and the plan
+            the network's totals, ``plain`` and ``attended``. A copy runs twice, in evaluation mode,
+            on fake tensors, which take no memory; where the forward looks at values (detection), on
+            real ones. The values of the example do not matter otherwise.
         arguments: see :func:`apply_attention`.
 
     Returns:
