@@ -254,7 +254,8 @@ class ChannelAttention(nn.Module):
         (``begin`` computes it in another way: a fused module calls its attention so where hooks
         are on it.)
         """
-        if begin is not None:
+        # torch.fx makes an input of it where an attention is traced by itself.
+        if begin is not None and not isinstance(begin, torch.fx.Proxy):
             return begin(x)
         return scale(x, self.excitation(x), self.squeeze)
 

@@ -65,7 +65,7 @@ def findings(module: nn.Module) -> Findings:
 def has_own_forward(module: nn.Module) -> bool:
     """Say whether a module computes in a way of its own: is no container or layer of torch's."""
     cls = original_class(module) if is_attended(module) else type(module)
-    home = getattr(cls.forward, "__module__", "")
+    home = getattr(cls.forward, "__module__", None) or ""  # None: of a graph of torch.fx
     return not home.startswith("torch.nn.") or "forward" in vars(module)
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,10 @@ class Trials:
             ArgumentError: it cannot be built, or does not map a feature map to one of the same
                 shape and dtype; or is not the identity where ``start="identity"`` says so.
         """
-        dtype = next(self._model.get_submodule(point.owner).parameters()).dtype
+        # What stands there may have no parameters, nor may any of it.
+        owner = self._model.get_submodule(point.owner)
+        near = next(chain(owner.parameters(), self._model.parameters()), None)
+        dtype = torch.get_default_dtype() if near is None else near.dtype
         dimensions = _dimensions(self._model, point)
         arguments = repr(self._recipe.arguments_at(point.names))
         key = (point.channels, dimensions, dtype, arguments)
