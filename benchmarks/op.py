@@ -30,7 +30,7 @@ from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
 from composer_attn.ops import attend_then_normalize
 
 # Where ResNet-50 attends, at 128x128 on a CPU and at 224x224 on a GPU.
-_SHAPES = {
+SHAPES = {
     "cpu": "16x128x32x32,16x128x16x16,16x512x16x16,16x256x8x8,16x1024x8x8,16x512x4x4,16x2048x4x4",
     "cuda": "256x64x56x56,256x256x56x56,256x128x28x28,256x512x28x28,256x1024x14x14,256x2048x7x7",
 }
@@ -109,7 +109,10 @@ def measure(
     target = torch.empty_like(dy)
 
     def step(entry: Contender) -> None:
-        torch.autograd.grad(entry.forward(x), [x, *entry.parameters], dy)
+        # Layers take 16 bits by autocast, as they do in a network.
+        with torch.autocast(device, x.dtype, enabled=x.dtype != torch.float32):
+            y = entry.forward(x)
+        torch.autograd.grad(y, [x, *entry.parameters], dy)
 
     actions = [lambda: target.copy_(dy), *(lambda entry=entry: step(entry) for entry in entries)]
     first = [timed(action) for action in actions]
@@ -168,7 +171,7 @@ def main(
         "dtype": dtype.value, "layout": layout.value, "relu": relu, "rounds": rounds,
     }  # fmt: skip
     rows = []
-    for text in (shapes or _SHAPES[device.value]).split(","):
+    for text in (shapes or SHAPES[device.value]).split(","):
         shape = tuple(map(int, text.split("x")))
         entries = contenders(shape[1], attention, relu, asked, device.value)
         rows += measure(shape, entries, dtype, layout, device.value, rounds)

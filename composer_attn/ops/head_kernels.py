@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from composer_attn.ops import normalization as plain
+from composer_attn.ops.launch import ceil_divide, launch, next_power_of_2
 from composer_attn.ops.layout import numbers
 from composer_attn.ops.normalization import Running
 
@@ -140,8 +141,9 @@ def _normalization_gradient(
 @triton.jit
 def _convolve(x, kernel, y, size, C, FLIPPED: tl.constexpr, B: tl.constexpr):
     S: tl.constexpr = x.dtype.element_ty
-    row = tl.program_id(0) * C
-    c = tl.program_id(1) * B + tl.arange(0, B)
+    pieces = tl.cdiv(C, B)
+    row = tl.program_id(0) // pieces * C
+    c = tl.program_id(0) % pieces * B + tl.arange(0, B)
     total = tl.zeros([B], S)
     for j in range(size):
         at = c + j - size // 2
@@ -178,7 +180,7 @@ def normalization(
     found = plain.empty_results(mean)
     given = (s, mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
     _run(
-        _normalization, mean, *given, *found, kept.count,
+        _normalization, (*given, *found), (kept.count,), mean,
         EPS=eps, MOMENTUM=float(kept.momentum), WEIGHT=weight is not None, BIAS=bias is not None,
         KEPT=running is not None, FIXED=kept.fixed,
     )  # fmt: skip
@@ -201,7 +203,7 @@ def normalization_gradient(
     mean, found = given[3], plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
     flags = {"WEIGHT": weight is not None, "FIXED": fixed}
-    _run(_normalization_gradient, mean, *given, *found, **flags)
+    _run(_normalization_gradient, (*given, *found), (), mean, **flags)
     return found
 
 
@@ -214,10 +216,9 @@ def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[
     """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
     d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
     size, channels, numel = kernel.numel(), means.shape[1], means.numel()
-    parts = means.new_empty(triton.cdiv(numel, _PART), size)
-    with torch.cuda.device_of(means):
-        tensors = (d_logits, means, parts)
-        _kernel_gradient[(len(parts),)](*tensors, size, channels, numel, B=_PART, num_warps=_WARPS)
+    parts = means.new_empty(ceil_divide(numel, _PART), size)
+    tensors, sizes = (d_logits, means, parts), (size, channels, numel)
+    launch(_kernel_gradient, len(parts), tensors, sizes, _WARPS, B=_PART)
     d_means = _convolved(d_logits, kernel, flipped=True)
     return d_means, parts.sum(0).view_as(kernel)
 
@@ -225,24 +226,20 @@ def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[
 def _convolved(x: Tensor, kernel: Tensor, flipped: bool) -> Tensor:
     samples, channels = x.shape
     y = torch.empty_like(x)
-    with torch.cuda.device_of(x):
-        grid = (samples, triton.cdiv(channels, _ROW))
-        _convolve[grid](x, kernel, y, kernel.numel(), channels, FLIPPED=flipped, B=_ROW)
+    programs, sizes = samples * ceil_divide(channels, _ROW), (kernel.numel(), channels)
+    launch(_convolve, programs, (x, kernel, y), sizes, _WARPS, FLIPPED=flipped, B=_ROW)
     return y
 
 
-def _run(kernel, mean: Tensor, *arguments: Tensor | int, **constants: float | bool) -> None:
+def _run(
+    kernel, tensors: tuple[Tensor, ...], numbers: tuple[int, ...], mean: Tensor,
+    **constants: float | bool,
+) -> None:  # fmt: skip
     """Start a kernel: a program for each block of channels."""
     samples, channels = mean.shape
-    with torch.cuda.device_of(mean):
-        kernel[(triton.cdiv(channels, _CHANNELS),)](
-            *arguments,
-            *(samples, channels),
-            **constants,
-            BN=min(_SAMPLES, triton.next_power_of_2(samples)),
-            BC=_CHANNELS,
-            num_warps=_WARPS,
-        )
+    block = min(_SAMPLES, next_power_of_2(samples))
+    programs, sizes = ceil_divide(channels, _CHANNELS), (*numbers, samples, channels)
+    launch(kernel, programs, tensors, sizes, _WARPS, **constants, BN=block, BC=_CHANNELS)
 
 
 def _in_kernel(running: Running) -> bool:

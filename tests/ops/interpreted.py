@@ -16,6 +16,8 @@ from tests.ops.calls import (
 )
 from tests.ops.regions import build, differences
 
+# On a GPU also sums over many positions, and in many programs.
+LARGE = [(2, 70, 33, 33), (700, 200, 3, 3)]
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
 # Fewer and more samples and channels than a program takes; a kernel wider than the channels.
 SIZES = [(1, 5), (70, 37), (3, 600)]
@@ -26,7 +28,10 @@ def table(device: str) -> dict[str, tuple[float, float]]:
     calls = {
         (dtype, *shape, last): calls_of_passes(shape, dtype, last, device)
         for dtype in ALLOWED
-        for shape in (SHAPES if dtype == torch.float64 else SHAPES[:1])
+        for shape in (
+            *(SHAPES if dtype == torch.float64 else SHAPES[:1]),
+            *(LARGE if device == "cuda" else ()),
+        )
         for last in (False, True)
     } | {
         (dtype, *size): calls_between(*size, dtype, device)

@@ -53,6 +53,9 @@ def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
         *calls_of_passes((2, 64, 8, 8), dtype, False, "cpu").values(),
         *calls_of_passes((2, 64, 8, 8), dtype, True, "cpu").values(),
         *calls_of_passes((1, 6, 1, 1), dtype, False, "cpu").values(),
+        # Sums over many positions, and in many programs.
+        *calls_of_passes((1, 64, 32, 32), dtype, True, "cpu").values(),
+        *calls_of_passes((2048, 64, 2, 2), dtype, True, "cpu").values(),
         *calls_between(16, 64, torch.float32, "cpu").values(),
         *calls_between(1, 6, torch.float32, "cpu").values(),
     ]
@@ -92,10 +95,3 @@ def stack_of(built, folder) -> int:
         [tool, "-res-usage", folder / "kernel.cubin"], capture_output=True, text=True, check=True
     ).stdout
     return int(re.search(r"STACK:(\d+)", listing)[1])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_compiled_kernels_agree_with_the_reference_on_a_gpu():
-    from tests.ops.interpreted import table
-
-    assert {name: e for name, (e, allowed) in table("cuda").items() if not e <= allowed} == {}

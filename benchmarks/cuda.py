@@ -1,0 +1,109 @@
+"""All that needs a CUDA device, in one command: its tests, then its rows of docs/benchmarks.md.
+
+python -m benchmarks.cuda --seconds 400
+"""
+
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.common import RATIO, RESULTS, show
+
+_NETWORK = "--device cuda --precision bf16 --layout channels_last --image 224"
+_COMPILED = "plain_compiled,composer_se_compiled,se_compiled,eca_compiled"
+_SETTLED = "--rounds 40"
+_LOG = "cuda.log"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command; the more important ones come first, since time may run out.
+
+    Attributes:
+        name: what ``--only`` calls it.
+        command: a module that Python runs, and its options.
+        rows: the CSV file that it appends to, if any.
+    """
+
+    name: str
+    command: str
+    rows: str = ""
+
+
+TASKS = (
+    Task("tests", "pytest -q -n 8 -p no:cacheprovider --durations=8 tests/devices"),
+    Task("step", f"benchmarks.train_step {_NETWORK} --batch 256 --variants eager",
+         "train_step.csv"),
+    Task("passes", "benchmarks.passes --dtype bfloat16 --layout channels_last", "passes.csv"),
+    Task("op", "benchmarks.op --device cuda --dtype bfloat16 --layout channels_last", "op.csv"),
+    Task("single", f"benchmarks.inference {_NETWORK} --batch 1 {_SETTLED}", "inference.csv"),
+    Task("many", f"benchmarks.inference {_NETWORK} --batch 256 {_SETTLED}", "inference.csv"),
+    Task("compiled",
+         f"benchmarks.train_step {_NETWORK} --batch 256 --steps 10 --variants {_COMPILED}",
+         "train_step.csv"),
+    Task("nchw", "benchmarks.passes --dtype float32 --layout nchw", "passes.csv"),
+)  # fmt: skip
+
+
+def carry_out(task: Task, folder: Path, seconds: float) -> str:
+    """Run a task, its output added to a log in ``folder``; return how it ended."""
+    command = [sys.executable, "-m", *task.command.split()]
+    if task.rows:
+        command += ["--results", str(folder / task.rows)]
+    began = time.perf_counter()
+    with (folder / _LOG).open("a") as log:
+        try:
+            done = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, timeout=seconds, check=False
+            )
+            end = "done" if done.returncode == 0 else f"exit code {done.returncode}"
+        except subprocess.TimeoutExpired:
+            end = "stopped: out of time"
+    return f"{end} after {time.perf_counter() - began:.0f} s"
+
+
+def _steps(path: Path) -> Iterator[list[str]]:
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            ratio = {name: float(value) for name, value in row.items() if name.startswith("ratio")}
+            yield [row["variant"], row["step_ms"], RATIO.format(**ratio), row["saved_ratio"]]
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="Stop whatever runs when so many are over.")] = 540,
+    only: Annotated[str, typer.Option(help="Names of tasks with commas between.")] = "",
+    results: Annotated[Path, typer.Option(help="Folder of the CSV files and logs.")] = RESULTS,
+) -> None:
+    """Run the CUDA tests and benchmarks one after the other, and sum up."""
+    unknown = set(filter(None, only.split(","))) - {task.name for task in TASKS}
+    if unknown:
+        names = ", ".join(task.name for task in TASKS)
+        raise typer.BadParameter(f"no task {', '.join(sorted(unknown))}; there are {names}")
+    results.mkdir(parents=True, exist_ok=True)
+    (results / _LOG).unlink(missing_ok=True)
+    until, ends = time.monotonic() + seconds, {}
+    for task in TASKS:
+        if only and task.name not in only.split(","):
+            continue
+        left = until - time.monotonic()
+        ends[task.name] = carry_out(task, results, left) if left > 0 else "no time left"
+        print(task.name, ends[task.name], flush=True)
+        if not ends[task.name].startswith("done") and left > 0:
+            print((results / _LOG).read_text()[-3000:], flush=True)
+    steps = results / "train_step.csv"
+    if steps.exists():
+        columns = ("network", "step, ms", "ratio to plain (quartiles)", "kept / plain")
+        show("ResNet-50 on CUDA, training", columns, list(_steps(steps)))
+    show("CUDA", ("task", "end"), [list(each) for each in ends.items()])
+    raise typer.Exit(any(not end.startswith("done") for end in ends.values()))
+
+
+if __name__ == "__main__":
+    typer.run(main)
