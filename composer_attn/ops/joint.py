@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from composer_attn.errors import ArgumentError
 from composer_attn.ops import head, passes
+from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
 from composer_attn.ops.backends import check_backend, find_passes
+from composer_attn.ops.ending import ending_in
 from composer_attn.ops.orders import AttentionFirst, Excitation, Norm, NormFirst
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
@@ -25,6 +28,7 @@ def attend_then_normalize(
     *,
     relu: bool = False,
     shortcut: Tensor | None = None,
+    activation: Activation | str | nn.Module | None = None,
 ) -> Tensor:
     """Compute ``norm(attention(x))``, then add ``shortcut``, then apply a ReLU, jointly.
 
@@ -51,12 +55,15 @@ def attend_then_normalize(
             ``torch.jit.trace`` look on, it is the plain algebra that they see.
         relu: whether a ReLU follows.
         shortcut: what is added before the ReLU, in a shape that broadcasts with that of ``x``.
+        activation: what follows, instead of a ReLU: one of
+            :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module. Kept for backward
+            is ``x``, and the sum where a shortcut comes before one that is no ReLU.
 
     Returns:
         A tensor like ``x``, in its memory format.
 
     Raises:
-        ArgumentError: the backend is none of these.
+        ArgumentError: the backend or the activation is unknown.
         ValueError, RuntimeError: as the attention or the norm raises them by itself: wrong shapes,
             or a single value per channel in training.
 
@@ -69,9 +76,10 @@ def attend_then_normalize(
         True
     """
     check_backend(backend)
+    activation = _ending(relu, activation)
     if not joinable(x, attention, norm):
-        return _end(norm(attention(x)), relu, shortcut)
-    return _joined(x, AttentionFirst, attention, norm, backend, relu, shortcut)
+        return _end(norm(attention(x)), activation, shortcut)
+    return _joined(x, AttentionFirst, attention, norm, backend, activation, shortcut)
 
 
 def normalize_then_attend(
@@ -82,6 +90,7 @@ def normalize_then_attend(
     *,
     relu: bool = False,
     shortcut: Tensor | None = None,
+    activation: Activation | str | nn.Module | None = None,
 ) -> Tensor:
     """Compute ``attention(norm(x))``, then add ``shortcut``, then apply a ReLU, jointly.
 
@@ -101,9 +110,10 @@ def normalize_then_attend(
         True
     """
     check_backend(backend)
+    activation = _ending(relu, activation)
     if not joinable(x, attention, norm):
-        return _end(attention(norm(x)), relu, shortcut)
-    return _joined(x, NormFirst, attention, norm, backend, relu, shortcut)
+        return _end(attention(norm(x)), activation, shortcut)
+    return _joined(x, NormFirst, attention, norm, backend, activation, shortcut)
 
 
 def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tensor:
@@ -121,7 +131,7 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     check_backend(backend)
     if attention.squeeze != "avg":  # more than moments goes into its excitation
         return attention(x)
-    if head.traced() or not _plain_enough(x, attention):
+    if head.traced() or not plain_enough(x, attention.channels):
         return scale_channels(x, attention.excitation(x))
     region = Region(find_passes(backend, x), relu=False)
     mean, _, way = Moments.apply(x, region)
@@ -129,15 +139,20 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     return Affine.apply(s, zero, None, x.detach(), zero, way, region)
 
 
-def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
-    rest = (False, None)
+def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
+    rest = (IDENTITY, None)
     if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
-        rest, relu, shortcut = (relu, shortcut), False, None
+        rest, activation, shortcut = (activation, shortcut), IDENTITY, None
+    elif shortcut is not None and activation not in (IDENTITY, RELU):
+        # Its derivative asks for the sum, which nobody can compute anew from the output.
+        rest, activation = (activation, None), IDENTITY
+    relu = activation != IDENTITY
     if head.traced():
         centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
-        y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
+        z = passes.affine(x - spread(centre, x), scale, shift, shortcut, False)
+        y = phi(z, activation).to(x.dtype)
     else:
-        region = Region(find_passes(backend, x), relu)
+        region = Region(ending_in(activation, find_passes(backend, x), backend, x), relu)
         by_hand = attention.by_hand(passes.statistics_dtype(x))
         if by_hand is not None:
             y = _whole(x, shortcut, attention, norm, order, region, *by_hand)
@@ -146,6 +161,16 @@ def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
             centre, scale, shift = _scale_and_shift(x, moments, order, attention, norm)
             y = Affine.apply(scale, shift, shortcut, x.detach(), centre, way, region)
     return _end(y, *rest)
+
+
+def _ending(relu: bool, activation: Activation | str | nn.Module | None) -> Activation:
+    """Return the activation that ends a region, given by either argument."""
+    if activation is None:
+        return RELU if relu else IDENTITY
+    found = find_activation(activation)
+    if relu and found != RELU:
+        raise ArgumentError(f"relu=True and activation={activation!r} contradict each other")
+    return found
 
 
 def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,26 +192,26 @@ def _whole(x, shortcut, attention, norm, order, region, layers, parameters) -> T
         return compute(*inputs)[0]
 
 
-def _end(y: Tensor, relu: bool, shortcut: Tensor | None) -> Tensor:
-    y = y if shortcut is None else y + shortcut
-    return y.relu() if relu else y
+def _end(y: Tensor, activation: Activation, shortcut: Tensor | None) -> Tensor:
+    return phi(y if shortcut is None else y + shortcut, activation)
 
 
-def _plain_enough(x: Tensor, attention: nn.Module) -> bool:
+def plain_enough(x: Tensor, channels: int) -> bool:
     """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
-    return (
-        3 <= x.dim() <= 5
-        and x.is_floating_point()
-        and x.shape[1] == attention.channels
-        and attention.squeeze == "avg"
-        and x.numel() > 0
-    )
+    return 3 <= x.dim() <= 5 and x.is_floating_point() and x.shape[1] == channels and x.numel() > 0
 
 
 def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
     """Say whether attention and norm can be computed jointly on ``x``, or better by themselves."""
+    averages = plain_enough(x, attention.channels) and attention.squeeze == "avg"
+    return averages and normalizable(x, norm)
+
+
+def normalizable(x: Tensor, norm: nn.Module) -> bool:
+    """Say whether a norm can be computed by the passes on ``x``, or better by itself."""
     return (
-        _plain_enough(x, attention)
+        x.dim() in _NORMS
+        and plain_enough(x, x.shape[1])
         and isinstance(norm, _NORMS[x.dim()])
         and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
         # A single value has no variance: batch norm refuses it in training.

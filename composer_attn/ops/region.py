@@ -45,7 +45,7 @@ class Region:
 
     def backward_passes(self) -> ModuleType:
         """Return the passes to go back by: plain ones where gradients come in batches (vmap)."""
-        return plain if traced() else self.passes
+        return getattr(self.passes, "plain", plain) if traced() else self.passes
 
 
 class Moments(torch.autograd.Function):
