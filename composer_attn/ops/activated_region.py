@@ -27,7 +27,7 @@ from composer_attn.ops.activations import IDENTITY, RELU, Activation
 from composer_attn.ops.head import traced
 from composer_attn.ops.layout import empty_numbers
 from composer_attn.ops.orders import Excitation, Norm
-from composer_attn.ops.region import in_full_precision
+from composer_attn.ops.region import in_full_precision, is_batch
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class Stages:
     norm: Norm | None
     excitation: Excitation | None
 
-    def backward_passes(self) -> tuple[ModuleType, ModuleType]:
-        """Return the passes to go back by: plain ones where gradients come in batches (vmap)."""
-        return (plain, plain_activated) if traced() else (self.passes, self.activated)
+    def back(self, dy: Tensor) -> tuple[ModuleType, ModuleType]:
+        """Return the passes to go back by: plain ones where gradients come in batches."""
+        if traced() or is_batch(dy):
+            return plain, plain_activated
+        return self.passes, self.activated
 
     @property
     def fixed(self) -> bool:
@@ -124,7 +126,7 @@ class Activated(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         (weight, bias, *parameters), kept = saved[: ctx.parameters], saved[ctx.parameters :]
         stages, dx = ctx.stages, None
-        passes, activated = stages.backward_passes()
+        passes, activated = stages.back(dy)
         mean, variance, scale, shift, mu, inverse, s, m, hidden = kept
         numbers = (mean, scale, shift, stages.activation, stages.excitation is not None)
         b, d, *rest = activated.activated_sums(dy, x, *numbers)
@@ -179,7 +181,7 @@ class Added(torch.autograd.Function):
         """Sum the gradient over space, go back through the norm, write the gradient of ``x``."""
         x, weight, bias, y, mean, variance, scale, mu, inverse = ctx.saved_tensors
         stages, dx = ctx.stages, None
-        passes, _ = stages.backward_passes()
+        passes, _ = stages.back(dy)
         b, d, g = passes.gradient_sums(dy, x, mean, y)
         of_norm = (torch.ones_like(mean), mean, variance, mu, inverse, weight, stages.fixed)
         _, d_mean, d_variance, *of_norm = passes.normalization_gradient(d, b, *of_norm)

@@ -24,6 +24,15 @@ def traced() -> bool:
     )
 
 
+# Torch 2.6 does not say.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
+def exported() -> bool:
+    """Say whether torch.export looks on, in Python: in dynamo, torch 2.7 takes all for an export."""
+    return not torch.compiler.is_dynamo_compiling() and _is_exporting()
+
+
 def finite(mean: Tensor) -> Tensor:
     """Return numbers near the means, to subtract from a map: 0 for what is not finite.
 

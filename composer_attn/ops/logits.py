@@ -61,7 +61,7 @@ def convolve(means: Tensor, kernel: Tensor) -> Tensor:
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of the means and of the kernel, given that of the result."""
     size = kernel.numel()
-    d_kernel = torch.mv(_windows(means, size).t(), d_logits.flatten())
+    d_kernel = torch.mv(_windows(means, size).t(), d_logits.reshape(-1))
     return convolve(d_logits, kernel.flip(-1)), d_kernel.view_as(kernel)
 
 

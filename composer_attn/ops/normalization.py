@@ -121,6 +121,6 @@ def normalization_gradient(
     d_var = d_w * w * inverse * inverse * share
     d_scaled = torch.addcmul(w * d_bias * share, d_var, deviation)
     # The sums nearly cancel where the mean is large: add them up before it multiplies them.
-    d_s = torch.addcmul(d_scaled, d_shift, w).mul_(mean).addcmul_(d_scale, w)
-    d_s.addcmul_(d_var * s, variance)
+    d_s = torch.addcmul(torch.addcmul(d_scaled, d_shift, w) * mean, d_scale, w)
+    d_s = torch.addcmul(d_s, d_var * s, variance)
     return d_s, d_scaled * s, s.square() * d_var / 2, d_w * inverse, d_bias

@@ -111,7 +111,7 @@ class AttentionFirst(Order):
         d_squeezed, of_layers = excitation.layers.backward(
             passes, d_logits, mean, hidden, parameters
         )
-        return d_mean.add_(d_squeezed), *rest, of_layers
+        return d_mean + d_squeezed, *rest, of_layers
 
 
 class NormFirst(Order):
@@ -142,4 +142,4 @@ class NormFirst(Order):
         _, d_mean, *rest = passes.normalization_gradient(
             d_scale * s, d_q, torch.ones_like(mean), mean, variance, mu, inverse, weight, fixed
         )
-        return d_mean.addcmul_(d_squeezed, w), *rest, of_layers
+        return torch.addcmul(d_mean, d_squeezed, w), *rest, of_layers

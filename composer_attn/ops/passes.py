@@ -39,7 +39,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     space = tuple(range(2, x.dim()))
     x = x.to(statistics_dtype(x))
-    shift = x.detach()[(slice(None), slice(None), *(size // 2 for size in x.shape[2:]))]
+    shift = x.detach()
+    for size in x.shape[2:]:  # not by slices, which would limit the number of samples
+        shift = shift.select(2, size // 2)
     shift = torch.where(shift.isfinite(), shift, 0)
     shifted = x - spread(shift, x)
     mean = shifted.mean(space)

@@ -43,9 +43,10 @@ class Region:
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def backward_passes(self) -> ModuleType:
-        """Return the passes to go back by: plain ones where gradients come in batches (vmap)."""
-        return getattr(self.passes, "plain", plain) if traced() else self.passes
+    def back(self, *gradients: Tensor | None) -> ModuleType:
+        """Return the passes to go back by: plain ones where gradients come in batches."""
+        by_hand = not (traced() or any(map(is_batch, gradients)))
+        return self.passes if by_hand else getattr(self.passes, "plain", plain)
 
 
 class Moments(torch.autograd.Function):
@@ -72,7 +73,7 @@ class Moments(torch.autograd.Function):
         if g is None:
             return plain.statistics_gradient(x, mean, d_mean, d_variance), None
         arguments = (region.scale, mean, d_mean, d_variance, region.shift)
-        return region.backward_passes().input_gradient(g, x, *arguments), None
+        return region.back(g, d_mean, d_variance).input_gradient(g, x, *arguments), None
 
 
 class Affine(torch.autograd.Function):
@@ -108,7 +109,7 @@ class Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space."""
-        passes, needed = ctx.region.backward_passes(), ctx.needs_input_grad
+        passes, needed = ctx.region.back(dy), ctx.needs_input_grad
         d_shift, d_scale, g, _ = _sums(passes, ctx.joined, dy, *ctx.saved_tensors)
         d_shortcut, d_way = (g if needed[i] else None for i in (2, 5))
         return d_scale, d_shift, d_shortcut, None, None, d_way, None
@@ -166,7 +167,7 @@ class Whole(torch.autograd.Function):
         """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
         saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
         of_map, (weight, bias, *parameters), kept = saved[:4], saved[4:end], saved[end:]
-        passes = ctx.region.backward_passes()
+        passes = ctx.region.back(dy)
         d_shift, d_scale, dy, left = _sums(passes, ctx.joined, dy, *of_map)
         with in_full_precision(dy):
             d_mean, d_variance, d_weight, d_bias, of_layers = ctx.order.backward(
@@ -193,3 +194,8 @@ def _sums(
     by = mask if shift is None else (scale, shift)
     d_shift, d_scale, dy = passes.gradient_sums(dy, x, centre, by)
     return d_shift, d_scale, dy, (dy, x, scale, centre, shift)
+
+
+def is_batch(gradient: Tensor | None) -> bool:
+    """Say whether many gradients come as one (``is_grads_batched``, vectorized jacobians)."""
+    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
-from composer_attn.ops.head import traced
+from composer_attn.ops.head import exported, traced
 from composer_attn.surgery.deferred import Deferred
 
 # The attribute of a tensor that was given.
@@ -185,8 +185,11 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def needs_plain_operations() -> bool:
-    """Say whether anyone but torch.compile looks on who needs plain operations."""
-    return not torch.compiler.is_compiling() and traced()
+    """Say whether anyone but torch.compile looks on who needs plain operations.
+
+    torch.export does: whatever reads its graphs knows batch norms, and their patterns.
+    """
+    return exported() or (not torch.compiler.is_compiling() and traced())
 
 
 def is_ours(attention: nn.Module) -> bool:

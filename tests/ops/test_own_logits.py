@@ -1,13 +1,16 @@
 """Attentions of a user's own, whatever their logits do: gradients are those of plain torch."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from composer_attn.attention import SqueezeExcitation
-from composer_attn.ops import attend
+from composer_attn.ops import attend, joint
+from composer_attn.ops.region import Region
 from tests.ops.regions import SMALL, build, draw
 
 CHANNELS = SMALL[1]
@@ -105,12 +108,12 @@ def pair(kind: type[Own], place: str, training: bool = True, relu: bool = False)
     def plain(x):
         return case.attention(x) if place == "alone" else case.plain(x, None)
 
-    def joint(x, backend):
+    def jointly(x, backend):
         if place == "alone":
             return attend(x, other.attention, backend)
         return other.joint(x, None, backend)
 
-    return (case, plain), (other, joint)
+    return (case, plain), (other, jointly)
 
 
 def gradients(loss: Tensor, x: Tensor, case, **options) -> list[Tensor | None]:
@@ -131,11 +134,11 @@ def same(found, expected, tolerance=1e-11) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("relu", [False, True])
 def test_gradients_are_those_of_plain_torch(kind, backend, place, training, relu):
-    (case, plain), (other, joint) = pair(kind, place, training, relu)
+    (case, plain), (other, run) = pair(kind, place, training, relu)
     dy, found = draw(SMALL, mean=0), []
     xs = [draw(SMALL).requires_grad_()]
     xs.append(xs[0].detach().clone().requires_grad_())
-    for x, y, c in ((xs[0], plain(xs[0]), case), (xs[1], joint(xs[1], backend), other)):
+    for x, y, c in ((xs[0], plain(xs[0]), case), (xs[1], run(xs[1], backend), other)):
         found.append([y, *gradients((y * dy).sum(), x, c)])
     same(found[1], found[0])
     same([*other.norm.buffers()], [*case.norm.buffers()])
@@ -145,9 +148,9 @@ def test_gradients_are_those_of_plain_torch(kind, backend, place, training, relu
 @each_backend
 @each_place
 def test_an_input_without_gradient_leaves_the_parameters_theirs(kind, backend, place):
-    (case, plain), (other, joint) = pair(kind, place)
+    (case, plain), (other, run) = pair(kind, place)
     x, found = draw(SMALL), []
-    for y, c in ((plain(x), case), (joint(x, backend), other)):
+    for y, c in ((plain(x), case), (run(x, backend), other)):
         if not y.requires_grad:
             found.append([])
             continue
@@ -171,9 +174,9 @@ def losses(y: Tensor, penalty: Tensor) -> dict[str, list[Tensor]]:
 @each_place
 @pytest.mark.parametrize("way", losses(torch.ones(()), torch.ones(())))
 def test_a_penalty_kept_on_the_side(backend, place, way):
-    (case, plain), (other, joint) = pair(Penalized, place, relu=True)
+    (case, plain), (other, run) = pair(Penalized, place, relu=True)
     x, found = draw(SMALL).requires_grad_(), []
-    for y, c in ((plain(x), case), (joint(x, backend), other)):
+    for y, c in ((plain(x), case), (run(x, backend), other)):
         all_losses = losses(y, c.attention.penalty)[way]
         found.append([g for loss in all_losses for g in gradients(loss, x, c, retain_graph=True)])
     same(found[1], found[0], 1e-10)
@@ -182,9 +185,9 @@ def test_a_penalty_kept_on_the_side(backend, place, way):
 @each_backend
 @each_place
 def test_a_region_used_twice_before_any_backward(backend, place):
-    (case, plain), (other, joint) = pair(Penalized, place)
+    (case, plain), (other, run) = pair(Penalized, place)
     x, z, found = draw(SMALL).requires_grad_(), draw(SMALL), []
-    for function, c in ((plain, case), (lambda x: joint(x, backend), other)):
+    for function, c in ((plain, case), (lambda x: run(x, backend), other)):
         y = function(x)
         first = c.attention.penalty
         loss = (y * function(x + z)).sum() + first + c.attention.penalty
@@ -200,9 +203,9 @@ def test_means_that_are_kept_are_differentiable(backend, attribute):
             setattr(self, attribute, means)
             return self.layers(means)
 
-    (case, plain), (other, joint) = pair(Keeps, "first")
+    (case, plain), (other, run) = pair(Keeps, "first")
     x, found = draw(SMALL).requires_grad_(), []
-    for y, c in ((plain(x), case), (joint(x, backend), other)):
+    for y, c in ((plain(x), case), (run(x, backend), other)):
         kept = c.attention.kept
         found.append([kept, *torch.autograd.grad((kept * kept).sum() + y.sum() * 0.5, x)])
     same(found[1], found[0])
@@ -211,8 +214,33 @@ def test_means_that_are_kept_are_differentiable(backend, attribute):
 @each_backend
 @each_place
 def test_the_second_derivative_of_own_logits_is_refused(backend, place):
-    _, (_, joint) = pair(Penalized, place)
+    _, (_, run) = pair(Penalized, place)
     x = draw(SMALL).requires_grad_()
-    (gradient,) = torch.autograd.grad(joint(x, backend).pow(2).sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(run(x, backend).pow(2).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+# One that keeps a penalty holds the graph itself.
+@pytest.mark.parametrize("kind", [kind for kind in OWN if kind is not Penalized])
+@each_backend
+@each_place
+def test_a_graph_that_nobody_holds_is_gone_at_once(kind, backend, place, monkeypatch):
+    """No half of a region holds the other in a circle, which nothing would collect."""
+    _, (_, run) = pair(kind, place, relu=True)
+    regions = []
+
+    def build(*arguments, **options):
+        region = Region(*arguments, **options)
+        regions.append(weakref.ref(region))
+        return region
+
+    monkeypatch.setattr(joint, "Region", build)
+    gc.disable()
+    try:
+        y = run(draw(SMALL).requires_grad_(), backend)
+        assert [each() is not None for each in regions] == [True]
+        del y
+        assert [each() is None for each in regions] == [True]
+    finally:
+        gc.enable()
