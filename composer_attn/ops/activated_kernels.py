@@ -53,7 +53,7 @@ def _phi(z, PHI: tl.constexpr, ALPHA: tl.constexpr):
     elif PHI == "hardswish":
         inner = tl.where(z < -3, 0, z + 3)
         y = z * tl.where(inner > 6, 6, inner) / 6
-        d = tl.where(z >= 3, one, tl.where(z <= -3, 0, z / 3 + 0.5))
+        d = tl.where(z > 3, one, tl.where(z < -3, 0, z / 3 + 0.5))
     elif PHI == "gelu":
         s = 0.5 * (1 + tl.erf(z * 0.7071067811865476))
         y = z * s
@@ -64,12 +64,13 @@ def _phi(z, PHI: tl.constexpr, ALPHA: tl.constexpr):
         y = z * s
         d = s + y * (1 - s) * 1.5957691216057308 * (1 + 3 * square)
     elif PHI == "mish":  # tanh(log(1 + e)) = n / (n + 2) where n = e (e + 2); from 40 on it is 1
-        e = tl.exp(tl.where(z > 40, 40, z))
+        low = tl.where(z > 40, 40, z)
+        e = tl.exp(low)
         n = e * (e + 2)
         inverse = 1 / (n + 2)
         w = n * inverse
         y = z * w
-        d = w + z * (4 * e * inverse) * ((1 + e) * inverse)
+        d = w + low * (4 * e * inverse) * ((1 + e) * inverse)
     elif PHI == "elu":
         low = tl.where(z > 0, 0, z)
         e = tl.exp(low)

@@ -68,7 +68,7 @@ def _gelu_slope(z: Tensor, alpha: float) -> Tensor:
 
 
 def _hardswish_slope(z: Tensor, alpha: float) -> Tensor:
-    return torch.where(z >= 3, 1.0, torch.where(z <= -3, 0.0, z / 3 + 0.5))
+    return torch.where(z > 3, 1.0, torch.where(z < -3, 0.0, z / 3 + 0.5))
 
 
 # phi and phi', functions of z and alpha. Of NaN, a ReLU hands on the gradient, as torch does.

@@ -21,6 +21,9 @@ from composer_attn.ops.activations import Activation, find_activation, phi, slop
 from composer_attn.ops.logits import Neighbours, Parameters
 from composer_attn.ops.orders import Excitation
 
+# A tuple, which torch.compile reads.
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 class Layers(Protocol):
     """The arithmetic of an attention's layers, as in :mod:`composer_attn.ops.logits`."""
@@ -224,10 +227,10 @@ def _sizes(name: str, layer: nn.Module) -> tuple[int, int]:
     """Return how many channels a layer takes and puts out."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
-    plain_convolution = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and (
-        set(layer.kernel_size) == set(layer.stride) == {1}
+    plain_convolution = isinstance(layer, _CONVOLUTIONS) and (
+        all(size == 1 for size in (*layer.kernel_size, *layer.stride))
         and layer.groups == 1
-        and (layer.padding == "same" or set(layer.padding) <= {0})
+        and (layer.padding == "same" or all(size == 0 for size in layer.padding))
     )
     if not plain_convolution:
         raise ArgumentError(f"{name} must be a linear layer or a 1x1 convolution; got {layer}")

@@ -137,7 +137,7 @@ def differences(site: Site, shape, backend: str, last=False, steps=1, mean=1.0) 
     other = copy.deepcopy(site)
     for _ in range(steps):
         # Far enough out for every branch of every activation.
-        x, shortcut, dy = (2 * draw(shape, last=last, mean=mean) for _ in range(3))
+        x, shortcut, dy = (2 * draw(shape, last=last, mean=each) for each in (mean, 1, 1))
         expected = results(site, site.plain, x, shortcut, dy)
         found = results(other, partial(other.joint, backend=backend), x, shortcut, dy)
     assert len(shape) == 3 or found["y"].is_contiguous() == expected["y"].is_contiguous()

@@ -110,8 +110,8 @@ struct hardswish {
     inner = inner < 0 ? V{} : inner;
     inner = inner > six ? six : inner;
     d = z * S(1. / 3) + S(0.5);
-    d = z >= three ? all<S, V>(1) : d;
-    d = z <= -three ? V{} : d;
+    d = z > three ? all<S, V>(1) : d;
+    d = z < -three ? V{} : d;
     return z * inner * S(1. / 6);
   }
 };
@@ -133,9 +133,9 @@ struct gelu_tanh {  // (1 + tanh(t)) / 2 = sigmoid(2 t)
 struct mish {  // tanh(log(1 + e)) = n / (n + 2) where n = e (e + 2)
   template <class S, class V> static V at(V z, S, V& d) {
     const S enough = sizeof(S) == 4 ? 20 : 40;  // from there on it is 1
-    V e = exp<S>(z > all<S, V>(enough) ? all<S, V>(enough) : z), n = e * (e + S(2));
+    V low = z > all<S, V>(enough) ? all<S, V>(enough) : z, e = exp<S>(low), n = e * (e + S(2));
     V inverse = S(1) / (n + S(2)), w = n * inverse;
-    d = w + z * (S(4) * e * inverse) * ((S(1) + e) * inverse);
+    d = w + low * (S(4) * e * inverse) * ((S(1) + e) * inverse);
     return z * w;
   }
 };
