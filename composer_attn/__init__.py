@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         apply_squeeze_excite,
         attended_modules,
         detach_attention,
+        expanded_copy,
         fuse_attention,
         load_weights,
         plan_eca,
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
         remove_attention,
         unfuse_attention,
     )
-    from composer_attn.surgery import FusedSite, FusionPlan, Site, SurgeryPlan, register_block
+    from composer_attn.surgery import (
+        FusedSite,
+        FusionPlan,
+        Site,
+        SurgeryPlan,
+        register_block,
+        register_existing_attention,
+    )
 
 __version__ = "0.1.0"
 
@@ -48,11 +56,13 @@ _HOMES = {
     "attended_modules": "functional",
     "detach_attention": "functional",
     "eca_kernel_size": "attention",
+    "expanded_copy": "functional",
     "fuse_attention": "functional",
     "load_weights": "functional",
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
     "register_block": "surgery",
+    "register_existing_attention": "surgery",
     "remove_attention": "functional",
     "unfuse_attention": "functional",
 }
@@ -72,11 +82,13 @@ __all__ = [
     "attended_modules",
     "detach_attention",
     "eca_kernel_size",
+    "expanded_copy",
     "fuse_attention",
     "load_weights",
     "plan_eca",
     "plan_squeeze_excite",
     "register_block",
+    "register_existing_attention",
     "remove_attention",
     "unfuse_attention",
 ]

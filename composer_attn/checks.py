@@ -15,9 +15,9 @@ def whole_number(argument: str, value: object, minimum: int = 1, maximum: int | 
     Raises:
         ArgumentError: it is something else (``True`` and ``3.0`` are something else).
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < minimum:
         raise ArgumentError(f"{argument} must be a whole number >= {minimum}; got {value!r}")
-    if maximum is not None and value > maximum:
+    if maximum is not None and int(value) > maximum:
         raise ArgumentError(f"{argument} must be a whole number <= {maximum}; got {value!r}")
     return int(value)
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Channel attention for any CNN, trained with MosaicML Composer from YAML.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every verb, too
 )
 
 # Not checked by typer: what cannot be read is a mistake like any other.
@@ -26,6 +26,26 @@ _INVALID = 1
 _REFUSED = 2
 _INTERRUPTED = 130
 _UNWRITTEN = 74  # EX_IOERR of sysexits.h
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from composer_attn import __version__
+
+        print(f"composer-attn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and stop."
+        ),
+    ] = False,
+) -> None:
+    """Channel attention for any CNN, trained with MosaicML Composer from YAML."""
 
 
 @app.command()
@@ -118,8 +138,9 @@ def plan(
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
     from composer_attn.errors import ArgumentError, ComposerAttnError
-    from composer_attn.runs.plan import make_plan, parse_kernel_sizes, parse_number
+    from composer_attn.runs.plan import make_plan, parse_kernel_sizes
     from composer_attn.runs.plan_report import as_json, show, write_csv
+    from composer_attn.runs.shorthands import parse_number
 
     try:
         if json and csv:

@@ -33,6 +33,10 @@ class AttentionRemovedError(ComposerAttnError, RuntimeError):
     """Another algorithm rebuilt attended modules and dropped their attention."""
 
 
+class MissingExtraError(ComposerAttnError, ImportError):
+    """A library is not installed; the message names the extra of composer-attn that brings it."""
+
+
 class CheckpointError(ComposerAttnError, ValueError):
     """A file of weights is refused: it names code, or holds what no checkpoint of its kind does.
 
@@ -83,6 +87,10 @@ class NothingAttendedWarning(UserWarning):
 
 class BackendWarning(UserWarning):
     """A backend of the passes over feature maps cannot run on this machine."""
+
+
+class UntrainedAttentionWarning(UserWarning):
+    """An optimizer trains a network, but not the attention that was added to it afterwards."""
 
 
 class IdleGatesWarning(UserWarning):

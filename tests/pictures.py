@@ -53,3 +53,21 @@ def write_cifar10(root: Path, images: int = 8) -> Path:
     names = [f"name{i}" for i in range(10)]
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
     return root
+
+
+def write_png(path: Path, pixels: np.ndarray) -> Path:
+    """Write a PNG of 16 bits, ``(H, W)`` or ``(H, W, C)``; in colour Pillow writes none."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    height, width, *channels = pixels.shape
+    color = {(): 0, (2,): 4, (3,): 2, (4,): 6}[tuple(channels)]
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path

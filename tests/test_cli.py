@@ -2,10 +2,12 @@
 
 import json
 import re
+import sys
 
 import pytest
 from composer import Trainer
 
+import composer_attn
 from tests.commands import invoke, run
 
 CONFIG = """
@@ -29,6 +31,34 @@ def test_help_names_the_verbs_without_loading_torch(tmp_path):
     done = run("python", "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "train" in done.stdout
+
+
+@pytest.mark.parametrize("verb", [[], ["train"], ["validate"], ["plan"], ["study"], ["report"]])
+def test_h_is_help_of_every_verb(verb, capfd):
+    assert invoke(*verb, "-h") == 0
+    short = capfd.readouterr()
+    assert invoke(*verb, "--help") == 0
+    assert capfd.readouterr() == short
+    assert "Usage: composer-attn" in short.out
+
+
+def test_the_version_is_that_of_the_package_and_loads_no_torch(tmp_path):
+    for command in (["composer-attn"], [sys.executable, "-m", "composer_attn"]):
+        done = run(*command, "--version", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"composer-attn {composer_attn.__version__}\n")
+    code = (
+        "import sys; from composer_attn.cli import app; app(['--version'], standalone_mode=False)"
+    )
+    done = run(
+        "python", "-c", f"{code}; assert not {{'torch', 'composer'}} & set(sys.modules)",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_verb_the_verbs_are_listed(capfd):
+    assert invoke() in (0, 2)  # as click's versions have it
+    assert "validate" in "".join(capfd.readouterr())
 
 
 def test_mistakes_go_to_stderr_with_exit_code_2(tmp_path):

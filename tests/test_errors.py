@@ -16,6 +16,7 @@ BUILT_IN = {
     "ModelError": RuntimeError,
     "OptimizerError": ValueError,
     "AttentionRemovedError": RuntimeError,
+    "MissingExtraError": ImportError,
     "CheckpointError": ValueError,
     "TornCheckpointError": ValueError,
     "SaveError": OSError,
@@ -24,6 +25,7 @@ BUILT_IN = {
     "ConfigError": ValueError,
     "NothingAttendedWarning": UserWarning,
     "BackendWarning": UserWarning,
+    "UntrainedAttentionWarning": UserWarning,
     "IdleGatesWarning": UserWarning,
 }
 

@@ -22,16 +22,19 @@ from composer_attn.errors import (
     PatternError,
     PlacementError,
 )
-from composer_attn.functional.common import attends_nothing
-from composer_attn.ops import check_backend
+from composer_attn.functional.common import attends_nothing, why_nothing
+from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import (
     FusionPlan,
     SurgeryPlan,
     backends_of,
     check_model,
     default_min_channels,
+    describe_orphans,
+    end_guard,
     find_attended,
     fuse_anew,
+    leave_to_guard,
 )
 from composer_attn.surgery.names import as_patterns, unwrapped
 
@@ -124,6 +127,8 @@ class AttentionAlgorithm(Algorithm):
             self._operate(state, logger)
             return
         self._check_kept(state)
+        if event == Event.AFTER_LOAD:
+            end_guard(self._attended.values())
         # Every surgery is over, a checkpoint's too; DDP and torch.compile are still to come.
         if event == Event.AFTER_LOAD and self.fuse:
             self._fuse(state, logger)
@@ -145,9 +150,12 @@ class AttentionAlgorithm(Algorithm):
                 param_group=self.param_group if state.optimizers else None,
             )
         check_plans_agree(repr(self), self.plan)
-        self._attended = find_attended(state.model)
+        sites = find_attended(state.model)
+        self._attended = {name: module.attention for name, module in sites.items()}
+        leave_to_guard(self._attended.values())
         if attends_nothing(self.plan):
-            warnings.warn(f"{self!r} attended nothing\n{self.plan}", NoEffectWarning, stacklevel=2)
+            message = f"{self!r} attended nothing: {why_nothing(self.plan)}"
+            warnings.warn(message, NoEffectWarning, stacklevel=2)
         self._warn_of_untrained(state)
         log.info("%r:\n%s", self, self.plan)
         logger.log_hyperparameters(
@@ -159,8 +167,12 @@ class AttentionAlgorithm(Algorithm):
 
     def _fuse(self, state: State, logger: Logger) -> None:
         """Fuse what this kind of algorithm attended, and leave the rest as it is."""
-        sites = self._attended.values()
-        own = [site for site in sites if type(site.attention).__name__ == self.plan.attention]
+        attended = set(self._attended.values())
+        own = [
+            site
+            for site in find_attended(state.model).values()
+            if site.attention in attended and type(site.attention).__name__ == self.plan.attention
+        ]
         if not own:
             return
         try:
@@ -170,6 +182,8 @@ class AttentionAlgorithm(Algorithm):
         except ModelError as error:  # sharded, say: attention is computed as ever, only slower
             log.warning("%r fuses nothing: %s", self, error)
             return
+        # Now, not within the first batch, which is timed.
+        prepare(self.backend, (p.device for site in own for p in site.attention.parameters()))
         log.info("%r:\n%s", self, self.fusion)
         logger.log_hyperparameters({f"{self.key}/num_fused": len(self.fusion.fused)})
 
@@ -179,8 +193,8 @@ class AttentionAlgorithm(Algorithm):
         held = {id(parameter) for group in groups for parameter in group["params"]}
         lost = [
             unwrapped(name)
-            for name, module in self._attended.items()
-            if any(p.requires_grad and id(p) not in held for p in module.attention.parameters())
+            for name, attention in self._attended.items()
+            if any(p.requires_grad and id(p) not in held for p in attention.parameters())
         ]
         if groups and lost:
             warnings.warn(
@@ -192,9 +206,13 @@ class AttentionAlgorithm(Algorithm):
             )
 
     def _check_kept(self, state: State) -> None:
-        # Not by name: FSDP's activation checkpointing has put wrappers in between.
-        kept = set(find_attended(state.model).values())
-        lost = [name for name, module in self._attended.items() if module not in kept]
+        # Not by name: FSDP's activation checkpointing has put wrappers in between. Nor by module:
+        # a conversion of norms (SyncBatchNorm) hands their attention on.
+        orphans = describe_orphans(state.model)
+        if orphans:
+            raise AttentionRemovedError(orphans)
+        kept = {module.attention for module in find_attended(state.model).values()}
+        lost = [name for name, attention in self._attended.items() if attention not in kept]
         if lost:
             culprits = _rebuilders(state, lost)
             own = type(self).__name__.removeprefix("ComposerAttn")

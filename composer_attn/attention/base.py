@@ -6,6 +6,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from composer_attn.attention.gates import CLIPPED, GATES, SLOPES, find_gate
+from composer_attn.attention.own_method import OwnMethod
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import (
@@ -30,6 +31,26 @@ def squeeze_channels(x: Tensor, channels: int, squeeze: str) -> Tensor:
 def scale(x: Tensor, excitation: Tensor, squeeze: str) -> Tensor:
     """Scale a feature map by the excitation that a squeeze of the same name led to."""
     return (scale_vectors if squeeze == "none" else scale_channels)(x, excitation)
+
+
+def zero_parameters(layer: nn.Module) -> None:
+    """Set every parameter of a layer to zero, in place."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def as_taken_by(layer: nn.Module, means: Tensor) -> Tensor:
+    """Give means the dtype of a layer's weight, unless what stands there has none of its own.
+
+    A quantized layer's ``weight`` is a method, or holds integers; it takes the means as they are.
+    """
+    weight = getattr(layer, "weight", None)
+    has_dtype = isinstance(weight, Tensor) and weight.is_floating_point()
+    return means.to(weight.dtype) if has_dtype else means
+
+
+def _is_plain(parameter: Tensor, dtype: torch.dtype) -> bool:
+    return type(parameter) in (Tensor, nn.Parameter) and parameter.dtype == dtype
 
 
 # Both look at the number of dimensions, which a symbolic trace does not know: keep them whole.
@@ -92,7 +113,7 @@ class ChannelAttention(nn.Module):
         if self._gate is not GATES[self.start][self.gate]:
             return None
         found = self.logits_by_hand()
-        if found is None or any(p is not None and p.dtype != dtype for p in found[1]):
+        if found is None or any(p is not None and not _is_plain(p, dtype) for p in found[1]):
             return None
         return found
 
@@ -102,6 +123,13 @@ class ChannelAttention(nn.Module):
         See :mod:`composer_attn.ops.logits`. ``None`` leaves the gradient to autograd.
         """
         return None
+
+    def follow_pruning(self, channels: int) -> bool:
+        """Rescale this many channels from now on, if the layers are such; say whether they are.
+
+        Asked where the module that is attended puts out another number than it did at the surgery.
+        """
+        return False
 
     def excitation_of(self, means: Tensor) -> Tensor:
         """Compute the scales ``(N, C)`` from what was squeezed, ``(N, C)``."""
@@ -143,10 +171,13 @@ class ChannelAttention(nn.Module):
         self.zero_last_layer()
 
     def zero_last_layer(self) -> None:
-        """Under ``start='identity'``, make every excitation exactly 1."""
+        """Under ``start='identity'``, make every excitation exactly 1, and keep it so.
+
+        A loop over all of a network's modules resets the layer after this attention.
+        """
         if self.start == "identity":
-            for parameter in self.last_layer.parameters():
-                nn.init.zeros_(parameter)
+            zero_parameters(self.last_layer)
+            vars(self.last_layer)["reset_parameters"] = OwnMethod(self.last_layer, zero_parameters)
 
     def __getstate__(self) -> dict:
         # Who looks at this module does not look at its copies.

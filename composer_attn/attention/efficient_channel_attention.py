@@ -147,6 +147,11 @@ class EfficientChannelAttention(ChannelAttention):
         """Convolve means ``(N, C)`` along the channels."""
         return self.conv(means.to(self.conv.weight.dtype))
 
+    def follow_pruning(self, channels: int) -> bool:
+        """Follow always: the kernel slides over any number of channels."""
+        self.channels = channels
+        return True
+
     def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
         """Return :class:`~composer_attn.ops.logits.Neighbours` where the layer is as built."""
         if type(self).logits is not EfficientChannelAttention.logits:

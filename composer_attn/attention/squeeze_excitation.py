@@ -4,7 +4,7 @@ from numbers import Integral
 
 from torch import Tensor, nn
 
-from composer_attn.attention.base import ChannelAttention
+from composer_attn.attention.base import ChannelAttention, as_taken_by
 from composer_attn.checks import MOST, is_real, whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops.logits import Bottleneck
@@ -90,7 +90,17 @@ class SqueezeExcitation(ChannelAttention):
 
     def logits(self, means: Tensor) -> Tensor:
         """Apply the bottleneck of two linear layers to means ``(N, C)``."""
-        return self.fc2(self.fc1(means.to(self.fc1.weight.dtype)).relu())
+        return self.fc2(self.fc1(as_taken_by(self.fc1, means)).relu())
+
+    def follow_pruning(self, channels: int) -> bool:
+        """Follow where both layers were pruned along with the module."""
+        weights = getattr(self.fc1, "weight", None), getattr(self.fc2, "weight", None)
+        if not all(isinstance(weight, Tensor) for weight in weights):
+            return False
+        if weights[0].shape[1] != channels or weights[1].shape[0] != channels:
+            return False
+        self.channels, self.latent_channels = channels, weights[0].shape[0]
+        return True
 
     def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
         """Return :class:`~composer_attn.ops.logits.Bottleneck` where the layers are as built."""

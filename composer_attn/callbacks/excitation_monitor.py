@@ -38,16 +38,12 @@ class ExcitationMonitor(Callback):
     On logging steps, under ``excitation/<layer>/<figure>``, over all samples of the batch (all
     microbatches and ranks); in between it neither looks nor costs anything:
 
-    ==================  ===========================================================================
-    figure              what it is
-    ==================  ===========================================================================
-    ``mean``            mean of the scales, over samples and channels
-    ``std``             their standard deviation, over samples and channels
-    ``saturated_low``   share of channels below 0.05, averaged over the samples
-    ``saturated_high``  share of channels above 0.95
-    ``dead``            share of channels below 0.05 in every sample of the batch
-    ``entropy``         of the channels' shares in the excitation, from 0 (one has all) to 1 (even)
-    ==================  ===========================================================================
+    - ``mean``: mean of the scales, over samples and channels
+    - ``std``: their standard deviation, over samples and channels
+    - ``saturated_low``: share of channels below 0.05, averaged over the samples
+    - ``saturated_high``: share of channels above 0.95
+    - ``dead``: share of channels below 0.05 in every sample of the batch
+    - ``entropy``: of the channels' shares in the excitation, from 0 (one has all) to 1 (even)
 
     For gates with another range than 0 to 1 the limits are 5% from the ends of theirs.
 

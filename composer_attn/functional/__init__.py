@@ -9,6 +9,7 @@ from composer_attn.functional.attended import (
     remove_attention,
 )
 from composer_attn.functional.eca import apply_eca, plan_eca
+from composer_attn.functional.expanded import expanded_copy
 from composer_attn.functional.fused import fuse_attention, unfuse_attention
 from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_squeeze_excite
 from composer_attn.functional.weights import load_weights
@@ -18,6 +19,7 @@ __all__ = [
     "apply_squeeze_excite",
     "attended_modules",
     "detach_attention",
+    "expanded_copy",
     "fuse_attention",
     "load_weights",
     "plan_eca",

@@ -6,11 +6,21 @@ from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.functional.common import Optimizers, Patterns
-from composer_attn.surgery import Selection, detach_all, find_attended, remove_all
+from composer_attn.surgery import (
+    Selection,
+    check_no_orphans,
+    detach_all,
+    find_attended,
+    remove_all,
+)
 
 
 def attended_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return the attentions of a model by the names of the modules that they attend.
+
+    Raises:
+        ModelError: the model holds attention that is out of use, since something rebuilt its
+            modules after the surgery: see docs/other_code.md.
 
     Example:
         >>> import torch
@@ -20,6 +30,7 @@ def attended_modules(model: nn.Module) -> dict[str, nn.Module]:
         >>> attended_modules(model)["0"].kernel_size
         5
     """
+    check_no_orphans(model)
     return {name: module.attention for name, module in find_attended(model).items()}
 
 

@@ -1,27 +1,44 @@
 """What the functions share: the types of their arguments, and the warning."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
-
-from torch import nn
+from typing import Any
 
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.surgery import Example, Optimizers, SurgeryPlan
 from composer_attn.surgery.points import ATTENDED_ALREADY
 
-__all__ = ["Example", "Filter", "Optimizers", "Patterns", "attends_nothing", "warn_if_nothing"]
+__all__ = [
+    "Example",
+    "Filter",
+    "Optimizers",
+    "Patterns",
+    "attends_nothing",
+    "warn_if_nothing",
+    "why_nothing",
+]
 
 Patterns = str | Iterable[str] | None
-Filter = Callable[[str, nn.Module], bool] | None
+# The module as Any: which attributes it has (in_channels, say), the caller knows.
+Filter = Callable[[str, Any], bool] | None
 
 
 def attends_nothing(plan: SurgeryPlan) -> bool:
-    """Say whether nothing was chosen, and nothing is as asked already."""
+    """Say whether nothing was chosen, and not all of it is as asked already."""
     return not plan.chosen and all(site.reason != ATTENDED_ALREADY for site in plan.sites)
+
+
+def why_nothing(plan: SurgeryPlan) -> str:
+    """Say why nothing was chosen: each reason, and how often; then the plan."""
+    reasons = Counter(site.reason for site in plan.sites).most_common()
+    said = ", ".join(f"{reason} ({count})" for reason, count in reasons)
+    return f"{said or 'there are no candidates'}\n{plan}"
 
 
 def warn_if_nothing(plan: SurgeryPlan) -> SurgeryPlan:
     """Warn where nothing was chosen, unless everything already is as asked."""
     if attends_nothing(plan):
-        warnings.warn(f"nothing was attended\n{plan}", NothingAttendedWarning, stacklevel=3)
+        message = f"nothing was attended: {why_nothing(plan)}"
+        warnings.warn(message, NothingAttendedWarning, stacklevel=3)
     return plan

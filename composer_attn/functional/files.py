@@ -1,5 +1,6 @@
 """Open a file of tensors that somebody else made: nothing in it runs, nothing in it swells."""
 
+import importlib
 import os
 import pickle
 import zipfile
@@ -8,9 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import serialization
+from torch import Tensor, serialization
 
 from composer_attn.errors import CheckpointError, TornCheckpointError
+
+_LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 
 
 def open_safely(path: str | os.PathLike, allowed: Sequence[Any] = (), legacy: bool = True) -> Any:
@@ -55,6 +58,38 @@ def open_safely(path: str | os.PathLike, allowed: Sequence[Any] = (), legacy: bo
             raise TornCheckpointError(
                 f"{path} holds no weights that can be read: {_first(error)}"
             ) from error
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Say whether a file is one of safetensors, by its ending or by how it begins."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    # The length of a JSON object in 8 bytes, then that object.
+    begins = start[8:] == b"{" and int.from_bytes(start[:8], "little") < _LONGEST_HEADER
+    return begins or os.fspath(path).endswith(".safetensors")
+
+
+def open_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the tensors of a file of safetensors, a format that cannot hold code.
+
+    Raises:
+        ImportError: the package that reads them is not installed; the message says which.
+        TornCheckpointError: the file is cut short or damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        # By name: what these files need is torch alone, unless somebody brings such a file.
+        package = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise ImportError(f"{path} is read by safetensors: pip install safetensors") from error
+    try:
+        return package.load_file(path, device="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # of the package's own kind, and others
+        raise TornCheckpointError(
+            f"{path} is no file of safetensors, or not a whole one: {_first(error)}"
+        ) from error
 
 
 def _check_archive(path: str | os.PathLike) -> None:

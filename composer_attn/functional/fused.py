@@ -2,10 +2,11 @@
 
 import warnings
 
+import torch
 from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
-from composer_attn.ops import check_backend
+from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import (
     FusionPlan,
     backends_of,
@@ -45,6 +46,7 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
 
     Warns:
         NothingAttendedWarning: the model has no attention of ours.
+        BackendWarning: the backend cannot be built here; the slower reference takes its place.
 
     Example:
         >>> from torch import nn
@@ -63,7 +65,11 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
     backends = dict.fromkeys(find_attended(model).values(), backend)
     if not backends:
         warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
-    return fuse_anew(model, backends)
+    plan = fuse_anew(model, backends)
+    # With a GPU at hand the network may be on its way there: then the first pass builds what it is.
+    if backend != "auto" or not torch.cuda.is_available():
+        prepare(backend, (p.device for site in backends for p in site.attention.parameters()))
+    return plan
 
 
 def unfuse_attention(model: nn.Module) -> list[str]:

@@ -49,9 +49,10 @@ def apply_squeeze_excite(
             in residual blocks, as the SENet paper draws them: ``residual``: at the end of the
             branch, before the addition; ``pre``: before the branch; ``post``: after the block;
             ``identity``: on the shortcut.
-        replace: put attention where the network has its own (torchvision's and timm's SE, timm's
-            other rescaling attentions, Composer's SE), which gives way, and nowhere else. Its
-            parameters leave the optimizers; :func:`detach_attention` brings it back.
+        replace: put attention where the network has its own, which gives way, and nowhere else:
+            SE, ECA, CBAM and their like, known by what their forward does, or by
+            :func:`~composer_attn.register_existing_attention`. Its parameters leave the
+            optimizers; :func:`detach_attention` brings it back.
         include: glob pattern(s) of module names to attend, like ``'layer4.*'``; all by default. A
             leading ``module.`` makes no difference.
         exclude: glob pattern(s) of module names to pass over.
@@ -124,10 +125,10 @@ def plan_squeeze_excite(
         example: an input to try, a tensor or a tuple of the forward's positional arguments. Each
             site of the plan then has its :class:`~composer_attn.surgery.SiteCost` (spatial size,
             multiply-accumulates, activations kept for backward, shares of the whole) and notes
-            (called several times, never called, a prediction layer), and the plan the network's
-            totals, ``plain`` and ``attended``. A copy runs twice, in evaluation mode, on fake
-            tensors, which take no memory; where the forward looks at values (detection), on real
-            ones. The values of the example do not matter otherwise.
+            (called several times, never called, at one position, a prediction layer), and the plan
+            the network's totals, ``plain`` and ``attended``. A copy runs twice, in evaluation
+            mode, on fake tensors, which take no memory; where the forward looks at values
+            (detection), on real ones. The values of the example do not matter otherwise.
 
     Returns:
         The plan.

@@ -1,42 +1,60 @@
 """Weights from a file, into a network that is plain or attended."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from composer_attn.errors import CheckpointError
-from composer_attn.functional.files import open_safely
+from composer_attn.errors import ArgumentError, CheckpointError
+from composer_attn.functional.files import is_safetensors, open_safely, open_safetensors
+from composer_attn.functional.inert import INERT
 from composer_attn.surgery.attend import CHILD, is_attended
-from composer_attn.surgery.names import walk
+from composer_attn.surgery.names import as_patterns, walk
+from composer_attn.surgery.orphans import check_no_orphans
 
-# What training scripts nest a state dict under.
-_NESTS = ("state_dict", "model", "model_state_dict", "model_ema")
+# What training scripts nest a state dict under, Composer's two ("state", "model") among them.
+_NESTS = (
+    "state_dict", "model", "model_state_dict", "model_state", "model_ema", "state_dict_ema",
+    "net", "network", "weights", "state",
+)  # fmt: skip
+_DEEPEST = 4
+# What wrappers call the network inside them: torch.compile; DDP, DataParallel, ComposerClassifier;
+# FSDP; activation checkpointing.
+_WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, *, ignore: Sequence[str] = ()
+    model: nn.Module, path: str | os.PathLike, *, ignore: str | Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Load a checkpoint into a model, in place, whether plain or attended; nothing in it can run.
 
-    The file is opened with ``weights_only=True`` and torch's own list of types alone. Names may
-    start with ``module.``, and the state dict may be nested as training scripts do. A plain
-    checkpoint also loads into an attended model, whose attention then stays as it is. Everything is
-    compared before anything is changed.
+    The file is one of ``torch.save``, or of safetensors. The first is opened with
+    ``weights_only=True``; what training scripts keep beside weights (their arguments, numbers of
+    numpy, dates, paths) is skipped without being built. The state dict may be nested as scripts
+    nest it, or as the checkpoints of Composer's runs and ours do; its names may hold what wrappers
+    add (``module.``, ``_orig_mod.``), at any level, and so may the model's.
+
+    A plain checkpoint also loads into an attended model, whose attention then stays as it is.
+    Everything is compared before anything is changed.
 
     Args:
         model: the network.
-        path: a file that ``torch.save`` wrote.
-        ignore: beginnings of names in the file that need no place in the model.
+        path: the file.
+        ignore: beginnings of names, like ``"fc."``, to leave out: of the file nothing is taken for
+            them, whatever its size, and the model's own stay as they are.
 
     Returns:
-        The names of the model's own that the file has no weights for: its attention's, or none.
+        The names of the model's own that were left as they are: its attention's, where the file
+        has none, and those to ignore.
 
     Raises:
         TornCheckpointError: the file is cut short or damaged.
         CheckpointError: the file names code, is of another network, or holds NaN.
+        ModelError: the model holds attention that is out of use.
+        ArgumentError: ``ignore`` is no text, or would leave out everything.
+        ImportError: the file is one of safetensors, which is not installed.
         OSError: there is no such file, or it cannot be read.
 
     Example:
@@ -50,10 +68,15 @@ def load_weights(
         '1'
         ('1.attention.conv.weight',)
     """
-    weights = _state_dict(open_safely(path), path)
-    expected = model.state_dict()
-    ignored = tuple(ignore)
-    weights = {n: w for n, w in weights.items() if n in expected or not n.startswith(ignored)}
+    check_no_orphans(model)
+    left_out = _beginnings(ignore)
+    found = open_safetensors(path) if is_safetensors(path) else open_safely(path, INERT)
+    named = _state_dict(found, path)
+    state = model.state_dict()
+    known = _known_as(named, state)
+    weights = {known[n]: w for n, w in named.items() if not _begins(left_out, n, known[n])}
+    ignored = {name for name in state if _begins(left_out, name)}
+    expected = {name: tensor for name, tensor in state.items() if name not in ignored}
     kept = _own_attention(model, weights)
     problems = [
         *(f"{name} is missing" for name in expected if name not in weights and name not in kept),
@@ -71,7 +94,7 @@ def load_weights(
         )
     check_numbers(weights, path)
     model.load_state_dict(weights, strict=False)  # of what is missing or too much, all is known
-    return tuple(name for name in expected if name in kept)
+    return tuple(name for name in state if name in kept or name in ignored)
 
 
 def check_numbers(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:
@@ -106,10 +129,49 @@ def _shape(tensor: Any) -> Any:
 
 
 def _state_dict(content: Any, path: str | os.PathLike) -> dict[str, Tensor]:
-    for nest in _NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
-            content = content[nest]
+    """Find the tensors of a file by name, and leave what is beside them."""
+    for _ in range(_DEEPEST):
+        nests = [n for n in _NESTS if isinstance(content, Mapping) and n in content]
+        inner = next((content[n] for n in nests if isinstance(content[n], Mapping)), None)
+        if inner is None:
             break
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        content = inner
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(name): value for name, value in items if isinstance(value, Tensor)}
+    if not tensors:
         raise CheckpointError(f"{path} holds no state dict: a mapping of names to tensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return tensors
+
+
+def _known_as(names: Iterable[str], expected: Iterable[str]) -> dict[str, str]:
+    """Say what the model calls each name of a file: in the way in which most are found.
+
+    As they are; without the wrappers that all of them begin with; or without any wrapper, in the
+    file and in the model. A network may have a child of a wrapper's name, so none goes unasked.
+    """
+    ways = [{name: name for name in names}]
+    firsts = {name.partition(".")[0] for name in names}
+    while len(firsts) == 1 and firsts <= _WRAPPERS:
+        ways.append({name: known.partition(".")[2] for name, known in ways[-1].items()})
+        firsts = {known.partition(".")[0] for known in ways[-1].values()}
+    bare = {_without_wrappers(name): name for name in expected}
+    everywhere = {n: bare.get(_without_wrappers(n), _without_wrappers(n)) for n in ways[0]}
+    if len(bare) == len(set(expected)) and len(set(everywhere.values())) == len(everywhere):
+        ways.append(everywhere)
+    return max(ways, key=lambda way: len(set(way.values()) & set(expected)))
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _beginnings(ignore: str | Sequence[str]) -> tuple[str, ...]:
+    found = as_patterns("ignore", ignore) or ()
+    if "" in found:
+        raise ArgumentError('ignore must be beginnings of names, like "fc."; "" begins all of them')
+    return found
+
+
+def _begins(beginnings: tuple[str, ...], *names: str) -> bool:
+    """Say whether a name begins so, with wrappers or without."""
+    return any(name.startswith(beginnings) for n in names for name in (n, _without_wrappers(n)))

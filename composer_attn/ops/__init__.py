@@ -5,7 +5,7 @@ from composer_attn.ops.activate import (
     normalize_activate,
     normalize_activate_attend,
 )
-from composer_attn.ops.backends import BACKENDS, check_backend
+from composer_attn.ops.backends import BACKENDS, check_backend, prepare
 from composer_attn.ops.joint import attend, attend_then_normalize, normalize_then_attend
 from composer_attn.ops.reference import (
     channel_maxima,
@@ -27,6 +27,7 @@ __all__ = [
     "normalize_activate",
     "normalize_activate_attend",
     "normalize_then_attend",
+    "prepare",
     "scale_channels",
     "scale_vectors",
 ]

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from composer_attn.ops import tile_kernels
 from composer_attn.ops.activations import Activation
-from composer_attn.ops.layout import dense, empty_numbers, like
+from composer_attn.ops.layout import dense, empty_numbers, like, numbers
+from composer_attn.ops.passes import statistics_dtype
 from composer_attn.ops.tile_kernels import (  # noqa: F401
     SUMS_OF_FIVE,
-    as_numbers,
     offsets_of,
     reduce_map,
     supports,
@@ -192,7 +192,7 @@ def _activated_gradient(
 def activated_means(x: Tensor, scale: Tensor, shift: Tensor, activation: Activation) -> Tensor:
     """Average ``phi(z)`` (:func:`composer_attn.ops.activated.activated_means`)."""
     x, last = dense(x)
-    scale, shift = as_numbers(x, scale, shift)
+    scale, shift = numbers(x, statistics_dtype(x), scale, shift)
     mean = empty_numbers(x, scale.dtype)
     reduce_map(_activated_means, 1, x, last, x, scale, shift, mean, **_constants(activation))
     return mean
@@ -210,7 +210,7 @@ def activate(
     x, last = dense(x)
     y, joined = torch.empty_like(x), shortcut is not None
     shortcut = like(shortcut, last) if joined else None
-    tensors = (x, *as_numbers(x, scale, shift, s), shortcut, y)
+    tensors = (x, *numbers(x, statistics_dtype(x), scale, shift, s), shortcut, y)
     write_map(_activate, x, last, *tensors, **_constants(activation), JOINED=joined)
     return y
 
@@ -227,7 +227,7 @@ def activated_sums(
     """Sum a gradient over space (:func:`composer_attn.ops.activated.activated_sums`)."""
     x, last = dense(x)
     dy = like(dy, last)
-    given = as_numbers(x, centre, scale, shift)
+    given = numbers(x, statistics_dtype(x), centre, scale, shift)
     sums = tuple(empty_numbers(x, given[0].dtype) for _ in range(5 if attended else 2))
     tensors = (dy, x, *given, *sums, *(() if attended else (None, None, None)))
     constants = _constants(activation) | {"ATTENDED": attended}
@@ -251,7 +251,7 @@ def activated_gradient(
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    given = as_numbers(x, scale, shift, factor, offset, mean, d_mean, d_variance)
+    given = numbers(x, statistics_dtype(x), scale, shift, factor, offset, mean, d_mean, d_variance)
     constants = _constants(activation) | {"SPREAD": d_variance is not None}
     write_map(_activated_gradient, x, last, dy, x, *given, dx, **constants)
     return dx

@@ -42,7 +42,7 @@ def load(activation: str) -> dict[tuple[str, torch.dtype], Function]:
 def activated_means(x: Tensor, scale: Tensor, shift: Tensor, activation: Activation) -> Tensor:
     """Average ``phi(z)`` (:func:`composer_attn.ops.activated.activated_means`)."""
     x, last = dense(x)
-    scale, shift = _numbers(x, scale, shift)
+    scale, shift = numbers(x, statistics_dtype(x), scale, shift)
     mean = empty_numbers(x, scale.dtype)
     _run("activated_means", activation, x, last, x, scale, shift, mean)
     return mean
@@ -60,7 +60,16 @@ def activate(
     x, last = dense(x)
     y = torch.empty_like(x)
     shortcut = None if shortcut is None else like(shortcut, last)
-    _run("activate", activation, x, last, x, *_numbers(x, scale, shift, s), shortcut, y)
+    _run(
+        "activate",
+        activation,
+        x,
+        last,
+        x,
+        *numbers(x, statistics_dtype(x), scale, shift, s),
+        shortcut,
+        y,
+    )
     return y
 
 
@@ -76,7 +85,7 @@ def activated_sums(
     """Sum a gradient over space (:func:`composer_attn.ops.activated.activated_sums`)."""
     x, last = dense(x)
     dy = like(dy, last)
-    given = _numbers(x, centre, scale, shift)
+    given = numbers(x, statistics_dtype(x), centre, scale, shift)
     sums = tuple(empty_numbers(x, given[0].dtype) for _ in range(5 if attended else 2))
     rest = () if attended else (None, None, None)
     _run("activated_sums", activation, x, last, dy, x, *given, *sums, *rest)
@@ -99,7 +108,7 @@ def activated_gradient(
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    given = _numbers(x, scale, shift, factor, offset, mean, d_mean, d_variance)
+    given = numbers(x, statistics_dtype(x), scale, shift, factor, offset, mean, d_mean, d_variance)
     _run("activated_gradient", activation, x, last, dy, x, *given, dx)
     return dx
 
@@ -107,7 +116,3 @@ def activated_gradient(
 def _run(name: str, activation: Activation, x: Tensor, last: bool, *tensors: Tensor | None) -> None:
     function = load(activation.name)[name, x.dtype]
     call(function, x, last, *tensors, activation.alpha)
-
-
-def _numbers(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
-    return [numbers(value, x, statistics_dtype(x)) for value in values]

@@ -13,9 +13,11 @@ cpp          hand-written C++, CPU, built at first use by the machine's compiler
 
 import importlib
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from composer_attn.errors import ArgumentError, BackendWarning
@@ -29,6 +31,8 @@ _ACTIVATED = {
     "inductor": "activated_compiled", "triton": "activated_kernels", "cpp": "activated_native"
 }  # fmt: skip
 _AUTO = {"cpu": "cpp", "cuda": "triton"}
+# Where those run that are built before they run; inductor compiles once it sees the tensors.
+_HOMES = {"cpp": "cpu", "triton": "cuda"}
 
 
 def check_backend(name: str) -> str:
@@ -65,6 +69,20 @@ def find_activated(name: str, x: Tensor, activation: Activation) -> ModuleType:
 
 def _chosen(name: str, x: Tensor) -> str:
     return _AUTO.get(x.device.type, "reference") if name == "auto" else name
+
+
+def prepare(name: str, devices: Iterable[torch.device]) -> None:
+    """Build what a backend runs over feature maps on these devices, before anything is timed.
+
+    The first pass would build it otherwise: of C++, seconds to minutes within a training step.
+
+    Warns:
+        BackendWarning: it cannot be built; the reference will take its place.
+    """
+    for device in dict.fromkeys(device.type for device in devices):
+        found = _AUTO.get(device, "reference") if name == "auto" else name
+        if _HOMES.get(found) == device:
+            _ready(found)
 
 
 @cache

@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +23,7 @@ def build(source: Path, **defined: str) -> ctypes.CDLL:
 
     The compiler is ``$CXX``, or the first of c++, g++ and clang++. The library is kept in
     ``$COMPOSER_ATTN_CACHE``, else in the user's cache folder, under a name that stands for source,
-    compiler and processor.
+    compiler, processor and its own content: one that is damaged is built again, never loaded.
 
     Raises:
         OSError: there is no compiler, it fails, or the library cannot be loaded.
@@ -31,43 +32,75 @@ def build(source: Path, **defined: str) -> ctypes.CDLL:
     macros = [f"-D{name}={value}" for name, value in defined.items()]
     flags = (*_FLAGS, *_FLAGS_BY_MACHINE.get(platform.machine(), ()), *macros)
     texts = [file.read_text() for file in sorted(source.parent.iterdir()) if file.is_file()]
-    made_of = (*texts, compiler, str(os.stat(compiler).st_mtime_ns), *flags, _cpu())
-    name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
-    library = _folder() / f"{source.stem}-{name}.so"
-    if not library.exists():
-        _compile([compiler, *flags, str(source)], library)
+    made_of = (*texts, *compiler, *_dates(compiler), *flags, _cpu())
+    name = f"{source.stem}-{_digest(chr(0).join(made_of).encode())}"
+    folder = _folder()
+    library = _find_whole(folder, name) or _compile(compiler, [*flags, str(source)], folder, name)
     # OpenMP comes from the library that torch has loaded: two would fight for the cores.
     return ctypes.CDLL(str(library))
 
 
-def _compiler() -> str:
-    asked = os.environ.get("CXX")
-    names = asked.split()[:1] if asked else ("c++", "g++", "clang++")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        raise OSError(f"no C++ compiler found (looked for {', '.join(names)})")
-    return found
+def _compiler() -> list[str]:
+    """Return the command that compiles, such as ``["/usr/bin/ccache", "g++"]``."""
+    asked = os.environ.get("CXX", "").strip()
+    try:
+        commands = [shlex.split(asked)] if asked else [["c++"], ["g++"], ["clang++"]]
+    except ValueError as error:
+        raise OSError(f"CXX={asked!r} is no command: {error}") from error
+    for program, *rest in commands:
+        found = shutil.which(program)
+        if found is not None:
+            return [found, *rest]
+    looked_for = ", ".join(program for program, *_ in commands)
+    raise OSError(f"no C++ compiler found (looked for {looked_for})")
 
 
-def _compile(command: list[str], library: Path) -> None:
+def _dates(compiler: list[str]) -> list[str]:
+    """Return when the programs of a command were installed: a new compiler builds anew."""
+    programs = filter(None, map(shutil.which, compiler))
+    return [str(os.stat(program).st_mtime_ns) for program in programs]
+
+
+def _find_whole(folder: Path, name: str) -> Path | None:
+    """Find a built library whose content is what its name says; remove those that are damaged.
+
+    Loading a damaged one may end the process (the loader maps the file, and reads past its end).
+    """
+    for library in sorted(folder.glob(f"{name}-*.so")):
+        try:
+            if _digest(library.read_bytes()) == library.stem.rpartition("-")[2]:
+                return library
+            library.unlink()
+        except OSError:  # another's, or gone meanwhile
+            continue
+    return None
+
+
+def _compile(compiler: list[str], arguments: list[str], folder: Path, name: str) -> Path:
     """Write the library under another name first: several processes may build at once."""
-    handle, unfinished = tempfile.mkstemp(suffix=".so", dir=library.parent)
+    handle, unfinished = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
     try:
         done = subprocess.run(
-            [*command, "-o", unfinished],
+            [*compiler, *arguments, "-o", unfinished],
             capture_output=True,
             text=True,
             timeout=_SECONDS,
             check=False,
         )
         if done.returncode:
-            raise OSError(f"{command[0]} failed: {done.stderr.strip()[:500]}")
+            raise OSError(f"{shlex.join(compiler)} failed: {done.stderr.strip()[:500]}")
+        library = folder / f"{name}-{_digest(Path(unfinished).read_bytes())}.so"
         os.replace(unfinished, library)
     except subprocess.TimeoutExpired as error:
-        raise OSError(f"{command[0]} did not finish within {_SECONDS} s") from error
+        raise OSError(f"{shlex.join(compiler)} did not finish within {_SECONDS} s") from error
     finally:
         Path(unfinished).unlink(missing_ok=True)
+    return library
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 def _folder() -> Path:

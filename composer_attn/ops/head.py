@@ -29,7 +29,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def exported() -> bool:
-    """Say whether torch.export looks on, in Python: dynamo of torch 2.7 takes all for an export."""
+    """Say whether torch.export looks on in Python: in dynamo, torch 2.7 cannot tell."""
     return not torch.compiler.is_dynamo_compiling() and _is_exporting()
 
 

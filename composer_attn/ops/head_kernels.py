@@ -175,7 +175,7 @@ def normalization(
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
     if running is not None and not _in_kernel(running):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
-    s, mean, variance = (numbers(value, mean, mean.dtype) for value in (s, mean, variance))
+    s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
     kept = running or Running(mean, mean, 0, 2)
     found = plain.empty_results(mean)
     given = (s, mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
@@ -199,7 +199,7 @@ def normalization_gradient(
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
-    given = [numbers(value, mean, mean.dtype) for value in (d_scale, d_shift, s, mean, variance)]
+    given = numbers(mean, mean.dtype, d_scale, d_shift, s, mean, variance)
     mean, found = given[3], plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
     flags = {"WEIGHT": weight is not None, "FIXED": fixed}

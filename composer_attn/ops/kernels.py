@@ -18,10 +18,9 @@ from composer_attn.ops.head_kernels import (  # noqa: F401
     normalization,
     normalization_gradient,
 )
-from composer_attn.ops.layout import dense, empty_numbers, like
+from composer_attn.ops.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.passes import statistics_dtype
 from composer_attn.ops.tile_kernels import (  # noqa: F401
-    as_numbers,
     load,
     offsets_of,
     reduce_map,
@@ -148,9 +147,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
     x, last = dense(x)
-    scale, shift = as_numbers(x, scale, shift)
-    y = torch.empty_like(x)
-    joined = shortcut is not None
+    scale, shift = numbers(x, statistics_dtype(x), scale, shift)
+    y, joined = torch.empty_like(x), shortcut is not None
     shortcut = like(shortcut, last) if joined else None
     write_map(_affine, x, last, x, scale, shift, shortcut, y, JOINED=joined, RELU=relu)
     return y
@@ -163,7 +161,8 @@ def gradient_sums(
     x, last = dense(x)
     dy = like(dy, last)
     output, computed = isinstance(mask, Tensor), isinstance(mask, tuple)
-    centre, scale, shift = as_numbers(x, centre, *(mask if computed else (None, None)))
+    scale, shift = mask if computed else (None, None)
+    centre, scale, shift = numbers(x, statistics_dtype(x), centre, scale, shift)
     first, second = (empty_numbers(x, centre.dtype) for _ in range(2))
     y, g = (like(mask, last), torch.empty_like(x)) if output else (None, dy)
     tensors = (dy, x, centre, scale, shift, y, g, first, second)
@@ -184,9 +183,8 @@ def input_gradient(
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`composer_attn.ops.passes.input_gradient`)."""
     x, last = dense(x)
-    dy = like(dy, last)
-    dx = torch.empty_like(x)
-    given = as_numbers(x, slope, mean, d_mean, d_variance, shift)
+    dy, dx = like(dy, last), torch.empty_like(x)
+    given = numbers(x, statistics_dtype(x), slope, mean, d_mean, d_variance, shift)
     flags = {"MASKED": shift is not None, "SPREAD": d_variance is not None}
     write_map(_input_gradient, x, last, dy, x, *given, dx, **flags)
     return dx

@@ -39,21 +39,28 @@ def like(x: Tensor, last: bool) -> Tensor:
     return x.contiguous(memory_format=_LAST[x.dim()])
 
 
-def numbers(value: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return numbers of each sample and channel of a feature map as a kernel reads them.
+def numbers(x: Tensor, dtype: torch.dtype, *values: Tensor | None) -> list[Tensor | None]:
+    """Return numbers of each sample and channel of ``x`` as a kernel reads them.
 
     They come from anywhere: from logits of a user's own, from autograd, which hands over sums and
     products of any strides, or one number expanded.
     """
-    if value is None:
-        return None
-    if value.dtype != dtype:
-        value = value.to(dtype)
-    if value.shape != x.shape[:2]:
-        value = value.expand(x.shape[:2])
-    return value.resolve_neg().contiguous()
+    shape = x.shape if x.dim() == 2 else x.shape[:2]
+    # One expression, which finds nothing to do nearly always, at every site of a network.
+    return [
+        value
+        if value is None
+        or (
+            value.dtype is dtype
+            and value.is_contiguous()
+            and value.shape == shape
+            and not value.is_neg()
+        )
+        else value.to(dtype).expand(shape).resolve_neg().contiguous()
+        for value in values
+    ]
 
 
 def empty_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Allocate a number for each sample and channel of a feature map."""
-    return torch.empty(x.shape[:2], dtype=dtype, device=x.device)
+    return x.new_empty((x.size(0), x.size(1)), dtype=dtype)

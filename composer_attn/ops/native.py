@@ -95,7 +95,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
     x, last = dense(x)
-    scale, shift = _numbers(x, scale, shift)
+    scale, shift = numbers(x, statistics_dtype(x), scale, shift)
     y = torch.empty_like(x)
     shortcut = None if shortcut is None else like(shortcut, last)
     _run("affine", x, last, x, scale, shift, shortcut, y, relu)
@@ -108,7 +108,8 @@ def gradient_sums(
     """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
     x, last = dense(x)
     dy = like(dy, last)
-    centre, scale, shift = _numbers(x, centre, *(mask if isinstance(mask, tuple) else (None, None)))
+    scale, shift = mask if isinstance(mask, tuple) else (None, None)
+    centre, scale, shift = numbers(x, statistics_dtype(x), centre, scale, shift)
     first, second = (empty_numbers(x, centre.dtype) for _ in range(2))
     y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
     _run("gradient_sums", x, last, dy, x, centre, scale, shift, y, g, first, second)
@@ -128,13 +129,9 @@ def input_gradient(
     x, last = dense(x)
     dy = like(dy, last)
     dx = torch.empty_like(x)
-    given = _numbers(x, slope, mean, d_mean, d_variance, shift)
+    given = numbers(x, statistics_dtype(x), slope, mean, d_mean, d_variance, shift)
     _run("input_gradient", x, last, dy, x, *given, dx)
     return dx
-
-
-def _numbers(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
-    return [numbers(value, x, statistics_dtype(x)) for value in values]
 
 
 def normalization(
@@ -153,7 +150,7 @@ def normalization(
         rates = (running.momentum, running.count / (running.count - 1), running.fixed)
     if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
-    s, mean, variance = (numbers(value, mean, mean.dtype) for value in (s, mean, variance))
+    s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
     found = plain.empty_results(mean)
     tensors = (s, mean, variance, weight, bias, *kept, *found)
     load()["normalization", s.dtype](*_pointers(tensors), eps, *rates, *s.shape)
@@ -175,7 +172,7 @@ def normalization_gradient(
     given = (d_scale, d_shift, s, mean, variance)
     if not _all_like(mean, mu, inverse, weight):
         return plain.normalization_gradient(*given, mu, inverse, weight, fixed)
-    given = [numbers(value, mean, mean.dtype) for value in given]
+    given = numbers(mean, mean.dtype, *given)
     found = plain.empty_gradients(mean)
     pointers = _pointers((*given, mu, inverse, weight, *found))
     load()["normalization_gradient", mean.dtype](*pointers, fixed, *mean.shape)

@@ -10,8 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 from composer_attn.ops.launch import ceil_divide, launch, next_power_of_2
-from composer_attn.ops.layout import numbers
-from composer_attn.ops.passes import statistics_dtype
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -134,9 +132,3 @@ def _run(kernel, programs: int, x: Tensor, arguments, warps: int, **constants: i
     """Start a kernel; ``x`` stands in for tensors that are absent, which it does not touch."""
     tensors = tuple(x if each is None else each for each in arguments)
     launch(kernel, programs, tensors, _sizes(x)[1:], warps, **constants)
-
-
-def as_numbers(x: Tensor, *values: Tensor | None) -> list[Tensor | None]:
-    """Give numbers of each sample and channel the memory that kernels read."""
-    dtype = statistics_dtype(x)
-    return [numbers(value, x, dtype) for value in values]

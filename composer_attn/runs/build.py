@@ -1,25 +1,29 @@
 """From a checked config to the objects that Composer trains with."""
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from composer import Trainer
 from composer.core import DataSpec
 from composer.models import ComposerModel
-from composer.utils import get_device, reproducibility
+from composer.utils import dist, get_device, reproducibility
 from torch.optim import Optimizer
 
 from composer_attn.algorithms.base import AttentionAlgorithm
-from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
+from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.guard import guarded
+from composer_attn.runs.log_files import keep_in_folder
 from composer_attn.runs.mistakes import Mistake, at, foreign
-from composer_attn.runs.models import build_model, num_classes_of
+from composer_attn.runs.models import build_model, num_classes_of, with_num_classes
 from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
 from composer_attn.runs.parallel import parallelism_config
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
 from composer_attn.runs.saver import LATEST, SafeCheckpointSaver
+from composer_attn.runs.start import Start, WeightsWithoutAttention, find_start
 from composer_attn.runs.stop import StopRequests
 
 
@@ -36,6 +40,7 @@ class Parts:
     algorithms: list[Any]
     callbacks: list[Any]
     loggers: list[Any]
+    start: Start
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -43,20 +48,24 @@ def build_parts(config: RunConfig) -> Parts:
 
     Raises:
         ConfigError: a component refused its arguments; the message names the section.
+        CheckpointError: the checkpoint to start from is not safe, or not whole.
     """
+    start = find_start(config)
+    train_source, train_data = _data("train_dataset", config, train=True)
+    sources, eval_data = {"train_dataset": train_source}, None
+    if config.eval_dataset:
+        sources["eval_dataset"], eval_data = _data("eval_dataset", config, train=False)
+        _check_classes(*sources.values())
+    section = with_num_classes(config.model, train_source.num_classes)
     reproducibility.seed_all(config.seed)  # the same parameters for the same seed
     with at("model"):
-        model = build_model(config.model)
+        model = build_model(section)
+    _check_labels(sources, num_classes_of(section))
     with at("optimizer"):
         optimizer = build_optimizer(model, config.optimizer)
         group = attention_group(config.optimizer)
     with at("scheduler"):
         scheduler = build_scheduler(config.scheduler)
-    train_source, train_data = _data("train_dataset", config, train=True)
-    eval_data = None
-    if config.eval_dataset:
-        eval_source, eval_data = _data("eval_dataset", config, train=False)
-        _check_classes(train_source, eval_source)
     return Parts(
         model=model,
         optimizer=optimizer,
@@ -67,6 +76,7 @@ def build_parts(config: RunConfig) -> Parts:
         algorithms=_algorithms(config, group),
         callbacks=_all("callbacks", CALLBACKS.table, config.callbacks),
         loggers=_all("loggers", LOGGERS.table, config.loggers),
+        start=start,
     )
 
 
@@ -82,11 +92,12 @@ def build_trainer(
     """
     saver = None
     if save_folder is not None:
+        keep_in_folder(parts.loggers, config.loggers, save_folder)
         keep = config.save_num_checkpoints_to_keep
         interval = config.save_interval
         saver = SafeCheckpointSaver(save_folder, interval, keep, stop or StopRequests())
     try:
-        with guarded(config.load_path):
+        with guarded(parts.start.load_path):
             return _trainer(config, parts, saver)
     except ComposerAttnError:
         raise
@@ -98,6 +109,12 @@ def build_trainer(
 
 
 def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None) -> Trainer:
+    # Ours before one that the config may name: the first is the one that Composer resumes from.
+    callbacks = [*([saver] if saver else []), *parts.callbacks]
+    resumes = config.autoresume and saver is not None
+    begun = resumes and Path(saver.folder, LATEST.format(rank=0)).exists()
+    if parts.start.weights and not begun:
+        callbacks.append(WeightsWithoutAttention(parts.start.weights))
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,
@@ -105,8 +122,7 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
         eval_dataloader=parts.eval_data,
         schedulers=parts.scheduler,
         algorithms=parts.algorithms,
-        # Ours before one that the config may name: the first is the one that Composer resumes from.
-        callbacks=[*([saver] if saver else []), *parts.callbacks],
+        callbacks=callbacks,
         loggers=parts.loggers,
         run_name=config.run_name,
         seed=config.seed,
@@ -119,8 +135,8 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
         parallelism_config=parallelism_config(config.parallelism),
         save_folder=saver.folder if saver else None,
         save_latest_filename=LATEST,
-        autoresume=config.autoresume and saver is not None,
-        load_path=config.load_path,
+        autoresume=resumes,
+        load_path=parts.start.load_path,
         load_weights_only=config.load_weights_only,
         dist_timeout=config.dist_timeout,
         # Off: it would log objects' reprs; the config is saved beside the summary instead.
@@ -133,17 +149,26 @@ def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
     options = {name: section.pop(name) for name in LOADER_ARGUMENTS if name in section}
     with at(key):
         source = DATASET_KIND.table[section.pop("name")](**section)
-        _check_labels(source, config.model)
         data = build_loader(source, config.batch_size, train=train, seed=config.seed, **options)
     return source, data
 
 
-def _check_labels(source: Source, model: dict[str, Any]) -> None:
-    width = num_classes_of(model)
-    if source.num_classes > width:
-        raise ArgumentError(
-            f"it has {source.num_classes} classes, and the model has {width}: "
-            f"model.num_classes={source.num_classes}"
+def _check_labels(sources: dict[str, Source], width: int) -> None:
+    """Make sure that a network has an output for every label; outputs to spare are pointed out."""
+    for key, source in sources.items():
+        if source.num_classes > width:
+            message = (
+                f"it has {source.num_classes} classes, and the model has {width}: "
+                f"model.num_classes={source.num_classes}"
+            )
+            raise ConfigError(Mistake(key, message))
+    trained = sources["train_dataset"].num_classes
+    if trained < width and dist.get_local_rank() == 0:
+        warnings.warn(
+            f"the model has {width} classes, and train_dataset {trained}: {width - trained} "
+            f"outputs never meet an image of theirs. model.num_classes={trained}, which is the "
+            "default but with published weights, has none to spare",
+            stacklevel=3,
         )
 
 

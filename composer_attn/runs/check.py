@@ -50,6 +50,7 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
         ConfigError: lists every mistake, with file, key, what is wrong and what would be valid.
     """
     file: ConfigFile = load_config(path, overrides or ())
+    write_out(file.config)
     mistakes = list(file.mistakes)
     faulty = {mistake.key.split(".")[0] for mistake in mistakes}
     found = [m for m in find_mistakes(file.config) if m.key.split(".")[0] not in faulty]
@@ -58,6 +59,21 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
     if mistakes:
         raise ConfigError(*mistakes)
     return file.config
+
+
+def write_out(config: RunConfig) -> None:
+    """Write out, in place, what a config has in short: numbers like ``1/16``, and ``cuda``."""
+    for key, kind in _SINGLE.items():
+        section = getattr(config, key)
+        if isinstance(section, dict):
+            setattr(config, key, kind.write_out(section.get("name"), section))
+    for key, kind in _SEVERAL.items():
+        sections = getattr(config, key)
+        for name, arguments in sections.items():
+            if isinstance(arguments, dict):
+                sections[name] = kind.write_out(name, arguments)
+    if config.device == "cuda":  # torch's name of what Composer calls gpu
+        config.device = "gpu"
 
 
 def find_mistakes(config: RunConfig) -> list[Mistake]:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.interpolation import check_interpolations
 from composer_attn.runs.mistakes import Mistake, foreign, unknown
+from composer_attn.runs.shorthands import SEVERAL, named_sections, nothing_below, take_out
 from composer_attn.runs.yaml_file import read_yaml
 
 _COMMAND_LINE = "command line"
@@ -114,13 +115,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     """Read a run's YAML, the ``base`` files it builds on, and ``key=value`` overrides.
 
     ``base: other.yaml`` names a file, relative to this one, whose keys hold where this one sets no
-    others; a section of another ``name`` takes the place of the base's whole. ``${key}`` and
-    ``${oc.env:NAME}`` are filled in by OmegaConf.
+    others; a section of another ``name`` takes the place of the base's whole, and a component of
+    null takes out the base's. ``${key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf.
 
     Raises:
         ConfigError: a file cannot be read, or ``${...}`` not be filled in.
     """
-    layers = (*_read(Path(path)), (_COMMAND_LINE, _read_overrides(overrides)))
+    read = (*_read(Path(path)), (_COMMAND_LINE, _read_overrides(overrides)))
+    layers = tuple((source, named_sections(layer)) for source, layer in read)
     mistakes: list[Mistake] = []
     merged = OmegaConf.structured(RunConfig)
     for source, layer in layers:
@@ -131,7 +133,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
             try:
                 if source != _COMMAND_LINE and _names_another(merged[key], layer[key]):
                     merged[key] = {}
-                merged = OmegaConf.merge(merged, OmegaConf.masked_copy(layer, key))
+                section = OmegaConf.masked_copy(layer, key)
+                if key in SEVERAL:
+                    section, wrong = take_out(key, merged, layer)
+                    mistakes += [replace(mistake, file=source) for mistake in wrong]
+                merged = OmegaConf.merge(merged, section)
             except TypeError:  # what OmegaConf says of a list where a mapping belongs
                 mistakes.append(Mistake(str(key), "must be a mapping {...}", source))
             except OmegaConfBaseException as error:
@@ -145,7 +151,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     located = ConfigFile(merged, layers).located([*mistakes, *unresolved])
     if unresolved:
         raise ConfigError(*located)
-    return ConfigFile(OmegaConf.to_object(merged), layers, tuple(located))
+    config = OmegaConf.to_object(merged)
+    located += ConfigFile(config, layers).located(_nulls(config))
+    return ConfigFile(config, layers, tuple(located))
+
+
+def _nulls(config: RunConfig) -> list[Mistake]:
+    """List the components that came out as null, by way of ``${...}``."""
+    sections = {key: getattr(config, key) for key in SEVERAL}
+    return [
+        nothing_below(f"{key}.{name}", {n: v for n, v in section.items() if v is not None})
+        for key, section in sections.items()
+        for name, arguments in section.items()
+        if arguments is None
+    ]
 
 
 def _names_another(below: Any, section: Any) -> bool:

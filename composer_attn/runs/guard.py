@@ -41,13 +41,16 @@ _HOOK = "CHECKPOINT_VALIDATION_FUNCTION"
 _ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
 _LONGEST = 10_000
 
-_passed: set[tuple[str, int, int, int]] = set()
+_passed: dict[tuple[str, int, int, int], tuple[str, ...]] = {}
 
 
-def check_checkpoint(path: str | os.PathLike) -> None:
+def check_checkpoint(path: str | os.PathLike) -> tuple[str, ...]:
     """Make sure that a file is a whole checkpoint of Composer's, and no more than that.
 
     A file that has passed and did not change since is not read again.
+
+    Returns:
+        The names of the algorithms that it was made with.
 
     Raises:
         TornCheckpointError: the file is cut short or damaged.
@@ -58,25 +61,33 @@ def check_checkpoint(path: str | os.PathLike) -> None:
     real = os.path.realpath(path)
     known = _identity(real)
     if known in _passed:
-        return
+        return _passed[known]
     content = open_safely(path, ALLOWED, legacy=False)
     state = content.get("state") if isinstance(content, Mapping) else None
     model = state.get("model") if isinstance(state, Mapping) else None
     if not isinstance(model, Mapping) or not all(isinstance(v, Tensor) for v in model.values()):
         raise CheckpointError(f"{path} is no checkpoint of Composer's: it has no state of a model")
-    for name, text in _algorithms(state.get("algorithms", []), path):
+    algorithms = _algorithms(state.get("algorithms", []), path)
+    for name, text in algorithms:
         _check_algorithm(name, text, path)
     check_numbers(model, path)
+    names = tuple(name for name, _ in algorithms)
     if _identity(real) == known:
-        _passed.add(known)
+        _passed[known] = names
+    return names
+
+
+def local_file(load_path: str) -> str | None:
+    """Return the file that a path means, if it is here: for Composer, all load rank 0's."""
+    return None if "://" in load_path else load_path.format(rank=0, local_rank=0, node_rank=0)
 
 
 @contextmanager
 def guarded(load_path: str | None = None) -> Iterator[None]:
     """Check a checkpoint that is here, and have Composer check what it loads from anywhere."""
-    if load_path is not None and "://" not in load_path:
-        # For Composer, rank 0's file is the one that all load.
-        check_checkpoint(load_path.format(rank=0, local_rank=0, node_rank=0))
+    file = None if load_path is None else local_file(load_path)
+    if file is not None:
+        check_checkpoint(file)
     before = os.environ.get(_HOOK)
     os.environ[_HOOK] = f"{__name__}.{validate.__name__}"
     try:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from composer_attn.runs.check import load_checked
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data.cifar import SIZE as CIFAR_SIZE
 from composer_attn.runs.mistakes import at, unknown
-from composer_attn.runs.models import MODELS, build_network
+from composer_attn.runs.models import MODELS, build_network, with_num_classes
 from composer_attn.runs.registry import ALGORITHMS, DATASET_KIND
 from composer_attn.surgery import SurgeryPlan
 
@@ -28,6 +27,7 @@ OURS = ("squeeze_excite", "eca")
 _Shape = tuple[int, ...]
 _FRAMES = 16  # of a clip, as torchvision's video networks are trained
 _SHAPES: dict[str, _Shape] = {"simplified_efficientnet": (3, 56, 56)}
+_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 _IMAGE = re.compile(r"[1-9]\d*(x[1-9]\d*){1,3}")
 
 
@@ -77,7 +77,7 @@ def make_plan(
     whole_number("batch", batch)
     shape = None if image is None else parse_image(image)
     config = _read(model)
-    section = {"name": model} if config is None else config.model
+    section = {"name": model} if config is None else _model_in(config)
     name = _choose(algorithm, config)
     given = {} if config is None else dict(config.algorithms.get(name) or {})
     given |= {key: value for key, value in arguments.items() if value is not None}
@@ -109,23 +109,6 @@ def parse_image(text: str) -> _Shape:
     if not _IMAGE.fullmatch(text):
         raise ArgumentError(f"image must be CHANNELSxHEIGHTxWIDTH, like 3x224x224; got {text!r}")
     return tuple(map(int, text.split("x")))
-
-
-def parse_number(argument: str, text: str) -> int | float:
-    """Read a count or a fraction.
-
-    Raises:
-        ArgumentError: it is neither.
-
-    Example:
-        >>> parse_number("latent_channels", "64"), parse_number("latent_channels", "1/16")
-        (64, 0.0625)
-    """
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise ArgumentError(f"{argument} must be a number, or like 1/16; got {text!r}") from None
-    return int(value) if value.denominator == 1 else float(value)
 
 
 def parse_kernel_sizes(texts: list[str] | None) -> int | dict[str, int] | None:
@@ -226,10 +209,22 @@ def _default_shape(name: str, network: nn.Module) -> _Shape:
 
 def _shape_in(config: RunConfig) -> _Shape | None:
     """Return the shape of a run's images, where its dataset section or that dataset says so."""
-    section = config.train_dataset
-    if section["name"].startswith("cifar"):
+    if config.train_dataset["name"].startswith("cifar"):
         return 3, CIFAR_SIZE, CIFAR_SIZE
+    arguments = _dataset_arguments(config)
+    size = arguments.get("size")
+    return (arguments.get("channels", 3), size, size) if isinstance(size, int) else None
+
+
+def _model_in(config: RunConfig) -> dict[str, Any]:
+    """Return a run's model section, as wide as its data where that is known without reading it."""
+    found = _CLASSES.get(config.train_dataset["name"])
+    found = found or _dataset_arguments(config).get("num_classes")
+    return with_num_classes(config.model, found) if isinstance(found, int) else config.model
+
+
+def _dataset_arguments(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments of a run's training data, defaults included."""
+    section = config.train_dataset
     parameters = inspect.signature(DATASET_KIND.table[section["name"]]).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()} | section
-    size = defaults.get("size")
-    return (defaults.get("channels", 3), size, size) if isinstance(size, int) else None
+    return {name: parameter.default for name, parameter in parameters.items()} | section

@@ -22,6 +22,7 @@ from composer_attn.runs.annotations import annotations_of, misfit
 from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS, build_loader
 from composer_attn.runs.mistakes import Mistake, unknown
 from composer_attn.runs.models import MODEL_ARGUMENTS, MODELS
+from composer_attn.runs.shorthands import written_out
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Kind:
     table: Mapping[str, Callable[..., Any]]
     supplied: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def write_out(self, name: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a component's arguments with ratios like ``1/16`` as the numbers they are."""
+        if not isinstance(name, str) or name not in self.table:
+            return arguments
+        return written_out(arguments, self.table[name], self.extra)
 
     def check(self, key: str, section: Any) -> list[Mistake]:
         """List what is wrong with a section ``{name: ..., argument: ...}``."""

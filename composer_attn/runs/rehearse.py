@@ -66,6 +66,8 @@ def _sizes(config: RunConfig, parts: Parts, before: int) -> Table:
         if data is not None:
             samples, batches = len(data.dataloader.dataset), len(data.dataloader)
             table.add_row(f"{name} samples", f"{samples:,} in {batches:,} batches a rank")
+    if parts.start.text:
+        table.add_row("starts from", parts.start.text)
     table.add_row("batch size", f"{config.batch_size:,} over {dist.get_world_size()} ranks")
     table.add_row("max duration", config.max_duration)
     return table

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -117,8 +118,9 @@ def _check_recipe(variant: Variant) -> None:
     path = variant.folder / _RECIPE
     if not path.is_file():
         return
-    before = OmegaConf.to_container(OmegaConf.load(path))
-    now = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(asdict(variant.config))))
+    before: Any = OmegaConf.to_container(OmegaConf.load(path))
+    text = OmegaConf.to_yaml(asdict(variant.config))
+    now: Any = OmegaConf.to_container(OmegaConf.create(text))
     differing = [key for key in now if now[key] != before.get(key)]
     if differing:
         keys = ", ".join(f"{key} ({before.get(key)} there, {now[key]} here)" for key in differing)

@@ -1,7 +1,7 @@
 """What a run came to: printed at its end, and kept as ``summary.json``."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Summary:
         ranks: number of processes.
         versions: of Python and the packages that matter.
         save_folder: where checkpoints, config and summary are.
+        passed_over_files: how many files of the training data were not taken for images, by ending.
+        started_from: the checkpoint of ``load_path``, and what was taken of it; None without one.
     """
 
     run_name: str
@@ -55,6 +57,8 @@ class Summary:
     ranks: int
     versions: dict[str, str]
     save_folder: str
+    passed_over_files: dict[str, int] = field(default_factory=dict)
+    started_from: str | None = None
 
     def write(self) -> None:
         """Write ``summary.json`` into the save folder."""
@@ -70,6 +74,8 @@ class Summary:
         for name, value in self.metrics.items():
             share = name.endswith("accuracy")
             table.add_row(name.replace("_", " "), f"{value:.2%}" if share else f"{value:.4f}")
+        if self.started_from:
+            table.add_row("started from", self.started_from)
         added = self.parameters_after - self.parameters_before
         table.add_row("attended layers", str(self.attended_layers))
         table.add_row("parameters before", f"{self.parameters_before:,}")
@@ -81,6 +87,9 @@ class Summary:
         table.add_row("peak memory", f"{self.peak_memory / 2**20:,.0f} MiB")
         if self.skipped_images:
             table.add_row("skipped images", f"{self.skipped_images:,}")
+        if self.passed_over_files:
+            counts = (f"{n:,} {ending}" for ending, n in self.passed_over_files.items())
+            table.add_row("passed-over files", ", ".join(counts))
         table.add_row("saved in", self.save_folder)
         (console or Console()).print(table)
 
@@ -110,6 +119,8 @@ def summarize(
         ranks=dist.get_world_size(),
         versions=versions(),
         save_folder=folder,
+        passed_over_files=dict(parts.train_source.passed_over),
+        started_from=parts.start.text,
     )
 
 

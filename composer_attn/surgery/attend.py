@@ -6,16 +6,34 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend as attend_alone
+from composer_attn.surgery.feature_maps import (
+    BATCH_DIMENSIONS,
+    follow_pruning,
+    is_sample,
+)
+from composer_attn.surgery.folding import refuse_fuse_modules
+from composer_attn.surgery.forwards import first_parameter, staying
 from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
+from composer_attn.surgery.parametrized import (
+    class_before,
+    has_more_properties,
+    is_moved,
+    move_upon,
+)
 
 CHILD = "attention"
+
+# What a surgery notes on an attention: the side of the module that passes through it.
+MARK = "_attn_side"
 
 # By the original class and by what is attended. A class lives as long as something uses it.
 _attended_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
@@ -26,11 +44,27 @@ class Attends:
 
     attention: nn.Module
 
+    # How many dimensions a batch has; 0 where that cannot be told.
+    _attn_dimensions: int = 0
+
     # Set on modules that are fused, by surgery.fuse.
     _attn_backend: str | None = None
     _attn_gives: Link | None = None
+    # What the module's own forward calls its first input.
+    _attn_input: str | None = None
+
+    def _first_input(self, x, kwargs: dict):
+        """Return the first input, which may come by its name, and what else comes by name."""
+        if x is not None:
+            return x, kwargs
+        if self._attn_input not in kwargs:
+            name = f", or by the name {self._attn_input}" if self._attn_input else ""
+            raise TypeError(f"an attended {original_class(self).__name__} takes an input{name}")
+        rest = {name: value for name, value in kwargs.items() if name != self._attn_input}
+        return kwargs[self._attn_input], rest
 
     def _attend(self, x):
+        follow_pruning(self, x)
         backend = self._attn_backend
         if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
             return self.attention(x)
@@ -38,11 +72,17 @@ class Attends:
             return self.attention(x)
         return attend_alone(x, self.attention, backend)
 
+    def _attend_sample(self, x, given):
+        """Attend what came of ``given``, which may be one sample without a batch."""
+        if is_sample(given, self._attn_dimensions):
+            return self._attend(x.unsqueeze(0)).squeeze(0)
+        return self._attend(x)
+
     def __reduce_ex__(self, protocol):
         # The class has no importable name: copy and pickle make a module of the original class,
         # and extend that class again.
         make, args, *state = super().__reduce_ex__(max(protocol, 2))
-        args = tuple(original_class(self) if arg is type(self) else arg for arg in args)
+        args = tuple(_extended_class(self) if arg is type(self) else arg for arg in args)
         return _make_attended, (make, args, attended_side(self)), *state
 
     def __prepare_scriptable__(self):
@@ -58,8 +98,12 @@ class AttendsOutput(Attends):
     def forward(self, *args, **kwargs):
         """Compute what the module computes, then scale its channels."""
         x = super().forward(*args, **kwargs)
+        given = args[0] if args else next(iter(kwargs.values()), None)
+        if is_sample(given, self._attn_dimensions):
+            return self._attend_sample(x, given)
         link = self._attn_gives
         if link is not None and link.is_open() and isinstance(x, Tensor):
+            follow_pruning(self, x)
             return link.give(x, self)
         return self._attend(x)
 
@@ -67,17 +111,19 @@ class AttendsOutput(Attends):
 class AttendsInput(Attends):
     """Passes the module's first input through its attention."""
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x=None, /, *args, **kwargs):
         """Scale the input's channels, then compute what the module computes."""
-        return super().forward(self._attend(x), *args, **kwargs)
+        x, kwargs = self._first_input(x, kwargs)
+        return super().forward(self._attend_sample(x, x), *args, **kwargs)
 
 
 class AttendsShortcut(Attends):
     """Passes the shortcut of a block ``y = x + branch(x)`` through its attention."""
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x=None, /, *args, **kwargs):
         """Compute ``attention(x) + branch(x)``, the branch as it is."""
-        return super().forward(x, *args, **kwargs) + (self._attend(x) - x)
+        x, kwargs = self._first_input(x, kwargs)
+        return super().forward(x, *args, **kwargs) + (self._attend_sample(x, x) - x)
 
 
 SIDES: dict[str, type[Attends]] = {
@@ -106,18 +152,52 @@ def attended_class(original: type, side: str = "output") -> type:
     if found is None:
         # torch.fx keeps a module whole where its class comes from torch.nn: so does ours, then, and
         # what finds a network's convolutions in its graph (WeightStandardization) still does.
-        attributes = {"__module__": original.__module__}
-        if original.forward in _FORWARDS_OF_ONE_INPUT:
-            attributes["forward"] = lambda self, input: mixin.forward(self, input)
+        attributes = {
+            "__module__": original.__module__,
+            "_attn_input": first_parameter(original.forward),
+            "__init__": building(original, _extended_class),
+            "forward": staying(mixin, one_input=original.forward in _FORWARDS_OF_ONE_INPUT),
+        }
+        dimensions = (n for kind, n in BATCH_DIMENSIONS.items() if issubclass(original, kind))
+        attributes["_attn_dimensions"] = next(dimensions, 0)
         found = type(f"Attended{original.__name__}", (mixin, original), attributes)
         _attended_classes[original, mixin] = found
+        refuse_fuse_modules(found, original)
     return found
+
+
+def building(original: type, extended: Callable[[nn.Module], type]) -> Callable:
+    """Return an ``__init__`` that builds a module of the class that one of ours extends.
+
+    LoRA, for one, builds layers of a layer's own class beside it: ``type(conv)(3, 8, 1)``.
+
+    Args:
+        original: the class that is extended.
+        extended: returns it, given a module of the class that extends it.
+    """
+
+    @wraps(original.__init__)
+    def build(self, *args, **kwargs):
+        attention, cls = vars(self).get("_modules", {}).get(CHILD), type(self)
+        set_class(self, extended(self))
+        try:
+            self.__init__(*args, **kwargs)
+        finally:
+            if attention is not None:  # an attended module is built anew, in place
+                self._modules[CHILD] = attention
+                set_class(self, cls)
+
+    return build
+
+
+def _extended_class(module: nn.Module) -> type:
+    mro = type(module).__mro__
+    return mro[mro.index(Attends) + 1]
 
 
 def original_class(module: nn.Module) -> type:
     """Return the class that an attended module had before."""
-    mro = type(module).__mro__
-    return mro[mro.index(Attends) + 1]
+    return class_before(module) if is_moved(module) else _extended_class(module)
 
 
 def attended_side(module: nn.Module) -> str:
@@ -136,9 +216,9 @@ def is_extended_further(module: nn.Module) -> bool:
     A parametrization extends the class, or, on a module that was parametrized before the surgery,
     adds a property to it.
     """
-    cls = type(module)
-    added = any(isinstance(value, property) for value in vars(cls).values())
-    return added or not set(cls.__bases__) & set(SIDES.values())
+    if is_moved(module):
+        return has_more_properties(module)
+    return not set(type(module).__bases__) & set(SIDES.values())
 
 
 def set_class(module: nn.Module, cls: type) -> None:
@@ -146,15 +226,36 @@ def set_class(module: nn.Module, cls: type) -> None:
     object.__setattr__(module, "__class__", cls)
 
 
-def attend(module: nn.Module, attention: nn.Module, side: str = "output") -> None:
-    """Make a module pass one of its sides through ``attention``, in place."""
-    cls = attended_class(type(module), side)
+def attend(
+    module: nn.Module, attention: nn.Module, side: str = "output", dimensions: int = 0
+) -> None:
+    """Make a module pass one of its sides through ``attention``, in place.
+
+    Args:
+        module: what to attend.
+        attention: what rescales the channels.
+        side: a key of :data:`SIDES`.
+        dimensions: how many dimensions a batch has, where the module's class does not tell; 0
+            where nothing does.
+    """
+    cls = type(module)
+    if is_parametrized(module):
+        attended = move_upon(cls, attended_class(cls.__bases__[0], side))
+    else:
+        attended = attended_class(cls, side)
     module._modules[CHILD] = attention
-    set_class(module, cls)
+    # Copies and conversions of the module carry it along.
+    vars(attention)[MARK] = side
+    if dimensions and not attended._attn_dimensions:
+        vars(module)["_attn_dimensions"] = dimensions
+    set_class(module, attended)
 
 
 def detach(module: nn.Module) -> None:
     """Undo :func:`attend` exactly; harmless where only half of it was done."""
     if is_attended(module):
         set_class(module, original_class(module))
-    module._modules.pop(CHILD, None)
+    vars(module).pop("_attn_dimensions", None)
+    attention = module._modules.pop(CHILD, None)
+    if attention is not None:
+        vars(attention).pop(MARK, None)

@@ -64,6 +64,10 @@ def size_text(sizes: tuple[tuple[int, ...], ...]) -> str:
     return ", ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes))
 
 
+# Where a map has no more, an attention of its own is likely around it: register_existing_attention.
+ONE_POSITION = "sees one position (of an attention, or a small example): consider exclude"
+
+
 def notes_on(sizes: tuple[tuple[int, ...], ...], is_output: bool) -> tuple[str, ...]:
     """Say what is worth knowing before a site is attended."""
     notes = []
@@ -71,6 +75,8 @@ def notes_on(sizes: tuple[tuple[int, ...], ...], is_output: bool) -> tuple[str, 
         notes.append("not called on this example")
     if len(sizes) > 1:
         notes.append(f"called {len(sizes)} times in one forward pass, at {size_text(sizes)}")
+    if sizes and all(side == 1 for size in sizes for side in size):
+        notes.append(ONE_POSITION)
     if is_output:
         notes.append("its output is the network's output: consider exclude")
     return tuple(notes)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
 from composer_attn.ops.joint import joinable
-from composer_attn.surgery.attend import set_class
+from composer_attn.surgery.attend import building, set_class, staying
+from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.links import (
     Ending,
     Joint,
@@ -110,11 +111,17 @@ def joined_class(original: type, role: type[Joined]) -> type:
     """Return the class that extends ``original`` by a role; one for each of both."""
     found = _joined_classes.get((original, role))
     if found is None:
-        attributes = {"__module__": original.__module__}
-        if role is Parent:
-            attributes["forward"] = _opening(original.forward)
+        attributes = {
+            "__module__": original.__module__,
+            "__init__": building(original, unjoined_class),
+        }
+        is_parent = role is Parent
+        attributes["forward"] = (
+            _opening(original.forward) if is_parent else staying(role, one_input=True)
+        )
         found = type(f"Joined{original.__name__}", (role, original), attributes)
         _joined_classes[original, role] = found
+        refuse_fuse_modules(found, original)
     return found
 
 
@@ -122,7 +129,8 @@ def _opening(forward: Callable) -> Callable:
     # torch.fx and torch.export ask for the signature, and find that of what is wrapped.
     @wraps(forward)
     def opening(self, *args, **kwargs):
-        if needs_plain_operations():
+        # Others (Accelerate) keep this forward, and call it on a module that is fused no more.
+        if not isinstance(self, Parent) or needs_plain_operations():
             return forward(self, *args, **kwargs)
         links = []
         for joint in self._attn_joints:

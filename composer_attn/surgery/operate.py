@@ -8,8 +8,10 @@ from functools import lru_cache
 from torch import nn
 from torch.optim import Optimizer
 
-from composer_attn.surgery.attend import attend, attended_class, detach, is_attended
+from composer_attn.surgery.attend import CHILD, attend, attended_class, detach, is_attended
 from composer_attn.surgery.example import Example
+from composer_attn.surgery.feature_maps import batch_dimensions
+from composer_attn.surgery.fold_methods import allow_folding, refuse_folding
 from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.measure import measured
 from composer_attn.surgery.optimizers import (
@@ -27,6 +29,7 @@ from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.refusals import check_model, check_sites
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import is_replacement, occupy, vacate
+from composer_attn.surgery.untrained import watch
 
 
 def plan_surgery(
@@ -82,6 +85,9 @@ def operate(
         plan, sites, homes = _prepare(model, recipe, selection, live, param_group)
         attentions = {point.name: _build(model, recipe, point) for point in sites}
         _attend_all(model, sites, attentions, homes, live)
+    if not live:
+        owners = {p.name: model.get_submodule(p.owner) for p in sites}
+        watch({p.name: (p.module, attentions[p.name], owners[p.name]) for p in sites})
     return plan
 
 
@@ -97,7 +103,9 @@ def _attend_all(
         for point in sites:
             attention = attentions[point.name]
             undo.callback(detach, point.module)
-            attend(point.module, attention, point.side)
+            owner = model.get_submodule(point.owner)
+            dimensions = batch_dimensions(owner) or batch_dimensions(point.module)
+            attend(point.module, attention, point.side, dimensions)
             for slot in point.slots:
                 undo.callback(vacate, model, slot)
                 occupy(model, slot, point.module)
@@ -106,6 +114,8 @@ def _attend_all(
                 kept.places = leave(live, kept.module, model)
             for home in homes[point.name]:
                 join(home, attention)
+        undo.callback(allow_folding, model)
+        refuse_folding(model)
         undo.pop_all()
 
 
@@ -126,9 +136,31 @@ def _prepare(
     count = lru_cache(lambda c, names: _count(recipe.build(c, names, device="meta")))
     plan = SurgeryPlan(
         attention=recipe.attention.__name__,
-        sites=tuple(_site(point, reason, count) for point, reason in selected),
+        sites=tuple(
+            _site(point, _detailed(point, reason, recipe), count) for point, reason in selected
+        ),
     )
     return plan, sites, homes
+
+
+def _detailed(point: Point, reason: str, recipe: Recipe) -> str:
+    """Say of an attended point whether its attention is what was asked for."""
+    if reason != ATTENDED_ALREADY:
+        return reason
+    there = point.module._modules[CHILD]
+    asked = recipe.build(point.channels, point.names, device="meta")
+    if type(there) is not type(asked):
+        return f"{ATTENDED_ALREADY} by {type(there).__name__}"
+    alike = _settings(there) == _settings(asked)
+    return ATTENDED_ALREADY if alike else f"{ATTENDED_ALREADY}, with other settings"
+
+
+def _settings(attention: nn.Module) -> tuple[object, ...]:
+    """Return what two attentions of one class may differ in: their arguments and their size."""
+    kinds = (bool, int, float, str)
+    own = {n: v for n, v in vars(attention).items() if n[0] != "_" and isinstance(v, kinds)}
+    own.pop("training", None)
+    return own, _count(attention)
 
 
 def _site(point: Point, reason: str, count: Callable[[int, tuple[str, ...]], int]) -> Site:

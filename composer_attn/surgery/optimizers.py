@@ -94,6 +94,7 @@ def find_homes(
             f"{', ...' if len(lost) > 5 else ''}. Pass the optimizer that holds them, or name the "
             f"group that all new parameters join: param_group=0 to {len(groups) - 1}"
         )
+    _check_momentum(home for found in homes.values() for home in found)
     return homes
 
 
@@ -216,7 +217,39 @@ def _prefix(name: str, full: str, group: dict, index: int) -> str:
 
 
 def _fill_state(optimizer: Optimizer, group: dict, parameters: list[nn.Parameter]) -> None:
-    """Give parameters the state that Adagrad, alone among torch's, fills when it is built."""
+    """Give parameters the state that an optimizer expects and makes at no later step.
+
+    Adagrad, alone among torch's, fills it when it is built. SGD's fused kernel takes the momentum
+    buffers of all parameters, or, at the first step of all, of none.
+    """
     if isinstance(optimizer, torch.optim.Adagrad):
         arguments = {key: group[key] for key in optimizer.defaults}
         optimizer.state.update(torch.optim.Adagrad(parameters, **arguments).state)
+    elif _keeps_fused_momentum(optimizer, group):
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _keeps_fused_momentum(optimizer: Optimizer, group: dict) -> bool:
+    """Say whether a group's parameters have momentum buffers that a fused kernel reads."""
+    if not isinstance(optimizer, torch.optim.SGD) or not (group["fused"] and group["momentum"]):
+        return False
+    return any(
+        optimizer.state[parameter].get("momentum_buffer") is not None
+        for parameter in group["params"]
+        if parameter in optimizer.state
+    )
+
+
+def _check_momentum(homes: Iterable[Home]) -> None:
+    """Refuse a first step that would be another than SGD takes.
+
+    From a buffer of zeros it is ``(1 - dampening) grad``; SGD's own is ``grad``.
+    """
+    for home in homes:
+        dampening = home.group.get("dampening", 0)
+        if dampening and _keeps_fused_momentum(home.optimizer, home.group):
+            raise OptimizerError(
+                f"SGD(fused=True, dampening={dampening}) that has stepped cannot take new "
+                "parameters: apply the surgery before its first step, or build it with fused=False"
+            )

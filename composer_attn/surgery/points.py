@@ -9,7 +9,7 @@ from torch import nn
 from composer_attn.errors import ArgumentError, PlacementError
 from composer_attn.surgery.attend import is_attended
 from composer_attn.surgery.blocks import Block, known_block
-from composer_attn.surgery.foreign import foreign_attentions, inside, is_attention
+from composer_attn.surgery.existing_attention import existing_attentions, inside, is_attention
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.slots import Shortcut, Slot
 from composer_attn.surgery.trace import traced_block
@@ -69,7 +69,7 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
     names: dict[nn.Module, list[str]] = {}
     for name, module in walk(model):
         names.setdefault(module, []).append(name)
-    foreign = foreign_attentions(model)
+    foreign = existing_attentions(model)
     points: dict[tuple[nn.Module, str], Point] = {}
     for point in PLACEMENTS[placement](names, placement):
         # By the module, which may go by other names too, and under the first of them.

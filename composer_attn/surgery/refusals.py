@@ -5,6 +5,7 @@ from torch import nn
 from composer_attn.errors import ArgumentError, ModelError
 from composer_attn.surgery.attend import CHILD
 from composer_attn.surgery.names import walk
+from composer_attn.surgery.orphans import check_no_orphans
 from composer_attn.surgery.points import Point
 
 # Wrappers that took note of the parameters when they were built, and what to do instead.
@@ -17,12 +18,17 @@ _WRAPPERS = {
 }
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module, orphans: bool = False) -> None:
     """Make sure that nothing in a model has already taken note of its parameters or its code.
+
+    Args:
+        model: the network.
+        orphans: whether it may hold attention that is out of use.
 
     Raises:
         ArgumentError: it is no module.
-        ModelError: it is wrapped, compiled or scripted, as a whole or in part.
+        ModelError: it is wrapped, compiled or scripted, as a whole or in part; or it holds
+            attention of ours that is out of use, since something rebuilt its modules.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model must be a torch.nn.Module; got a {type(model).__name__}")
@@ -35,6 +41,8 @@ def check_model(model: nn.Module) -> None:
                 f"{name or 'the model'} is a {wrapper}, on which surgery has no safe effect: "
                 f"{_WRAPPERS[wrapper]}"
             )
+    if not orphans:
+        check_no_orphans(model)
 
 
 def check_sites(sites: list[Point], model: nn.Module) -> None:

@@ -5,9 +5,11 @@ from torch.optim import Optimizer
 
 from composer_attn.errors import ModelError, PlacementError
 from composer_attn.surgery.attend import CHILD, detach, is_attended, is_extended_further
+from composer_attn.surgery.fold_methods import allow_folding
 from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.optimizers import Optimizers, as_optimizers, leave, rejoin
+from composer_attn.surgery.orphans import find_orphans
 from composer_attn.surgery.refusals import check_model
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import Place, is_replacement, is_shortcut, split_name, vacate
@@ -20,7 +22,7 @@ def find_attended(model: nn.Module) -> dict[str, nn.Module]:
 
 def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.Module]:
     """Undo every surgery on a model; see :func:`composer_attn.functional.detach_attention`."""
-    check_model(model)
+    check_model(model, orphans=True)
     found_optimizers = as_optimizers(optimizers)
     bring_back = take_apart(model)
     sites = find_attended(model)
@@ -31,6 +33,8 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
             f"the class of {', '.join(covered)} was extended after the surgery (by a "
             "parametrization, or a wrapper): undo that first, then detach"
         )
+    # What others' code made of attended modules keeps its class, and loses the attention.
+    sites = {**sites, **find_orphans(model)}
     attentions = {name: module._modules[CHILD] for name, module in sites.items()}
     # The last first: what an optimizer held goes back to where it was before the first.
     for name, module in reversed(sites.items()):
@@ -41,6 +45,7 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
     stand_ins = (name for name, m in walk(model) if is_shortcut(m) or is_replacement(m))
     for slot in [split_name(name) for name in stand_ins]:
         vacate(model, slot)
+    allow_folding(model)
     return attentions
 
 

@@ -8,6 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from composer_attn import ECA, SqueezeExcite
+from composer_attn.ops import backends, native
+from composer_attn.ops.build import build
 from composer_attn.surgery.joined import is_joined
 from tests.algorithms.training import (
     ALGORITHMS,
@@ -51,6 +53,19 @@ def test_fusing_is_on_by_default_and_logged(key):
     assert algorithm.fusion.backend == "auto"
     assert logged(run).hyperparameters[f"{key}/num_fused"] == 12
     assert joined(run) > 12
+
+
+@each_algorithm
+@pytest.mark.parametrize(("fuse", "builds"), [(True, 1), (False, 0)])
+def test_what_computes_it_is_built_before_training(key, fuse, builds, monkeypatch):
+    built = []
+    monkeypatch.setattr(native, "build", lambda source: built.append("cpp") or build(source))
+    native.load.cache_clear()
+    backends._ready.cache_clear()
+    run = trainer([ALGORITHMS[key](fuse=fuse)])
+    assert len(built) == builds
+    run.fit()
+    assert len(built) == builds
 
 
 @each_algorithm

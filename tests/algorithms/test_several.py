@@ -61,7 +61,23 @@ def test_a_later_algorithm_passes_over_what_an_earlier_one_attended():
         "module.shortcut.0": EfficientChannelAttention,
     }
     reasons = {site.name: site.reason for site in run.state.algorithms[1].plan.sites}
-    assert reasons["module.branches.a"] == "already attended"
+    assert reasons["module.branches.a"] == "already attended by SqueezeExcitation"
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "says"),
+    [
+        ([squeeze_excite(), eca()], r"ComposerAttnECA\(.*attended nothing: already attended by Sq"),
+        ([eca(), squeeze_excite()], r"Excite\(.*attended nothing: already attended by Efficient"),
+        ([eca(), eca(kernel_size=9)], r"attended nothing: already attended, with other settings"),
+    ],
+    ids=["ECA after SE", "SE after ECA", "ECA after another"],
+)
+def test_an_algorithm_that_finds_another_attention_everywhere_says_so(algorithms, says):
+    with pytest.warns(NoEffectWarning, match=says):
+        run = trainer(algorithms, network="resnet")
+    assert len(set(kinds(run).values())) == 1
+    assert len(run.state.algorithms[1].plan.chosen) == 0
 
 
 @pytest.mark.parametrize("algorithm", [squeeze_excite, eca])

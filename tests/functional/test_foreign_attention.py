@@ -80,7 +80,8 @@ def test_attentions_of_ours_hold_no_candidates(surgery, other):
     first = surgery.apply(model)
     again = other.plan(model, min_channels=1)
     assert names(again.sites) == names(first.sites)
-    assert {site.reason for site in again.sites} == {"already attended"}
+    by = "" if other is surgery else f" by {surgery.attention.__name__}"
+    assert {site.reason for site in again.sites} == {f"already attended{by}"}
 
 
 @each_surgery

@@ -139,9 +139,14 @@ def test_twice_is_once_and_the_other_kind_changes_nothing(surgery):
     model, _ = with_se()
     surgery.apply(model, replace=True)
     before = snapshots.of_model(model)
-    for other in SURGERIES.values():
+    assert [site.reason for site in surgery.apply(model, replace=True).sites] == [
+        "already attended"
+    ]
+    (other,) = (s for s in SURGERIES.values() if s is not surgery)
+    reason = f"already attended by {surgery.attention.__name__}"
+    with pytest.warns(NothingAttendedWarning, match=rf"nothing was attended: {reason} \(1\)"):
         plan = other.apply(model, replace=True)
-        assert [site.reason for site in plan.sites] == ["already attended"]
+    assert [site.reason for site in plan.sites] == [reason]
     assert snapshots.of_model(model) == before
 
 

@@ -1,19 +1,30 @@
 """Weights of unknown origin: whole and fitting ones load, anything else is refused unread."""
 
+import argparse
+import collections
+import datetime
+import decimal
+import pathlib
 import pickle
+import sys
+import types
+import uuid
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from composer_attn import apply_eca, apply_squeeze_excite, load_weights
-from composer_attn.errors import CheckpointError, TornCheckpointError
+from composer_attn.errors import ArgumentError, CheckpointError, TornCheckpointError
+from composer_attn.functional.files import open_safely
+from composer_attn.functional.inert import INERT, Inert
 
 
-def network(width: int = 8) -> nn.Sequential:
+def network(width: int = 8, classes: int = 4) -> nn.Sequential:
     layers = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, width, 3)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -62,6 +73,186 @@ def test_weights_in_the_format_of_old_load(file):
     torch.save(first.state_dict(), file, _use_new_zipfile_serialization=False)
     load_weights(second, file)
     assert same(first, second)
+
+
+WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod.", "module.module.")
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+@pytest.mark.parametrize("attended", [False, True])
+def test_names_that_wrappers_added_are_known(prefix, attended, file):
+    first, second = network(), network()
+    if attended:
+        apply_eca(first, min_channels=8)
+        apply_eca(second, min_channels=8)
+    torch.save({f"{prefix}{name}": t for name, t in first.state_dict().items()}, file)
+    assert load_weights(second, file) == ()
+    assert same(first, second)
+
+
+def test_names_that_a_wrapper_added_within_are_known(file):
+    """As of a backbone that was compiled, or wrapped, by itself; on both sides."""
+    first, second = (nn.Sequential(network(), network()) for _ in range(2))
+    first[0] = nn.DataParallel(first[0])
+    first[1] = torch.compile(first[1], backend="eager")
+    torch.save(first.state_dict(), file)
+    assert any("1._orig_mod." in name for name in first.state_dict())
+    load_weights(second, file)
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    torch.save(network().state_dict(), file)
+    wrapped = nn.DataParallel(network())
+    load_weights(wrapped, file)
+    assert torch.equal(wrapped.module[5].bias, torch.load(file)["5.bias"])
+
+
+class Named(nn.Module):
+    """A network with a child of a wrapper's name, and one of the same name beside."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+        self.module = nn.ModuleDict({"conv": nn.Conv2d(1, 1, 1)})
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_network_with_a_child_of_a_wrappers_name_gets_its_own(wrapped, file):
+    first, second = Named(), Named()
+    torch.save((nn.DataParallel(first) if wrapped else first).state_dict(), file)
+    load_weights(second, file)
+    assert same(first, second)
+
+
+def test_a_tensor_that_the_file_holds_under_two_names_is_refused(file):
+    torch.save(state(**{"module.5.bias": torch.ones(4)}), file)
+    with pytest.raises(CheckpointError, match=r"module\.5\.bias has no place in the model$"):
+        load_weights(network(), file)
+
+
+BESIDE = {
+    "args": argparse.Namespace(lr=0.1, dirs=[pathlib.Path("runs")], nested=argparse.Namespace(x=1)),
+    "best_acc1": np.float64(77.5),
+    "numbers": [np.int64(3), np.bool_(True), np.float32(0.5), np.arange(3), np.dtype("int8")],
+    "when": datetime.datetime(2026, 11, 26, tzinfo=datetime.timezone.utc),
+    "dates": (datetime.date.today(), datetime.time(3), datetime.timedelta(1)),
+    "place": pathlib.Path("x"),
+    "others": (pathlib.PureWindowsPath("x"), uuid.uuid4(), decimal.Decimal(1), range(3), {1, 2}),
+    "simple": types.SimpleNamespace(a=1),
+    "counts": collections.defaultdict(list, a=[1]),
+    "version": torch.__version__,
+    "by date": {datetime.date.today(): np.float64(1)},
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
+def test_what_scripts_keep_beside_weights_is_left_alone(beside, zipped, nested, file):
+    first, second = network(), network()
+    weights = first.state_dict()
+    content = {"model": weights, "epoch": 3} if nested else dict(weights)
+    content[beside] = BESIDE[beside]
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    load_weights(second, file)
+    assert same(first, second)
+
+
+def test_none_of_it_is_built(file):
+    torch.save({"args": BESIDE["args"], "when": BESIDE["when"], "best": np.float64(1)}, file)
+    found = open_safely(file, INERT)
+    assert {name: type(value) for name, value in found.items()} == dict.fromkeys(found, Inert)
+    declared = torch.serialization.get_safe_globals()
+    assert not [name for name in declared if name is Inert or name in INERT]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_among_plain_data_is_refused_all_the_same(zipped, file):
+    content = {"model": state(), "args": argparse.Namespace(x=Attack()), "when": BESIDE["when"]}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="safe to load"):
+        load_weights(network(), file)
+    assert not file.with_name("attacked").exists()
+
+
+def test_a_composer_checkpoint_is_a_nest_of_weights(file):
+    first, second = network(), network()
+    weights = {f"module.{name}": tensor for name, tensor in first.state_dict().items()}
+    rng = [{"numpy": np.random.get_state(), "torch": torch.get_rng_state()}]
+    took = datetime.timedelta(seconds=3)
+    torch.save({"state": {"model": weights, "timestamp": {"took": took}}, "rng": rng}, file)
+    load_weights(second, file)
+    assert same(first, second)
+
+
+@pytest.mark.parametrize("classes", [9, 4], ids=["another size", "the same size"])
+@pytest.mark.parametrize("ignore", [["5."], "5.", ("5.weight", "5.bias", "nowhere.")], ids=str)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_is_ignored_stays_the_models_own(classes, ignore, prefix, file):
+    first, second = network(classes=classes), network()
+    apply_eca(second, min_channels=8, include="2")
+    torch.save({f"{prefix}{name}": t for name, t in first.state_dict().items()}, file)
+    head = second[5].weight.clone(), second[5].bias.clone()
+    own = {"2.attention.conv.weight", "5.weight", "5.bias"}
+    assert set(load_weights(second, file, ignore=ignore)) == own
+    assert torch.equal(second[5].weight, head[0])
+    assert torch.equal(second[5].bias, head[1])
+    assert torch.equal(second[2].weight, first[2].weight)
+    assert torch.equal(second[1].running_mean, first[1].running_mean)
+
+
+def test_what_is_ignored_may_be_missing_in_the_file_or_in_the_model(file):
+    first = {name: t for name, t in network().state_dict().items() if not name.startswith("5.")}
+    torch.save(first | {"old.weight": torch.zeros(3)}, file)
+    second = network()
+    assert load_weights(second, file, ignore=["old.", "5."]) == ("5.weight", "5.bias")
+    assert torch.equal(second[0].weight, first["0.weight"])
+
+
+@pytest.mark.parametrize("ignore", ["", ["fc.", ""], [3], 3])
+def test_ignoring_all_of_it_or_nonsense_is_refused(ignore, file):
+    torch.save(state(), file)
+    with pytest.raises(ArgumentError, match="ignore must be"):
+        load_weights(network(), file, ignore=ignore)
+
+
+@pytest.fixture
+def safetensors():
+    return pytest.importorskip("safetensors.torch")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
+@pytest.mark.parametrize("attended", [False, True])
+def test_safetensors_load(safetensors, attended, name, file):
+    first, second = network(), network()
+    apply_eca(second, min_channels=8)
+    if attended:
+        apply_eca(first, min_channels=8)
+    safetensors.save_file(first.state_dict(), file.with_name(name))
+    kept = load_weights(second, file.with_name(name))
+    assert len(kept) == (0 if attended else 2)
+    assert all(torch.equal(second.state_dict()[n], t) for n, t in first.state_dict().items())
+
+
+def test_safetensors_without_the_package_say_what_to_install(safetensors, file, monkeypatch):
+    safetensors.save_file(state(), file)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match="pip install safetensors"):
+        load_weights(network(), file)
+
+
+def test_safetensors_cut_anywhere_are_torn_and_others_refused(safetensors, file):
+    path = file.with_name("weights.safetensors")
+    safetensors.save_file(state(), path)
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 256), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(TornCheckpointError):
+            load_weights(network(), path)
+    safetensors.save_file(state(**{"5.bias": nan()}), path)
+    with pytest.raises(CheckpointError, match=r"holds NaN in 5\.bias"):
+        load_weights(network(), path)
+    safetensors.save_file(network(9).state_dict(), path)
+    with pytest.raises(CheckpointError, match="of another network"):
+        load_weights(network(), path)
 
 
 def state(**changes):

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
+from composer_attn import apply_eca, fuse_attention
 from composer_attn.errors import BackendWarning
-from composer_attn.ops import BACKENDS, backends, check_backend, native, passes
+from composer_attn.ops import BACKENDS, backends, check_backend, kernels, native, passes
 from tests.commands import ROOT
 
 
@@ -51,6 +53,55 @@ def test_the_same_library_is_found_again_and_a_new_compiler_flag_builds_another(
         with pytest.raises(OSError, match="failed: "):
             build.build(source)
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """List the backends that are built, here for the first time in their process."""
+    found = []
+    for name, module in (("cpp", native), ("triton", kernels)):
+        monkeypatch.setattr(module, "load", lambda name=name: found.append(name))
+    backends._ready.cache_clear()
+    yield found
+    backends._ready.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "builds"),
+    [
+        ("auto", "cpu", ["cpp"]),
+        ("auto", "cuda", ["triton"]),
+        ("auto", "meta", []),
+        ("cpp", "cpu", ["cpp"]),
+        ("cpp", "cuda", []),  # which takes the reference there
+        ("triton", "cpu", []),
+        ("reference", "cpu", []),
+        ("inductor", "cpu", []),
+    ],
+)
+def test_a_backend_is_built_beforehand_for_the_device_it_runs_on(built, name, device, builds):
+    backends.prepare(name, [torch.device(device)] * 2)
+    assert built == builds
+    backends.prepare(name, [torch.device(device)])
+    assert built == builds
+
+
+def test_what_is_built_beforehand_is_what_the_first_pass_finds(built):
+    backends.prepare("auto", [torch.device("cpu")])
+    assert backends.find_passes("auto", torch.ones(2, 3, 4, 4)) is native
+    assert built == ["cpp"]
+
+
+@pytest.mark.parametrize(("gpu", "builds"), [(False, ["cpp"]), (True, [])])
+def test_fusing_builds_for_a_network_that_is_where_it_stays(built, gpu, builds, monkeypatch):
+    """A network on the CPU of a machine with a GPU is on its way there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    apply_eca(model, min_channels=8)
+    fuse_attention(model)
+    assert built == builds
+    fuse_attention(model, backend="cpp")
+    assert built == ["cpp"]
 
 
 RUN = """

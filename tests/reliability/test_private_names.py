@@ -28,11 +28,16 @@ OF_MODULES = {
 }
 # Of every tensor.
 OF_TENSORS = {"_version"}
+# Of every batch norm.
+OF_NORMS = {"_check_input_dim"}
 # Other names of torch's that are not public: what has them.
 OF_TORCH = {
     "torch._C",
     "torch._C._are_functorch_transforms_active",
+    "torch._C._functorch",
+    "torch._C._functorch.is_legacy_batchedtensor",
     "torch._C._len_torch_dispatch_stack",
+    "torch.ao.quantization.fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD",
     "torch.autograd.forward_ad._current_level",
     "torch.nn.modules.batchnorm._BatchNorm",
     "torch.nn.modules.batchnorm._NormBase",
@@ -101,6 +106,11 @@ def test_tensors_have_the_attribute(name):
     assert hasattr(torch.empty(0), name)
 
 
+@pytest.mark.parametrize("name", sorted(OF_NORMS))
+def test_batch_norms_have_each(name):
+    assert callable(getattr(nn.BatchNorm2d, name))
+
+
 @pytest.mark.parametrize("name", sorted(OF_TORCH))
 def test_torch_has_each(name):
     parent, _, own = name.rpartition(".")
@@ -121,7 +131,7 @@ def test_the_docs_list_them_all():
     table = text.partition("## Private names of torch")[2].partition("\n## ")[0]
     listed = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
     modules = OF_TORCH & set(sys.modules)
-    assert listed == OF_MODULES | OF_TENSORS | OF_SCRIPTING | (OF_TORCH - modules)
+    assert listed == OF_MODULES | OF_TENSORS | OF_NORMS | OF_SCRIPTING | (OF_TORCH - modules)
 
 
 def test_the_search_finds_what_it_is_for():

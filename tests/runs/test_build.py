@@ -1,15 +1,19 @@
 """From a config to Composer's objects."""
 
+import warnings
+
 import pytest
 import torch
+import torchvision
 
 from composer_attn.algorithms import ComposerAttnECA
 from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.build import build_parts
 from composer_attn.runs.config import RunConfig
-from composer_attn.runs.models import build_model
+from composer_attn.runs.models import build_model, build_network
 from composer_attn.runs.optim import build_optimizer
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, LOGGERS, SCHEDULERS, snake_case
+from tests.pictures import write_image_folder
 
 
 def config(**changes) -> RunConfig:
@@ -45,6 +49,72 @@ def test_algorithms_that_rebuild_convolutions_come_before_ours_whatever_the_orde
 )
 def test_metrics_are_as_wide_as_the_network(section, width):
     assert build_model(section).num_classes == width
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"name": "resnet10"},
+        {"name": "resnet10", "num_classes": None},
+        {"name": "shufflenet_v2_x0_5"},
+        {"name": "simplified_efficientnet"},  # whose own default is 100
+        {"name": "timm/test_resnet"},
+    ],
+    ids=str,
+)
+def test_without_num_classes_a_network_is_as_wide_as_its_data(section):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = build_parts(config(model=section)).model
+    assert model.num_classes == 10
+    assert model.module(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_it_draws_the_same_parameters_as_one_that_is_told(tmp_path):
+    told, untold = (
+        build_parts(config(model={"name": "resnet10", **section})).model.state_dict()
+        for section in ({"num_classes": 10}, {})
+    )
+    assert all(torch.equal(told[name], untold[name]) for name in told)
+
+
+def test_a_folders_classes_are_counted(tmp_path):
+    write_image_folder(tmp_path, classes=3, images=4)
+    data = {"name": "image_folder", "root": f"{tmp_path}/train", "augmentation": "resnet"}
+    parts = build_parts(config(model={"name": "resnet10"}, train_dataset={**data, "size": 32}))
+    assert parts.model.num_classes == 3
+
+
+def test_more_classes_than_the_data_has_are_pointed_out():
+    said = r"the model has 12 classes, and train_dataset 10: 2 outputs never meet .*num_classes=10"
+    with pytest.warns(UserWarning, match=said):
+        build_parts(config(model={"name": "resnet10", "num_classes": 12}))
+
+
+def test_published_weights_keep_the_width_they_were_trained_with(monkeypatch):
+    monkeypatch.setattr(
+        torchvision.models.ResNet18_Weights,
+        "get_state_dict",
+        lambda *_, **__: torchvision.models.resnet18().state_dict(),
+    )
+    section = {"name": "resnet18", "weights": "IMAGENET1K_V1"}
+    with pytest.warns(UserWarning, match="the model has 1000 classes, and train_dataset 10: 990"):
+        assert build_parts(config(model=section)).model.num_classes == 1000
+
+
+def test_weights_from_a_file_go_into_a_network_as_wide_as_the_data(tmp_path):
+    network = build_network({"name": "resnet10", "num_classes": 10})
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    section = {"name": "resnet10", "weights": f"{tmp_path}/weights.pt"}
+    found = build_parts(config(model=section)).model.module
+    assert torch.equal(found.fc.weight, network.fc.weight)
+
+
+@pytest.mark.parametrize("key", ["train_dataset", "eval_dataset"])
+def test_fewer_classes_than_the_data_has_are_refused(key):
+    data = {"name": "synthetic", "num_samples": 8, "num_classes": 20, "size": 32}
+    with pytest.raises(ConfigError, match=f"^{key}: it has 20 classes, and the model has 10: mo"):
+        build_parts(config(**{key: data}))
 
 
 def test_no_decay_splits_the_parameters_and_sends_attention_along():

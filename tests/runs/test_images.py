@@ -81,6 +81,9 @@ def test_skipped_images_are_in_the_summary(config, tmp_path):
     if "mds" in (tmp_path / "run.yaml").read_text():
         return  # a stream is written by a program, image by image
     (tmp_path / "data/train/class0/0.jpg").write_bytes(b"")
-    summary = train(config("train_dataset.on_bad_image=skip", "max_duration=1ep"))
+    (tmp_path / "data/train/class0/0.gif").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"passed over 1 files in data/train, .* \.gif \(1\)"):
+        summary = train(config("train_dataset.on_bad_image=skip", "max_duration=1ep"))
     assert summary.skipped_images == 1
-    assert json.loads((tmp_path / "runs/images/summary.json").read_text())["skipped_images"] == 1
+    kept = json.loads((tmp_path / "runs/images/summary.json").read_text())
+    assert (kept["skipped_images"], kept["passed_over_files"]) == (1, {".gif": 1})

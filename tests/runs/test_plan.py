@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from composer_attn.errors import ArgumentError, ComposerAttnError
-from composer_attn.runs.plan import make_plan, parse_kernel_sizes, parse_number
+from composer_attn.runs.plan import make_plan, parse_kernel_sizes
 from composer_attn.runs.plan_report import as_json, show, write_csv
+from composer_attn.runs.shorthands import parse_number
 
 YAML = """
 model: {name: resnet10, num_classes: 10}
@@ -195,3 +196,21 @@ def test_csv_has_a_header_and_one_row_a_site(config, capsys):
     assert [row["chosen"] for row in rows].count("True") == 3
     assert (rows[-1]["sizes"], rows[-1]["macs"]) == ("2x2", str(2 * 512 * 16))
     assert rows[0]["reason"] == "fewer channels than min_channels=128"
+
+
+@pytest.mark.parametrize(
+    ("data", "width"),
+    [
+        ("{name: digits, split: train}", 10),
+        ("{name: cifar100, root: x, split: train}", 100),
+        ("{name: synthetic, num_classes: 7, size: 32}", 7),
+        ("{name: image_folder, root: x, augmentation: resnet, size: 32}", 1000),  # not read
+    ],
+)
+def test_a_runs_network_is_planned_as_wide_as_its_data(data, width, tmp_path):
+    optimizer = "optimizer: {name: sgd, lr: 0.1}"
+    text = f"model: resnet10\ntrain_dataset: {data}\n{optimizer}\n"
+    (tmp_path / "run.yaml").write_text(text)
+    planned = make_plan(str(tmp_path / "run.yaml"), "eca", {})
+    resnet10 = 4_905_792  # without its last layer
+    assert planned.plan.plain.parameters == resnet10 + 513 * width

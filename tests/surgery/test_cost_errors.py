@@ -48,22 +48,27 @@ def test_what_the_selection_refuses_comes_before_the_example():
         plan_eca(NETWORKS["resnet"].build(), include="no.*", example="no tensor")
 
 
-class _Unbatched(nn.Module):
-    """Works on images without a batch, which attention does not take."""
+class _Permuted(nn.Module):
+    """Puts its convolution's channels last, where attention does not look for them."""
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 1)
+        self.conv = _ChannelsLast(3, 16, 1)
 
     def forward(self, x):
-        return self.conv(x[0])
+        return self.conv(x)
+
+
+class _ChannelsLast(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).flatten(2).transpose(1, 2)
 
 
 def test_a_network_that_would_fail_attended_is_refused_by_the_site():
-    model = _Unbatched()
+    model = _Permuted()
     with pytest.raises(ModelError, match=r"^conv: the model's forward works on the example, but"):
         plan_eca(model, min_channels=1, example=torch.randn(1, 3, 8, 8))
-    assert type(model.conv) is nn.Conv2d
+    assert type(model.conv) is _ChannelsLast
 
 
 def test_a_model_that_cannot_be_copied_is_refused():

@@ -2,9 +2,14 @@
 
 import logging
 import multiprocessing
+import warnings
+from collections import Counter
+from pathlib import Path
 
 import torchvision
-from PIL import UnidentifiedImageError
+from composer.utils import dist
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.images import (
@@ -13,6 +18,7 @@ from composer_attn.runs.data.images import (
     Normalize,
     build_transform,
     collate,
+    to_rgb,
 )
 from composer_attn.runs.data.source import Source
 
@@ -23,17 +29,33 @@ class _Images(torchvision.datasets.ImageFolder):
     """An ImageFolder that knows what to do about a file that is no image."""
 
     def __init__(self, root: str, transform, skip: bool):
-        super().__init__(root, transform)
         self._skip = skip
         self._skipped = multiprocessing.Value("q", 0)  # shared with the worker processes
+        self.passed_over: Counter[str] = Counter()
+        try:
+            super().__init__(root, transform, loader=_read, is_valid_file=self._is_image)
+        except FileNotFoundError as error:
+            if not self.passed_over:
+                raise
+            raise FileNotFoundError(f"{error}{_listed(root, self.passed_over)}") from error
+
+    def _is_image(self, path: str) -> bool:
+        """Say whether a file's ending is that of an image; count the others."""
+        found = path.lower().endswith(IMG_EXTENSIONS)
+        if not found:
+            self.passed_over[Path(path).suffix.lower() or Path(path).name] += 1
+        return found
 
     def __getitem__(self, index: int):
         path, label = self.samples[index]
         try:
             image = self.loader(path)
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        except Exception as error:  # of all kinds: the file may hold anything
             if not self._skip:
-                raise ArgumentError(f"{path} cannot be read as an image: {error}") from error
+                raise ArgumentError(
+                    f"{path} cannot be read as an image: {error}. on_bad_image: skip leaves such "
+                    "files out, and counts them"
+                ) from error
             with self._skipped.get_lock():
                 self._skipped.value += 1
             log.warning("skipped %s: %s", path, error)
@@ -64,12 +86,17 @@ def image_folder(
     Raises:
         ArgumentError: fewer than two classes, or an argument that is not valid.
         FileNotFoundError: no such folder, or one without images.
+
+    Warns:
+        UserWarning: there are files of other endings, which are passed over.
     """
     if on_bad_image not in ("error", "skip"):
         raise ArgumentError(f"on_bad_image must be error or skip; got {on_bad_image!r}")
     dataset = _Images(root, build_transform(augmentation, size, resize), on_bad_image == "skip")
     if len(dataset.classes) < 2:
         raise ArgumentError(f"{root} holds one class only: {dataset.classes[0]!r}")
+    if dataset.passed_over and dist.get_local_rank() == 0:
+        warnings.warn(_listed(root, dataset.passed_over), stacklevel=2)
     return Source(
         dataset,
         num_classes=len(dataset.classes),
@@ -78,5 +105,22 @@ def image_folder(
         collate=collate,
         device_transform=Normalize(IMAGENET_MEAN, IMAGENET_STD),
         random=augmentation != "center_crop",
+        passed_over=dict(dataset.passed_over),
         skipped=dataset.skipped,
+    )
+
+
+def _read(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return to_rgb(image)
+
+
+def _listed(root: str, passed_over: Counter[str]) -> str:
+    """Say how many files are passed over, and of which endings."""
+    most_first = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    endings = [f"{ending} ({count:,})" for ending, count in most_first]
+    more = f", and {len(endings) - 5} other endings" if len(endings) > 5 else ""
+    return (
+        f"passed over {passed_over.total():,} files in {root}, of the endings "
+        f"{', '.join(endings[:5])}{more}; read are {', '.join(IMG_EXTENSIONS)}"
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
@@ -18,6 +19,8 @@ from composer_attn.errors import ArgumentError
 # Of ImageNet's training images, in units of the brightest value; what torchvision's weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Formats of whose images with one channel some versions of Pillow widen 16 bits to 32.
+_SIXTEEN_BITS = ("PNG", "PPM")
 
 
 def _center_crop(size: int, resize: int) -> list[v2.Transform]:
@@ -73,6 +76,25 @@ def build_transform(augmentation: str, size: int, resize: int) -> v2.Transform:
             f"size must be at most resize={resize} under {augmentation}; got {size}"
         )
     return v2.Compose([*AUGMENTATIONS[augmentation](size, resize), v2.PILToTensor()])
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image of any kind into one of 8 bits a channel, red, green and blue.
+
+    Of 16 bits the upper 8 count, as Pillow has it where the channels are three; with one channel it
+    would cut off whatever is above 255, which leaves white.
+
+    Raises:
+        ArgumentError: nothing tells what the brightest value of its numbers is.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ArgumentError(
+            f"its numbers (Pillow's mode {image.mode}) have no brightest value that is known: save "
+            "it with 8 or 16 bits"
+        )
+    return image.convert("RGB")
 
 
 def collate(samples: list[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from composer_attn.runs.data.images import (
     Normalize,
     build_transform,
     collate,
+    to_rgb,
 )
 from composer_attn.runs.data.seeded import seeded
 from composer_attn.runs.data.source import Source
@@ -56,7 +57,7 @@ def mds(
         def __getitem__(self, sample_id: int) -> tuple[Any, int]:
             sample = super().__getitem__(sample_id)
             with seeded(self.shuffle_seed, self.next_epoch, sample_id):
-                image = transform(sample[image_column].convert("RGB"))
+                image = transform(to_rgb(sample[image_column]))
             return image, int(sample[label_column])
 
     def build(batch_size: int, shuffle: bool, shuffle_seed: int) -> StreamingDataset:

@@ -1,7 +1,7 @@
 """What every dataset of ours comes as."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,7 @@ class Source:
         device_transform: changes a batch of images where it is used, on the device.
         random: whether a sample is drawn at random (augmented) each time.
         streams: whether ``dataset`` builds a stream.
+        passed_over: how many files were not taken for samples, by their endings.
         skipped: returns the number of samples left out so far, unreadable.
     """
 
@@ -33,4 +34,5 @@ class Source:
     device_transform: Callable[[Tensor], Tensor] | None = None
     random: bool = False
     streams: bool = False
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     skipped: Callable[[], int] = int

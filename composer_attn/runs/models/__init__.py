@@ -5,7 +5,15 @@ from composer_attn.runs.models.build import (
     build_model,
     build_network,
     num_classes_of,
+    with_num_classes,
 )
 from composer_attn.runs.models.table import MODELS
 
-__all__ = ["MODELS", "MODEL_ARGUMENTS", "build_model", "build_network", "num_classes_of"]
+__all__ = [
+    "MODELS",
+    "MODEL_ARGUMENTS",
+    "build_model",
+    "build_network",
+    "num_classes_of",
+    "with_num_classes",
+]

@@ -30,7 +30,21 @@ def num_classes_of(section: dict[str, Any]) -> int:
     """Return the width of a network's last layer: as the section says, or the network's default."""
     parameters = inspect.signature(MODELS[section["name"]]).parameters
     default = parameters["num_classes"].default if "num_classes" in parameters else 1000
-    return section.get("num_classes", default)
+    given = section.get("num_classes")
+    return default if given is None else given
+
+
+def with_num_classes(section: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """Return a model section with the number of classes of its data, where it gives none itself.
+
+    Weights that are published go with the last layer that they were trained with.
+    """
+    weights = section.get("weights")
+    if section.get("num_classes") is not None:
+        return section
+    if weights is not None and not is_file(weights):
+        return {name: value for name, value in section.items() if name != "num_classes"}
+    return {**section, "num_classes": num_classes}
 
 
 def build_network(section: dict[str, Any]) -> nn.Module:

@@ -11,7 +11,9 @@ from composer_attn.errors import ArgumentError
 def is_file(weights: Any) -> bool:
     """Say whether ``weights`` means a file, rather than the name of published weights."""
     text = str(weights)
-    return "/" in text or text.endswith((".pt", ".pth", ".bin")) or Path(text).exists()
+    return (
+        "/" in text or text.endswith((".pt", ".pth", ".bin", ".safetensors")) or Path(text).exists()
+    )
 
 
 def check_published(model: str, weights: str) -> None:

@@ -104,10 +104,10 @@ class Comparison:
         difference, plain = self.difference(variant), self.baseline(variant)
         if difference is None or plain is None:
             return ""
-        spreads = (self.result(variant).spread, self.result(plain).spread)
-        if None in spreads:
+        own, other = self.result(variant).spread, self.result(plain).spread
+        if own is None or other is None:
             return "one seed: no spread"
-        spread = (spreads[0] ** 2 + spreads[1] ** 2) ** 0.5
+        spread = (own**2 + other**2) ** 0.5
         return "larger than the spread" if abs(difference) > spread else "within the spread"
 
     def relative_speed(self, variant: Variant) -> float | None:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from composer_attn.runs.history import Moment
 from composer_attn.runs.report.compare import Comparison
 from composer_attn.runs.report.excitation_plots import excitation_plots
 from composer_attn.runs.report.records import Record
@@ -38,7 +40,7 @@ class Plot:
 @dataclass(frozen=True)
 class _Axis:
     label: str
-    get: Callable[[Record, object], float]
+    get: Callable[[Record, Moment], float]
 
 
 _IMAGES = _Axis("images seen (thousands)", lambda run, moment: moment.sample / 1000)
@@ -88,7 +90,8 @@ def _draw_curves(
     """Draw a line for every run; return what each variant's lines end at."""
     ends = []
     for variant in comparison.variants:
-        style, last = style_of(comparison, variant), []
+        style = style_of(comparison, variant)
+        last: list[float] = []
         for run in variant.runs:
             points = [
                 (axis.get(run, moment), value * scale)
@@ -114,7 +117,8 @@ def _add_epochs(axes: Axes, comparison: Comparison) -> None:
     }
     if len(lengths) == 1:
         images = lengths.pop() / 1000
-        above = axes.secondary_xaxis("top", functions=(lambda x: x / images, lambda x: x * images))
+        scales = (lambda x: np.divide(x, images), lambda x: np.multiply(x, images))
+        above = axes.secondary_xaxis("top", functions=scales)
         above.set_xlabel("epochs")
         above.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -137,9 +141,10 @@ def _costs(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure]
             style = style_of(comparison, variant) | {"linestyle": "none"}
             x, y = cost.mean * scale, result.mean * percent
             axes.plot(x, y, label=variant.label, **style, ms=9)
-            spreads = {"xerr": (cost.spread or 0) * scale, "yerr": (result.spread or 0) * percent}
             if result.spread is not None:
-                axes.errorbar(x, y, **spreads, capsize=3, color=style["color"], linestyle="none")
+                xerr, yerr = (cost.spread or 0) * scale, result.spread * percent
+                color = style["color"]
+                axes.errorbar(x, y, yerr, xerr, capsize=3, color=color, linestyle="none")
             told.append(f"{variant.label} {y:.4g} at {x:.4g}")
         if told:
             axes.set(xlabel=label, ylabel=unit)

@@ -22,7 +22,7 @@ _LINES = (
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
-RC: dict[str, Any] = {
+RC: Any = {
     "axes.edgecolor": INK,
     "axes.grid": True,
     "axes.labelcolor": INK,

@@ -1,5 +1,8 @@
 """Folders of images: what is read, how it is augmented and batched, what is refused."""
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +12,7 @@ from composer_attn.errors import ArgumentError
 from composer_attn.runs.data import build_loader
 from composer_attn.runs.data.image_folder import image_folder
 from composer_attn.runs.data.images import AUGMENTATIONS, Normalize, build_transform
-from tests.pictures import picture, write_image_folder
+from tests.pictures import picture, write_image_folder, write_png
 
 
 @pytest.fixture
@@ -96,8 +99,74 @@ def test_a_bad_image_is_an_error_that_names_the_file(folder):
     bad = folder / "train" / "class1" / "3.jpg"
     bad.write_bytes(bad.read_bytes()[:200])
     source = image_folder(f"{folder}/train", "resnet", size=16)
-    with pytest.raises(ArgumentError, match=r"class1/3\.jpg cannot be read as an image"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"class1/3\.jpg cannot be read as an image: .*on_bad_image: skip leaves",
+    ):
         batches(source)
+
+
+def test_images_of_sixteen_bits_keep_their_brightness(folder):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    for path in (folder / "val").rglob("*.jpg"):
+        write_png(path.with_suffix(".png"), ramp)
+        path.unlink()
+    source = image_folder(f"{folder}/val", "center_crop", size=8, resize=8)
+    image, _ = source.dataset[0]
+    assert torch.equal(image, torch.from_numpy(ramp // 256).to(torch.uint8).expand(3, 8, 8))
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_numbers_of_no_known_range_are_bad_images(folder, skip):
+    path = folder / "val" / "class0" / "0.tif"
+    Image.fromarray(np.ones((8, 8), np.float32)).save(path)
+    action = "skip" if skip else "error"
+    source = image_folder(f"{folder}/val", "center_crop", 8, 8, on_bad_image=action)
+    index = [sample for sample, _ in source.dataset.samples].index(str(path))
+    if skip:
+        assert source.dataset[index] is None
+        assert source.skipped() == 1
+    else:
+        with pytest.raises(ArgumentError, match=r"0\.tif cannot be read as an image: its numbers"):
+            source.dataset[index]
+
+
+def test_an_image_that_would_swell_is_a_bad_image(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    source = image_folder(f"{folder}/val", "center_crop", 8, 8, on_bad_image="skip")
+    assert source.dataset[0] is None
+
+
+def test_files_of_other_endings_are_counted_and_named(folder):
+    for number in range(3):
+        picture(0, number).save(folder / "val" / "class0" / f"{number}.GIF")
+    (folder / "val" / "class1" / "deep").mkdir()
+    (folder / "val" / "class1" / "deep" / "notes.txt").touch()
+    (folder / "val" / "class1" / ".DS_Store").touch()
+    picture(0, 0).save(folder / "val" / "class2" / "0.WEBP")  # which is read
+    said = (
+        r"^passed over 5 files in .*val, of the endings \.gif \(3\), "
+        r"\.DS_Store \(1\), \.txt \(1\); read are \.jpg, "
+    )
+    with pytest.warns(UserWarning, match=said):
+        source = image_folder(f"{folder}/val", "center_crop", 8, 8)
+    assert source.passed_over == {".gif": 3, ".txt": 1, ".DS_Store": 1}
+    assert len(source.dataset) == 3 * 4 + 1
+
+
+def test_a_class_of_nothing_but_other_endings_says_so(folder):
+    for path in (folder / "val" / "class0").iterdir():
+        path.rename(path.with_suffix(".gif"))
+    with pytest.raises(
+        FileNotFoundError, match=r"classes class0\. passed over 4 .* \.gif \(4\); r"
+    ):
+        image_folder(f"{folder}/val", "center_crop", 8, 8)
+
+
+def test_a_folder_of_images_alone_says_nothing(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_folder(f"{folder}/val", "center_crop", 8, 8).passed_over == {}
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,0 +1,31 @@
+"""Where loggers put their files, unless the config says otherwise: into the run's folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from composer.core import Callback
+from composer.loggers import FileLogger, TensorboardLogger
+
+
+def keep_in_folder(
+    loggers: list[Callback], sections: Mapping[str, Mapping[str, Any] | None], folder: str | Path
+) -> None:
+    """Give the loggers that write files, and were not told where, a place in a run's folder.
+
+    TensorBoard's go to ``<folder>/tensorboard``, and a file logger's text to
+    ``<folder>/logs-rank0.txt``. Composer's own defaults are folders in the working directory, where
+    a second run of the same name writes into those of the first.
+
+    Args:
+        loggers: as they were built, not yet in use.
+        sections: the config's ``loggers``, in the same order.
+        folder: the run's save folder.
+    """
+    for logger, arguments in zip(loggers, sections.values(), strict=True):
+        given = arguments or {}
+        if isinstance(logger, TensorboardLogger) and given.get("log_dir") is None:
+            logger.log_dir = str(Path(folder) / "tensorboard")
+        elif isinstance(logger, FileLogger) and given.get("filename") is None:
+            escaped = str(folder).replace("{", "{{").replace("}", "}}")
+            logger.filename_format = f"{escaped}/logs-rank{{rank}}.txt"

@@ -1,0 +1,83 @@
+"""Methods that fold norms or merge branches are refused above an attended module.
+
+A network's own ``fuse()`` or ``reparameterize()`` builds other convolutions from its weights, and
+throws the modules away that were attended.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from inspect import Parameter, isfunction, signature
+
+from torch import nn
+
+from composer_attn.attention.own_method import OwnMethod
+from composer_attn.errors import ModelError
+from composer_attn.surgery.attend import is_attended
+from composer_attn.surgery.folding import ADVICE
+
+# What networks and packages call the method that folds a module's norms, or merges its branches.
+FOLDING_METHODS = (
+    "fuse",
+    "fuse_convs",
+    "fuse_model",
+    "merge_bn",
+    "merge_kernel",
+    "reparam",
+    "reparameterize",
+    "structural_reparam",
+    "switch_to_deploy",
+)
+
+
+def refuse_folding(model: nn.Module) -> None:
+    """Let the folding methods of every module above an attended one raise a ModelError."""
+    for module in model.modules():
+        for name in _folding_methods(module):
+            if _attended_below(module):
+                vars(module)[name] = OwnMethod(module, partial(_fold_if_unattended, name))
+
+
+def allow_folding(model: nn.Module) -> None:
+    """Undo :func:`refuse_folding`."""
+    for module in model.modules():
+        for name in FOLDING_METHODS:
+            if _is_refusal(vars(module).get(name)):
+                del vars(module)[name]
+
+
+def _folding_methods(module: nn.Module) -> Iterator[str]:
+    """List a module's methods that fold: by name, and by taking no argument that they need.
+
+    A ``fuse(a, b)`` that takes feature maps is another thing.
+    """
+    for name in FOLDING_METHODS:
+        method = getattr(type(module), name, None)
+        if not isfunction(method) or name in vars(module):
+            continue
+        needed = [
+            p
+            for p in list(signature(method).parameters.values())[1:]
+            if p.default is Parameter.empty
+            and p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        ]
+        if not needed:
+            yield name
+
+
+def _is_refusal(method: object) -> bool:
+    function = getattr(method, "function", None)
+    return isinstance(function, partial) and function.func is _fold_if_unattended
+
+
+def _attended_below(module: nn.Module) -> list[str]:
+    return [n for n, m in module.named_modules() if m is not module and is_attended(m)]
+
+
+def _fold_if_unattended(name: str, module: nn.Module, *args, **kwargs):
+    sites = _attended_below(module)
+    if sites:
+        raise ModelError(
+            f"{type(module).__name__}.{name}() would fold norms or merge branches of attended "
+            f"modules ({', '.join(sites[:3])}{', ...' if len(sites) > 3 else ''}): {ADVICE}"
+        )
+    return getattr(type(module), name)(module, *args, **kwargs)

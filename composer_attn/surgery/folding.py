@@ -1,0 +1,89 @@
+"""Tell when others' code folds a batch norm into a convolution, where one of both is attended.
+
+``norm(attention(conv(x)))`` is no convolution, nor is ``attention(conv(x))`` with the norm's scale
+in the convolution's weights. What folds (torch, detectors, other packages) does not ask: it gives
+the convolution other weights, or a bias that it did not have.
+"""
+
+import sys
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from composer_attn.errors import ModelError
+
+try:
+    from torch.ao.quantization import fuser_method_mappings
+except ImportError:  # where torch has given it to another package
+    fuser_method_mappings = None
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+ADVICE = (
+    "fold before the surgery, or call detach_attention first (it returns the trained attentions); "
+    "torch.fx.experimental.optimization.fuse folds the other norms and leaves attended ones alone"
+)
+
+
+def is_rescaled_by(norm: nn.Module, old: Tensor | None, new: Tensor | None) -> bool:
+    """Say whether new weights of a convolution are the old ones times the scale of a norm."""
+    if old is None or new is None or old.shape != new.shape or old.is_meta or new.is_meta:
+        return False
+    variance, weight = norm.running_var, norm.weight
+    if variance is None or variance.numel() != len(old) or variance.device != old.device:
+        return False
+    scale = torch.rsqrt(variance + norm.eps) * (1 if weight is None else weight.detach())
+    expected = old.detach() * scale.reshape(-1, *[1] * (old.dim() - 1))
+    return torch.allclose(new.detach().double(), expected.double(), rtol=1e-3)
+
+
+def norms_of_caller() -> list[nn.Module]:
+    """List the batch norms among the variables of the function that gives a module a parameter.
+
+    Other weights alone do not tell a fold from a new initialization; with the norm at hand they do.
+    """
+    frame = sys._getframe(1)
+    on_the_way = ("torch.nn.modules.module", "composer_attn.surgery.registration", __name__)
+    while frame is not None and frame.f_globals.get("__name__") in on_the_way:
+        frame = frame.f_back
+    held = [] if frame is None else list(frame.f_locals.values())
+    return [value for value in held if isinstance(value, _BatchNorm)]
+
+
+def _refuse_fuse_modules(is_qat: bool, *modules: nn.Module) -> None:
+    kinds = ", ".join(type(module).__name__ for module in modules)
+    raise ModelError(
+        f"fuse_modules cannot fold {kinds}, of which one is attended or computed jointly with an "
+        f"attended module: {ADVICE}"
+    )
+
+
+_extensions: dict[type, list[type]] = {}
+_origins: dict[type, type] = {}
+
+
+def refuse_fuse_modules(cls: type, original: type) -> None:
+    """Register a class of ours with ``torch.ao.quantization.fuse_modules``, to be refused clearly.
+
+    It looks modules up by their exact class, and fails on others with a bare AssertionError.
+
+    Args:
+        cls: a class that extends another.
+        original: what it extends.
+    """
+    try:
+        table = fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD
+    except AttributeError:
+        return
+    plain = [kinds for kinds, fuser in table.items() if fuser is not _refuse_fuse_modules]
+    origin = _origins.get(original, original)
+    if not any(origin in kinds for kinds in plain):
+        return
+    _origins[cls] = origin
+    _extensions.setdefault(origin, []).append(cls)
+    for kinds in plain:
+        for combination in product(*([kind, *_extensions.get(kind, ())] for kind in kinds)):
+            if combination != kinds:
+                table[combination] = _refuse_fuse_modules

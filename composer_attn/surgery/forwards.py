@@ -1,0 +1,37 @@
+"""The forwards that classes of attended modules get."""
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
+
+
+def first_parameter(forward: Callable) -> str | None:
+    """Return the name after self; None where there is none, or no signature."""
+    try:
+        parameters = list(signature(forward).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    named = len(parameters) > 1 and parameters[1].kind is Parameter.POSITIONAL_OR_KEYWORD
+    return parameters[1].name if named else None
+
+
+def staying(mixin: type, one_input: bool) -> Callable:
+    """Return a forward that computes what the module does now, however long it has been kept.
+
+    Others (Accelerate) keep a module's forward, and set another on the instance that calls it:
+    when that is called, the module may have been detached.
+    """
+    if one_input:
+        return lambda self, input: (
+            mixin.forward(self, input)
+            if isinstance(self, mixin)
+            else type(self).forward(self, input)
+        )
+
+    @wraps(mixin.forward)
+    def forward(self, *args, **kwargs):
+        if isinstance(self, mixin):
+            return mixin.forward(self, *args, **kwargs)
+        return type(self).forward(self, *args, **kwargs)
+
+    return forward

@@ -1,0 +1,51 @@
+"""Attention that a surgery added, under a module that attends no more."""
+
+from torch import nn
+
+from composer_attn.errors import ModelError
+from composer_attn.surgery.attend import CHILD, is_attended
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.registration import side_of
+
+
+def find_orphans(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that hold an attention of ours and no longer pass anything through it.
+
+    Such a module was given another class (``module.__class__ = ...``), or was built anew from the
+    tables of an attended one.
+    """
+    return {
+        name: module
+        for name, module in walk(model)
+        # A bare nn.Module is a shelf in a graph of torch.fx, which calls the attention itself; a
+        # scripted module has no class to extend.
+        if type(module) is not nn.Module
+        and isinstance(module._modules, dict)
+        and not is_attended(module)
+        and side_of(module._modules.get(CHILD))
+    }
+
+
+def describe_orphans(model: nn.Module) -> str:
+    """Say which modules of a model hold attention and do not attend; empty where none does."""
+    orphans = find_orphans(model)
+    if not orphans:
+        return ""
+    listed = [f"{name or 'the model'} ({type(m).__name__})" for name, m in orphans.items()]
+    return (
+        f"{len(orphans)} modules hold attention that their output no longer passes through: "
+        f"{', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}. After the surgery something "
+        "gave them another class, or built them anew: do that before the surgery. "
+        "detach_attention takes such attention out"
+    )
+
+
+def check_no_orphans(model: nn.Module) -> None:
+    """Make sure that every attention of ours in a model takes part in what it computes.
+
+    Raises:
+        ModelError: some do not.
+    """
+    trouble = describe_orphans(model)
+    if trouble:
+        raise ModelError(trouble)

@@ -1,0 +1,113 @@
+"""Copies of modules that have shapes but no values, to be run without touching the originals."""
+
+import copy
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FunctionType, MethodType
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from composer_attn.surgery.attend import is_attended, original_class
+
+_MOST_COPIES = 20_000
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+class _Budget(dict):
+    """A memo of deepcopy that ends what copies half the program: a module may know its trainer."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        if len(self) > _MOST_COPIES:
+            raise ValueError("its attributes hold more than can be copied")
+        super().__setitem__(key, value)
+
+
+class Shadow:
+    """A copy of a module on the meta device: in evaluation mode, unattended, without hooks.
+
+    Whatever its forward sets, appends or counts on itself is lost with the copy.
+
+    Attributes:
+        module: the copy.
+        names: of the copy's modules, by module: the first name that each goes by.
+    """
+
+    def __init__(self, original: nn.Module):
+        self._copies: dict[int, object] = _Budget()
+        self.module: nn.Module = self._module(original)
+        self.names: dict[nn.Module, str] = {m: name for name, m in self.module.named_modules()}
+
+    def _copy(self, value: object) -> object:
+        if id(value) in self._copies:
+            return self._copies[id(value)]
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        if isinstance(value, Tensor):
+            found = self._copies[id(value)] = _meta(value)
+            return found
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            return MethodType(value.__func__, self._copy(value.__self__))
+        if isinstance(value, FunctionType | type):
+            return value
+        if type(value) is list:
+            found = self._copies[id(value)] = []
+            found.extend(self._copy(item) for item in value)
+            return found
+        if type(value) is tuple:
+            return tuple(self._copy(item) for item in value)
+        if isinstance(value, dict):
+            found = self._copies[id(value)] = copy.copy(value)
+            found.update({key: self._copy(item) for key, item in value.items()})
+            return found
+        return copy.deepcopy(value, self._copies)
+
+    def _module(self, original: nn.Module) -> nn.Module:
+        if "forward" in vars(original):
+            raise ValueError("its forward was replaced on the instance")
+        cls = original_class(original) if is_attended(original) else type(original)
+        found = self._copies[id(original)] = object.__new__(cls)
+        tables = {
+            name: type(value)() if name in _HOOKS else self._copy(value)
+            for name, value in vars(original).items()
+        }
+        vars(found).update(tables, training=False)
+        return found
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    found = torch.empty(tensor.shape, dtype=dtype, device="meta")
+    return nn.Parameter(found, False) if isinstance(tensor, nn.Parameter) else found
+
+
+@contextmanager
+def no_traces() -> Iterator[None]:
+    """Run on shapes alone, whatever the caller's modes, and give random states back."""
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    with ExitStack() as stack:
+        # A plan with an example tries the surgery on fake tensors.
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        # What a forward makes without saying where.
+        stack.enter_context(torch.device("meta"))
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            if numpy:
+                numpy.random.set_state(states[1])

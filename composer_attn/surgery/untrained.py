@@ -1,0 +1,124 @@
+"""Notice, while training, that no optimizer holds the attention that a surgery has added.
+
+An optimizer is built from a list of parameters and is known to nobody but its owner, so a surgery
+cannot look for those that exist. But torch calls a hook after every step of any optimizer: the one
+that updates the weights of an attended module, and never its attention, is told apart there.
+"""
+
+import warnings
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from composer_attn.errors import UntrainedAttentionWarning
+from composer_attn.surgery.attend import CHILD
+
+# By the second step of one optimizer, any other that a loop has in use has made its first.
+_STEPS = 2
+
+
+@dataclass
+class _Site:
+    """An attention, the module it belongs to, and the weights whose optimizer should hold it too.
+
+    Nothing here keeps a network alive.
+    """
+
+    name: str
+    module: weakref.ref[nn.Module]
+    attention: weakref.ref[nn.Module]
+    owner: weakref.ref[nn.Module]
+
+    def untrained(self) -> list[nn.Parameter]:
+        """List the attention's parameters that have gradients, while it is still in its place."""
+        module, attention = self.module(), self.attention()
+        if module is None or attention is None or module._modules.get(CHILD) is not attention:
+            return []
+        return [p for p in attention.parameters() if p.requires_grad and p.grad is not None]
+
+    def weights(self) -> list[nn.Parameter]:
+        """List the parameters of the module that the attention goes with, without its own."""
+        owner, attention = self.owner(), self.attention()
+        if owner is None or attention is None:
+            return []
+        own = {id(p) for p in attention.parameters()}
+        return [p for p in owner.parameters() if id(p) not in own]
+
+
+@dataclass(eq=False)
+class _Watch:
+    """The sites of one surgery, and how often each optimizer has made a step since."""
+
+    sites: list[_Site]
+    steps: "weakref.WeakKeyDictionary[Optimizer, int]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+
+    def is_over(self) -> bool:
+        """Return whether the network is gone, or its attention."""
+        return all(site.module() is None or site.attention() is None for site in self.sites)
+
+    def untrained_after_step(self, optimizer: Optimizer) -> list[str] | None:
+        """Name the sites that an optimizer leaves out; None while that cannot be said."""
+        steps = self.steps[optimizer] = self.steps.get(optimizer, 0) + 1
+        if steps != _STEPS:
+            return None
+        own = _held(optimizer)
+        if not any(id(p) in own for site in self.sites for p in site.weights()):
+            return None
+        held = set().union(*(_held(other) for other in list(self.steps)))
+        return [s.name for s in self.sites if any(id(p) not in held for p in s.untrained())]
+
+
+_watches: list[_Watch] = []
+_hooks: list[RemovableHandle] = []
+
+
+def watch(attended: Mapping[str, tuple[nn.Module, nn.Module, nn.Module]]) -> None:
+    """Warn if an optimizer comes to train the modules, but not the attention, of a surgery.
+
+    Args:
+        attended: by the name of each site, the attended module, its attention, and the module whose
+            weights the attention goes with.
+    """
+    _watches[:] = [earlier for earlier in _watches if not earlier.is_over()]
+    sites = [
+        _Site(name, *(weakref.ref(module) for module in modules))
+        for name, modules in attended.items()
+    ]
+    if sites:
+        _watches.append(_Watch(sites))
+    if not _hooks:  # never removed: torch iterates over its hooks while they run
+        _hooks.append(register_optimizer_step_post_hook(_after_step))
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for each in list(_watches):
+        lost = each.untrained_after_step(optimizer)
+        if lost is not None or each.is_over():
+            _watches.remove(each)
+        if lost:
+            _warn(optimizer, lost)
+
+
+def _held(optimizer: Optimizer) -> set[int]:
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def _warn(optimizer: Optimizer, names: list[str]) -> None:
+    warnings.warn(
+        f"{type(optimizer).__name__} trains the network, but not the attention of "
+        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, which was added after the "
+        "optimizer was built: pass it to the surgery as optimizers=, or build it afterwards",
+        UntrainedAttentionWarning,
+        stacklevel=4,  # where step was called
+    )
