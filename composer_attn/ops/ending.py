@@ -35,7 +35,7 @@ class Ending:
         return getattr(self.passes, name)
 
     @property
-    def plain(self) -> "Ending":
+    def in_plain_torch(self) -> "Ending":
         """The same in plain torch."""
         return Ending(plain_passes, plain_activated, self.activation)
 

@@ -46,7 +46,7 @@ class Region:
     def back(self, *gradients: Tensor | None) -> ModuleType:
         """Return the passes to go back by: plain ones where gradients come in batches."""
         by_hand = not (traced() or any(map(is_batch, gradients)))
-        return self.passes if by_hand else getattr(self.passes, "plain", plain)
+        return self.passes if by_hand else getattr(self.passes, "in_plain_torch", plain)
 
 
 class Moments(torch.autograd.Function):

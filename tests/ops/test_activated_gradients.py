@@ -8,7 +8,9 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from composer_attn.ops import attend_then_normalize
 from composer_attn.ops.activations import ACTIVATIONS
+from tests.ops import regions
 from tests.ops.activated_regions import PARTS, build, results
 from tests.ops.regions import SMALL, distance, draw
 
@@ -116,6 +118,20 @@ def test_gradients_in_batches(parts, backend):
         torch.testing.assert_close(together, torch.stack(each), rtol=1e-11, atol=1e-11)
     of_x = torch.func.vmap(lambda dy: torch.autograd.grad(y, x, dy, retain_graph=True)[0])
     torch.testing.assert_close(of_x(many), batch[0], rtol=1e-11, atol=1e-11)
+
+
+@each_backend
+@pytest.mark.parametrize("own", [False, True])
+def test_gradients_in_batches_through_an_activation_at_the_end(backend, own):
+    case, x = regions.build(SMALL), draw(SMALL).requires_grad_()
+    if own:
+        case.attention.logits_by_hand = lambda: None
+    y = attend_then_normalize(x, case.attention, case.norm, backend, activation="silu")
+    wanted, many = [x, *case.parameters()], torch.randn(3, *SMALL, dtype=x.dtype)
+    single = [torch.autograd.grad(y, wanted, dy, retain_graph=True) for dy in many]
+    batch = torch.autograd.grad(y, wanted, many, is_grads_batched=True, retain_graph=True)
+    for together, *each in zip(batch, *single, strict=True):
+        torch.testing.assert_close(together, torch.stack(each), rtol=1e-11, atol=1e-11)
 
 
 @each_parts
