@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from composer_attn.algorithms import ECA, SqueezeExcite
+    from composer_attn.algorithms import ECA, Attention, SqueezeExcite
     from composer_attn.attention import (
+        ChannelAttention,
         EfficientChannelAttention,
         SqueezeExcitation,
         eca_kernel_size,
+        register_attention,
     )
     from composer_attn.callbacks import ExcitationMonitor
     from composer_attn.functional import (
+        apply_attention,
         apply_eca,
         apply_squeeze_excite,
         attended_modules,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
         expanded_copy,
         fuse_attention,
         load_weights,
+        plan_attention,
         plan_eca,
         plan_squeeze_excite,
         remove_attention,
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Attention": "algorithms",
+    "ChannelAttention": "attention",
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
@@ -51,6 +57,7 @@ _HOMES = {
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
     "SurgeryPlan": "surgery",
+    "apply_attention": "functional",
     "apply_eca": "functional",
     "apply_squeeze_excite": "functional",
     "attended_modules": "functional",
@@ -59,8 +66,10 @@ _HOMES = {
     "expanded_copy": "functional",
     "fuse_attention": "functional",
     "load_weights": "functional",
+    "plan_attention": "functional",
     "plan_eca": "functional",
     "plan_squeeze_excite": "functional",
+    "register_attention": "attention",
     "register_block": "surgery",
     "register_existing_attention": "surgery",
     "remove_attention": "functional",
@@ -69,6 +78,8 @@ _HOMES = {
 
 __all__ = [
     "ECA",
+    "Attention",
+    "ChannelAttention",
     "EfficientChannelAttention",
     "ExcitationMonitor",
     "FusedSite",
@@ -77,6 +88,7 @@ __all__ = [
     "SqueezeExcitation",
     "SqueezeExcite",
     "SurgeryPlan",
+    "apply_attention",
     "apply_eca",
     "apply_squeeze_excite",
     "attended_modules",
@@ -85,8 +97,10 @@ __all__ = [
     "expanded_copy",
     "fuse_attention",
     "load_weights",
+    "plan_attention",
     "plan_eca",
     "plan_squeeze_excite",
+    "register_attention",
     "register_block",
     "register_existing_attention",
     "remove_attention",

@@ -1,5 +1,7 @@
 """Argument checks that several floors share; each message says what would be valid."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
 
@@ -30,3 +32,13 @@ def is_real(value: object) -> bool:
         return isfinite(value)
     except OverflowError:  # a whole number beyond the floats
         return False
+
+
+def unknown(what: str, name: object, valid: Iterable[str]) -> str:
+    """Say that a name is unknown, which is the nearest valid one, and which are valid at all."""
+    names = sorted(valid)
+    near = [valid for valid in names if valid.startswith(f"{name}_")]
+    near = near or get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+    return f"unknown {what} {name!r}{hint} Valid: {shown}"

@@ -22,6 +22,8 @@ _Patterns = Annotated[list[str] | None, typer.Option(help="Glob of names; repeat
 _Text = Annotated[str | None, typer.Option()]
 _Number = Annotated[float | None, typer.Option()]
 
+_imported: list[str] = []
+
 _INVALID = 1
 _REFUSED = 2
 _INTERRUPTED = 130
@@ -44,8 +46,23 @@ def main(
             "--version", callback=_print_version, is_eager=True, help="Print the version, and stop."
         ),
     ] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="A module that registers attentions; repeatable."),
+    ] = None,
 ) -> None:
     """Channel attention for any CNN, trained with MosaicML Composer from YAML."""
+    _imported[:] = imports or []
+    if not _imported:
+        return
+    from composer_attn.errors import ArgumentError
+    from composer_attn.runs.imports import import_modules
+
+    try:
+        import_modules(_imported)
+    except ArgumentError as error:
+        print(f"composer-attn: {error}", file=sys.stderr)
+        raise typer.Exit(_REFUSED) from error
 
 
 @app.command()
@@ -84,7 +101,8 @@ def _again(config: Path, overrides: list[str] | None, folder: str) -> str:
     """Return the command that goes on with a run."""
     kept = [o for o in overrides or [] if o.split("=")[0] not in ("save_folder", "autoresume")]
     added = [f"save_folder={folder}", "autoresume=true"]
-    return shlex.join(["composer-attn", "train", str(config), *kept, *added])
+    imports = [word for module in _imported for word in ("--import", module)]
+    return shlex.join(["composer-attn", *imports, "train", str(config), *kept, *added])
 
 
 @app.command()
@@ -109,7 +127,15 @@ def validate(configs: _Files) -> None:
 @app.command()
 def plan(
     model: Annotated[str, typer.Argument(help="A network's name, or a run's YAML file.")],
-    algorithm: Annotated[str | None, typer.Option(help="squeeze_excite or eca.")] = None,
+    own: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARGUMENT=VALUE]...", help="The attention's arguments, like reduction=4."
+        ),
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="An attention's name, like eca or squeeze_excite.")
+    ] = None,
     image: Annotated[str | None, typer.Option(help="Like 3x224x224.")] = None,
     batch: Annotated[int, typer.Option(help="Number of images.")] = 1,
     placement: Annotated[
@@ -138,7 +164,7 @@ def plan(
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
     from composer_attn.errors import ArgumentError, ComposerAttnError
-    from composer_attn.runs.plan import make_plan, parse_kernel_sizes
+    from composer_attn.runs.plan import make_plan, parse_arguments, parse_kernel_sizes
     from composer_attn.runs.plan_report import as_json, show, write_csv
     from composer_attn.runs.shorthands import parse_number
 
@@ -160,7 +186,7 @@ def plan(
             "start": start,
             "bias": bias,
             "replace": replace,
-        }
+        } | parse_arguments(own or [])
         planned = make_plan(model, algorithm, arguments, image, batch)
     except ComposerAttnError as error:
         print(f"composer-attn: {'; '.join(str(error).splitlines())}", file=sys.stderr)
@@ -194,7 +220,7 @@ def study(
     from composer_attn.runs.study_command import run_study
 
     try:
-        failed = run_study(config or [], variants.split(","), seeds, out, ranks)
+        failed = run_study(config or [], variants.split(","), seeds, out, ranks, _imported)
     except ComposerAttnError as error:
         print(f"composer-attn: {error}", file=sys.stderr)
         raise typer.Exit(_REFUSED) from error

@@ -14,3 +14,15 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def registry():
+    """Let a test register attentions, of which no other test then knows."""
+    from composer_attn.attention import registry
+
+    before = dict(registry._registered)
+    yield registry
+    registry._registered.clear()
+    registry._registered.update(before)
+    registry._entry_points.cache_clear()

@@ -3,8 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Mapping
-from numbers import Integral
+from typing import Any, TypedDict
 
 from composer.algorithms.warnings import NoEffectWarning, NotIntendedUseWarning
 from composer.core import Algorithm, Event, State
@@ -12,8 +11,16 @@ from composer.loggers import Logger
 from composer.utils import reproducibility
 from torch import nn
 
+from composer_attn.algorithms.arguments import (
+    is_plain,
+    own_defaults,
+    plain,
+    qualified_name,
+    registered_name,
+)
 from composer_attn.algorithms.ranks import check_plans_agree
-from composer_attn.checks import is_real, whole_number
+from composer_attn.attention.registry import Attention
+from composer_attn.checks import whole_number
 from composer_attn.errors import (
     ArgumentError,
     AttentionRemovedError,
@@ -22,32 +29,54 @@ from composer_attn.errors import (
     PatternError,
     PlacementError,
 )
+from composer_attn.functional import apply_attention, plan_attention
 from composer_attn.functional.common import attends_nothing, why_nothing
+from composer_attn.functional.keywords import DEFAULTS as SURGERY_DEFAULTS
+from composer_attn.functional.keywords import SITES, Filter, Where, split
 from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import (
     FusionPlan,
+    Selection,
     SurgeryPlan,
     backends_of,
     check_model,
-    default_min_channels,
     describe_orphans,
     end_guard,
     find_attended,
     fuse_anew,
     leave_to_guard,
 )
-from composer_attn.surgery.names import as_patterns, unwrapped
+from composer_attn.surgery.names import unwrapped
 
 log = logging.getLogger(__name__)
 
 
+class Fused(TypedDict, total=False):
+    """How the attention of an algorithm is computed."""
+
+    fuse: bool
+    backend: str
+
+
+class AlgorithmKeywords(Where, Fused, total=False):
+    """The keywords that the algorithms share; their optimizers are the Trainer's."""
+
+    param_group: int | None
+
+
 class AttentionAlgorithm(Algorithm):
-    """Base of the algorithms: apply a function of ours to the model at ``Event.INIT``.
+    """Base of the algorithms: attend the model at ``Event.INIT``.
+
+    Args:
+        attention: a registered attention, or its name.
+        param_group: see :func:`composer_attn.apply_attention`, as for all that is not listed here.
+        filter_fn: likewise.
+        fuse: whether attention is computed jointly with the batch norm that it is joined to.
+        backend: what computes it.
 
     Attributes:
-        key: what the algorithm's hyperparameters are logged under.
-        function: the function of :mod:`composer_attn.functional` that does the work.
-        plan_function: its twin, which touches nothing.
+        key: the attention's name, under which the algorithm's hyperparameters are logged.
+        arguments: the others, as plain values.
         plan: what was done, after ``Event.INIT``.
         fusion: what was fused, after ``Event.AFTER_LOAD``; None where nothing was to be.
 
@@ -56,25 +85,27 @@ class AttentionAlgorithm(Algorithm):
             optimizer is noticed at ``Event.INIT``.
     """
 
-    key: str
-    function: Callable[..., SurgeryPlan]
-    plan_function: Callable[..., SurgeryPlan]
-
     def __init__(
         self,
+        attention: Attention,
+        *,
         param_group: int | None = None,
-        filter_fn=None,
+        filter_fn: Filter = None,
         fuse: bool = True,
         backend: str = "auto",
-        **arguments,
+        **arguments: Any,
     ):
-        for name in ("include", "exclude"):
-            arguments[name] = as_patterns(name, arguments[name])
-        if arguments["min_channels"] is None:
-            arguments["min_channels"] = default_min_channels(arguments["replace"])
-        self.param_group = _plain(param_group)
+        self.key = registered_name(attention)
+        sites, trained, own = split(arguments)
+        if trained:
+            raise ArgumentError("an algorithm takes no optimizers: those of the Trainer follow")
+        # All is written out, so that a checkpoint says so whatever the defaults will be.
+        selection = Selection(**sites)
+        written = {name: getattr(selection, name) for name in SITES if name != "filter_fn"}
+        own = own_defaults(self.key) | own
+        self.param_group = plain(param_group)
         self.filter_fn = filter_fn
-        self.arguments = {name: _plain(value) for name, value in arguments.items()}
+        self.arguments = {name: plain(value) for name, value in (own | written).items()}
         self.fuse = fuse
         self.backend = backend
         self.plan: SurgeryPlan | None = None
@@ -94,17 +125,25 @@ class AttentionAlgorithm(Algorithm):
         anything = dict(self.arguments, include=None, exclude=None, filter_fn=filter_fn)
         # It has no residual blocks either, and no site of any name.
         with contextlib.suppress(PlacementError, PatternError):
-            type(self).plan_function(nn.Identity(), **anything)
+            plan_attention(nn.Identity(), self.key, **anything)
+        for name, value in split(self.arguments)[2].items():
+            if not is_plain(value):
+                raise ArgumentError(
+                    f"{name} must be plain values, which a checkpoint can hold: numbers, texts, "
+                    f"None, and lists, tuples or dicts of them; got {value!r}"
+                )
 
     def __repr__(self) -> str:
         # Composer evaluates this from checkpoints, and compares it as text.
+        return f"{type(self).__name__}({', '.join(self._named_arguments())})"
+
+    def _named_arguments(self) -> list[str]:
         arguments = dict(
             self.arguments, param_group=self.param_group, fuse=self.fuse, backend=self.backend
         )
         if self.filter_fn is not None:
-            arguments["filter_fn"] = _name_of(self.filter_fn)
-        text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        return f"{type(self).__name__}({text})"
+            arguments["filter_fn"] = qualified_name(self.filter_fn)
+        return [f"{name}={value!r}" for name, value in arguments.items()]
 
     @staticmethod
     def required_on_load() -> bool:
@@ -142,8 +181,9 @@ class AttentionAlgorithm(Algorithm):
         # Every rank draws the same parameters (FSDP2 does not broadcast them), whatever its seed.
         with warnings.catch_warnings(), reproducibility.seed_context(state.rank_zero_seed):
             warnings.simplefilter("ignore", NothingAttendedWarning)
-            self.plan = type(self).function(
+            self.plan = apply_attention(
                 state.model,
+                self.key,
                 **self.arguments,
                 filter_fn=self.filter_fn,
                 optimizers=state.optimizers,
@@ -224,21 +264,8 @@ class AttentionAlgorithm(Algorithm):
             )
 
 
-def _plain(value):
-    """Return numbers of other libraries as Python's own, whose repr Composer can evaluate."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(held) for key, held in value.items()}
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    return float(value) if is_real(value) else value
-
-
-def _name_of(function) -> str:
-    if isinstance(function, str):
-        return function
-    # An object's own repr may hold its address, which differs from run to run.
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{function.__module__}.{name}"
+# What knows the defaults of the algorithms' keywords.
+DEFAULTS = (AttentionAlgorithm, *SURGERY_DEFAULTS)
 
 
 def _rebuilders(state: State, lost: list[str]) -> str:

@@ -1,15 +1,19 @@
 """What every channel attention shares: squeeze, compute logits, gate, scale."""
 
 from collections.abc import Callable
+from functools import reduce, wraps
+from operator import add
+from typing import TypedDict
 
 import torch.fx
 from torch import Tensor, nn
 
-from composer_attn.attention.gates import CLIPPED, GATES, SLOPES, find_gate
+from composer_attn.attention.gates import CLIPPED, GATES, RANGES, SLOPES, find_gate, find_range
 from composer_attn.attention.own_method import OwnMethod
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import (
+    channel_deviations,
     channel_maxima,
     channel_means,
     channel_vectors,
@@ -17,15 +21,21 @@ from composer_attn.ops import (
     scale_vectors,
 )
 
-# The paper's ablation (SENet, table 11 and section 7.1), by name.
-SQUEEZES = ("avg", "max", "none")
+# The names of the paper's ablation (SENet, table 11 and section 7.1); both averages and maxima, as
+# CBAM has it; and standard deviations.
+_SQUEEZES: dict[str, tuple[Callable[[Tensor, int], Tensor], ...]] = {
+    "avg": (channel_means,),
+    "max": (channel_maxima,),
+    "avg+max": (channel_means, channel_maxima),
+    "std": (channel_deviations,),
+    "none": (channel_vectors,),
+}
+SQUEEZES = tuple(_SQUEEZES)
 
 
-def squeeze_channels(x: Tensor, channels: int, squeeze: str) -> Tensor:
+def squeeze_channels(x: Tensor, channels: int, squeeze: str, index: int = 0) -> Tensor:
     """Squeeze a feature map ``(N, C, *spatial)`` to vectors of ``C`` channels each."""
-    if squeeze == "none":
-        return channel_vectors(x, channels)
-    return channel_maxima(x, channels) if squeeze == "max" else channel_means(x, channels)
+    return _SQUEEZES[squeeze][index](x, channels)
 
 
 def scale(x: Tensor, excitation: Tensor, squeeze: str) -> Tensor:
@@ -58,11 +68,21 @@ torch.fx.wrap("squeeze_channels")
 torch.fx.wrap("scale")
 
 
-class ChannelAttention(nn.Module):
-    """Base of the attentions: rescales the channels of ``x`` by ``excitation(x)``.
+class ChannelOptions(TypedDict, total=False):
+    """The arguments that every channel attention takes besides its own."""
 
-    A subclass builds its layers, then calls :meth:`zero_last_layer`; it names the layer that puts
-    out the logits in :attr:`last_layer`, and computes them from pooled averages in :meth:`logits`.
+    gate: str
+    start: str
+    squeeze: str
+
+
+class ChannelAttention(nn.Module):
+    """Base of channel attentions: rescales the channels of ``x`` by ``excitation(x)``.
+
+    ``excitation(x) = gate(logits(squeeze(x)))``. A subclass builds its layers and computes the
+    logits in :meth:`logits`; it may also squeeze (:meth:`apply_squeeze`) or gate
+    (:meth:`apply_gate`) in a way of its own. Then ``start="identity"``, fusion with batch norms,
+    the excitation monitor and the figures of a plan work for it, too.
 
     Args:
         channels: number of channels ``C`` of the input.
@@ -70,45 +90,97 @@ class ChannelAttention(nn.Module):
         start: ``paper`` leaves the layers at PyTorch's usual random initialization. ``identity``
             zeroes the last layer and centres the gate on 1, so that a new attention multiplies by
             exactly 1, and learns from there.
-        squeeze: ``avg`` pools each channel's average over space, ``max`` its maximum; ``none``
-            pools nothing: each position is excited by its own channels.
+        squeeze: ``avg`` pools each channel's average over space, ``max`` its maximum, ``std`` its
+            standard deviation; ``avg+max``: the logits of both, added; ``none`` pools nothing:
+            each position is excited by its own channels.
 
     Attributes:
+        sized_by: name of the argument (and attribute) that sizes the attention, if any: it may be
+            ``{pattern: value}`` in a surgery, and is what plans show.
         observer: called with every excitation that is computed, detached; ``None`` but for the
             moments in which somebody looks.
 
+    Shapes:
+        ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
+
     Raises:
         ArgumentError: an argument is not valid.
+
+    Example:
+        >>> from composer_attn import ChannelAttention
+        >>> class Affine(ChannelAttention):
+        ...     def __init__(self, channels, **options):
+        ...         super().__init__(channels, **options)
+        ...         self.layer = nn.Linear(channels, channels)
+        ...     def logits(self, squeezed):
+        ...         return self.layer(squeezed)
+        >>> x = torch.randn(2, 8, 4, 4)
+        >>> torch.equal(Affine(8, start="identity")(x), x)
+        True
     """
 
+    sized_by: str = ""
+    _pool: str = ""
     observer: Callable[[Tensor], None] | None = None
 
-    def __init__(self, channels: int, gate: str, start: str, squeeze: str):
+    def __init__(
+        self, channels: int, gate: str = "sigmoid", start: str = "paper", squeeze: str = "avg"
+    ):
         super().__init__()
         self.channels = whole_number("channels", channels)
         self.gate = gate
         self.start = start
-        self.squeeze = squeeze
         self._gate = find_gate(gate, start)
         if not isinstance(squeeze, str) or squeeze not in SQUEEZES:
             raise ArgumentError(f"squeeze must be one of {', '.join(SQUEEZES)}; got {squeeze!r}")
+        self.squeeze = self._pool = squeeze
+        if self._overrides("apply_squeeze"):
+            if squeeze in ("avg+max", "none"):
+                raise ArgumentError(
+                    f"{type(self).__name__} squeezes in a way of its own, which may start from "
+                    f"avg, max or std; got squeeze={squeeze!r}"
+                )
+            # For whoever takes a squeeze of that name to be averages, as fusion does.
+            self.squeeze = "own"
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        build = cls.__init__
+
+        @wraps(build)
+        def init(self, *args, **kwargs):
+            build(self, *args, **kwargs)
+            if type(self) is cls:  # every layer is there
+                self.zero_last_layer()
+
+        cls.__init__ = init
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer whose output is the logits."""
-        raise NotImplementedError
+        """The layer whose output is the logits; by default the one that was built last."""
+        return next(reversed(self._modules.values()), self)
 
-    def logits(self, means: Tensor) -> Tensor:
+    def logits(self, squeezed: Tensor) -> Tensor:
         """Compute the gate's input ``(N, C)`` from what was squeezed, ``(N, C)``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must compute its logits")
+
+    def apply_squeeze(self, x: Tensor) -> Tensor:
+        """Squeeze ``x (N, C, *spatial)`` to what :meth:`logits` takes, a row for each sample."""
+        return squeeze_channels(x, self.channels, self._pool or self.squeeze)
+
+    def apply_gate(self, logits: Tensor) -> Tensor:
+        """Compute the scales from the logits, ``(N, C)`` both.
+
+        One of a subclass's own is shifted such that 0 gives 1 where ``start="identity"``.
+        """
+        return self._gate(logits)
 
     def by_hand(self, dtype: torch.dtype) -> tuple[type, tuple[Tensor | None, ...]] | None:
         """Return :meth:`logits_by_hand` if all between squeeze and scale is computed in ``dtype``.
 
         ``None`` also where a subclass computes its scales in another way.
         """
-        names = ("excitation_of", "gated", "gate_slope")
-        if any(getattr(type(self), name) is not getattr(ChannelAttention, name) for name in names):
+        if any(map(self._overrides, ("excitation_of", "gated", "gate_slope", "apply_gate"))):
             return None
         if self._gate is not GATES[self.start][self.gate]:
             return None
@@ -131,13 +203,15 @@ class ChannelAttention(nn.Module):
         """
         return False
 
-    def excitation_of(self, means: Tensor) -> Tensor:
-        """Compute the scales ``(N, C)`` from what was squeezed, ``(N, C)``."""
-        return self.gated(self.logits(means))
+    def excitation_of(self, *squeezed: Tensor) -> Tensor:
+        """Compute the scales ``(N, C)`` from what was squeezed, ``(N, C)``; of several, the sum."""
+        return self.gated(reduce(add, [self.logits(each) for each in squeezed]))
 
     def gated(self, logits: Tensor) -> Tensor:
         """Compute the scales from the logits, and show them to who looks."""
-        scales = self._gate(logits)
+        scales = self.apply_gate(logits)
+        if self.start == "identity" and self._overrides("apply_gate"):
+            scales = 1 + (scales - self.apply_gate(torch.zeros_like(logits)))
         if self.observer is not None:
             self.observer(scales.detach())
         return scales
@@ -146,6 +220,17 @@ class ChannelAttention(nn.Module):
     def gate_slope(self) -> Callable[[Tensor], Tensor]:
         """The gate's derivative, as a function of the scales."""
         return SLOPES[self.start][self.gate]
+
+    @property
+    def gate_range(self) -> tuple[float, float]:
+        """The least and the greatest scale that the gate gives; infinite where it has no end."""
+        if not self._overrides("apply_gate"):
+            return RANGES[self.start][self.gate]
+        low, high = find_range(self.apply_gate, self.channels)
+        shift = 0.0
+        if self.start == "identity":
+            shift = 1 - float(self.apply_gate(torch.zeros(1, self.channels))[0, 0])
+        return low + shift, high + shift
 
     @property
     def gate_clips(self) -> bool:
@@ -158,10 +243,19 @@ class ChannelAttention(nn.Module):
         Returns:
             ``(N, C)``, or ``(N * positions, C)`` where nothing is squeezed.
         """
-        return self.excitation_of(squeeze_channels(x, self.channels, self.squeeze))
+        if self.squeeze == "avg+max":
+            averages, maxima = (squeeze_channels(x, self.channels, "avg+max", i) for i in (0, 1))
+            return self.excitation_of(averages, maxima)
+        return self.excitation_of(self.apply_squeeze(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format."""
+    def forward(self, x: Tensor, begin: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format.
+
+        (``begin`` computes it in another way: a fused module calls its attention so where hooks
+        are on it.)
+        """
+        if begin is not None:
+            return begin(x)
         return scale(x, self.excitation(x), self.squeeze)
 
     def reset_parameters(self) -> None:
@@ -173,11 +267,22 @@ class ChannelAttention(nn.Module):
     def zero_last_layer(self) -> None:
         """Under ``start='identity'``, make every excitation exactly 1, and keep it so.
 
-        A loop over all of a network's modules resets the layer after this attention.
+        Called once built; a loop over all of a network's modules resets the layer after this
+        attention.
         """
-        if self.start == "identity":
-            zero_parameters(self.last_layer)
-            vars(self.last_layer)["reset_parameters"] = OwnMethod(self.last_layer, zero_parameters)
+        if self.start != "identity":
+            return
+        if not list(self.last_layer.parameters()):
+            raise ArgumentError(
+                f"{type(self).__name__} has no layer to zero for start='identity': name the one "
+                "that puts out the logits in last_layer, or leave start='paper'"
+            )
+        zero_parameters(self.last_layer)
+        vars(self.last_layer)["reset_parameters"] = OwnMethod(self.last_layer, zero_parameters)
+
+    def _overrides(self, name: str) -> bool:
+        """Say whether a subclass has a method (or property) of its own."""
+        return getattr(type(self), name) is not getattr(ChannelAttention, name)
 
     def __getstate__(self) -> dict:
         # Who looks at this module does not look at its copies.

@@ -5,8 +5,11 @@ from math import log2, sqrt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from composer_attn.attention.base import ChannelAttention
+from composer_attn.attention.base import ChannelAttention, ChannelOptions
+from composer_attn.attention.registry import register_attention
+from composer_attn.attention.signatures import signed
 from composer_attn.checks import MOST, is_real, whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops.logits import Neighbours
@@ -101,11 +104,9 @@ class EfficientChannelAttention(ChannelAttention):
         kernel_size: odd number of weights; ``None`` computes it by :func:`eca_kernel_size`.
         gamma: divisor of the adaptive rule.
         b: summand of the adaptive rule.
-        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
-        start: ``paper`` (random kernel) or ``identity`` (scales of exactly 1 when newly built).
-        squeeze: ``avg``, ``max``, or ``none``: each position is excited by its own channels.
         device: where the parameters live.
         dtype: the parameters' dtype.
+        options: ``gate``, ``start`` and ``squeeze``: see :class:`ChannelAttention`.
 
     Shapes:
         ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
@@ -120,6 +121,9 @@ class EfficientChannelAttention(ChannelAttention):
         (5, torch.Size([2, 256, 7, 7]))
     """
 
+    sized_by = "kernel_size"
+
+    @signed(ChannelOptions, ChannelAttention)
     def __init__(
         self,
         channels: int,
@@ -127,25 +131,17 @@ class EfficientChannelAttention(ChannelAttention):
         *,
         gamma: float = 2,
         b: float = 1,
-        gate: str = "sigmoid",
-        start: str = "paper",
-        squeeze: str = "avg",
         device=None,
         dtype=None,
+        **options: Unpack[ChannelOptions],
     ):
-        super().__init__(channels, gate, start, squeeze)
+        super().__init__(channels, **options)
         self.kernel_size = resolve_kernel_size(kernel_size, self.channels, gamma, b)
         self.conv = ChannelConvolution(self.kernel_size, device, dtype)
-        self.zero_last_layer()
 
-    @property
-    def last_layer(self) -> nn.Module:
-        """The convolution across channels."""
-        return self.conv
-
-    def logits(self, means: Tensor) -> Tensor:
-        """Convolve means ``(N, C)`` along the channels."""
-        return self.conv(means.to(self.conv.weight.dtype))
+    def logits(self, squeezed: Tensor) -> Tensor:
+        """Convolve what was squeezed, ``(N, C)``, along the channels."""
+        return self.conv(squeezed.to(self.conv.weight.dtype))
 
     def follow_pruning(self, channels: int) -> bool:
         """Follow always: the kernel slides over any number of channels."""
@@ -157,3 +153,6 @@ class EfficientChannelAttention(ChannelAttention):
         if type(self).logits is not EfficientChannelAttention.logits:
             return None
         return (Neighbours, (self.conv.weight,)) if type(self.conv) is ChannelConvolution else None
+
+
+register_attention("eca", EfficientChannelAttention)

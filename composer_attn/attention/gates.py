@@ -91,6 +91,18 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
 }
 
 
+def find_range(gate: Gate, channels: int) -> tuple[float, float]:
+    """Try a gate that is none of the above far out, for the least and greatest scale it gives.
+
+    Infinite is an end at which it has not settled.
+    """
+    far = torch.tensor([-1e4, -1e3, 1e3, 1e4]).unsqueeze(1).expand(4, channels)
+    with torch.no_grad():
+        ends = [row[0].item() for row in gate(far)]
+    low = ends[0] if ends[0] == ends[1] else float("-inf")
+    return low, ends[3] if ends[3] == ends[2] else float("inf")
+
+
 def find_gate(gate: str, start: str) -> Gate:
     """Look up the function of a gate.
 

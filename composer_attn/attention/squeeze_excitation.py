@@ -3,8 +3,11 @@
 from numbers import Integral
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from composer_attn.attention.base import ChannelAttention, as_taken_by
+from composer_attn.attention.base import ChannelAttention, ChannelOptions, as_taken_by
+from composer_attn.attention.registry import register_attention
+from composer_attn.attention.signatures import signed
 from composer_attn.checks import MOST, is_real, whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.ops.logits import Bottleneck
@@ -43,11 +46,9 @@ class SqueezeExcitation(ChannelAttention):
         latent_channels: width of the hidden layer: a count >= 1, or a fraction of ``channels`` in
             (0, 1), rounded to the nearest count, at least 1.
         bias: whether both linear layers have a bias.
-        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
-        start: ``paper`` (random layers) or ``identity`` (scales of exactly 1 when newly built).
-        squeeze: ``avg``, ``max``, or ``none``: each position is excited by its own channels.
         device: where the parameters live.
         dtype: the parameters' dtype.
+        options: ``gate``, ``start`` and ``squeeze``: see :class:`ChannelAttention`.
 
     Shapes:
         ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
@@ -63,34 +64,29 @@ class SqueezeExcitation(ChannelAttention):
         (torch.Size([2, 128, 7, 7]), torch.Size([2, 128]))
     """
 
+    sized_by = "latent_channels"
+
+    @signed(ChannelOptions, ChannelAttention)
     def __init__(
         self,
         channels: int,
         latent_channels: int | float = 64,
         *,
         bias: bool = False,
-        gate: str = "sigmoid",
-        start: str = "paper",
-        squeeze: str = "avg",
         device=None,
         dtype=None,
+        **options: Unpack[ChannelOptions],
     ):
-        super().__init__(channels, gate, start, squeeze)
+        super().__init__(channels, **options)
         if not isinstance(bias, bool):
             raise ArgumentError(f"bias must be True or False; got {bias!r}")
         self.latent_channels = resolve_latent_channels(latent_channels, self.channels)
         self.fc1 = nn.Linear(self.channels, self.latent_channels, bias, device, dtype)
         self.fc2 = nn.Linear(self.latent_channels, self.channels, bias, device, dtype)
-        self.zero_last_layer()
 
-    @property
-    def last_layer(self) -> nn.Module:
-        """The second linear layer."""
-        return self.fc2
-
-    def logits(self, means: Tensor) -> Tensor:
-        """Apply the bottleneck of two linear layers to means ``(N, C)``."""
-        return self.fc2(self.fc1(as_taken_by(self.fc1, means)).relu())
+    def logits(self, squeezed: Tensor) -> Tensor:
+        """Apply the bottleneck of two linear layers to what was squeezed, ``(N, C)``."""
+        return self.fc2(self.fc1(as_taken_by(self.fc1, squeezed)).relu())
 
     def follow_pruning(self, channels: int) -> bool:
         """Follow where both layers were pruned along with the module."""
@@ -110,3 +106,6 @@ class SqueezeExcitation(ChannelAttention):
         if not type(fc1) is type(fc2) is nn.Linear:
             return None
         return Bottleneck, (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+
+
+register_attention("squeeze_excite", SqueezeExcitation)

@@ -71,7 +71,8 @@ class ExcitationMonitor(Callback):
         PatternError: at the start of training: a pattern matches no attended module.
 
     Warns:
-        NoEffectWarning: at the start of training: nothing is attended.
+        NoEffectWarning: at the start of training: nothing is attended, or by what is no
+            ChannelAttention, which does not say what it scales by.
         IdleGatesWarning: gates are saturated, or never move.
 
     Example:
@@ -103,11 +104,17 @@ class ExcitationMonitor(Callback):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Make sure that there is something to look at."""
         attended = _attended(state)
-        if not attended:
-            message = "ExcitationMonitor: the model has no attention of ours to look at"
-            warnings.warn(message, NoEffectWarning, stacklevel=2)
-        else:
-            check_patterns("layers", self.layers, list(attended))
+        check_patterns("layers", self.layers if attended else None, list(attended))
+        shown, chosen = self._attentions(state), self._chosen(state)
+        hidden = [
+            f"{n} ({type(m.attention).__name__})" for n, m in chosen.items() if n not in shown
+        ]
+        message = "the model has no attention of ours to look at" if not attended else ""
+        if hidden:
+            listed = f"{', '.join(hidden[:3])}{', ...' * (len(hidden) > 3)}"
+            message = f"nothing is seen of {listed}: only a ChannelAttention says what it scales by"
+        if message:
+            warnings.warn(f"ExcitationMonitor: {message}", NoEffectWarning, stacklevel=2)
 
     def before_train_batch(self, state: State, logger: Logger) -> None:
         """Begin to look, if this step is one to log."""
@@ -182,9 +189,13 @@ class ExcitationMonitor(Callback):
         # Anew each time: another algorithm may have changed the model meanwhile.
         return {
             name: module.attention
-            for name, module in _attended(state).items()
-            if self.layers is None or matches([name], self.layers)
+            for name, module in self._chosen(state).items()
+            if isinstance(module.attention, ChannelAttention)
         }
+
+    def _chosen(self, state: State) -> dict[str, nn.Module]:
+        found = _attended(state).items()
+        return {n: m for n, m in found if self.layers is None or matches([n], self.layers)}
 
     def _new_tallies(
         self, attentions: dict[str, ChannelAttention], state: State, groups: int, histogram: bool

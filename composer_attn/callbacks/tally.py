@@ -1,14 +1,13 @@
 """Sums over excitations, from which every figure follows; they add up over batches and ranks."""
 
 from collections.abc import Iterable
-from math import log
+from math import isfinite, log
 
 import torch
 from composer.utils import dist
 from torch import Tensor
 
 from composer_attn.attention.base import ChannelAttention
-from composer_attn.attention.gates import RANGES
 
 FIGURES = ("mean", "std", "saturated_low", "saturated_high", "dead", "entropy")
 BINS = 10
@@ -38,9 +37,10 @@ class Tally:
     def __init__(
         self, attention: ChannelAttention, groups: int, histogram: bool, device: torch.device
     ):
-        low, high = RANGES[attention.start][attention.gate]
-        width = high - low if high < float("inf") else 1.0
-        self._low, self._width = low, width
+        low, high = attention.gate_range
+        # An end that is infinite is never near; counts are then of tenths from 0, or up to 1.
+        width = high - low if isfinite(high - low) else 1.0
+        self._low, self._width = (low if isfinite(low) else 0.0), width
         self._near_low = low + _MARGIN * width
         self._near_high = high - _MARGIN * width
         dtype = torch.float32 if device.type == "mps" else torch.float64

@@ -8,6 +8,7 @@ from composer_attn.functional.attended import (
     detach_attention,
     remove_attention,
 )
+from composer_attn.functional.attention import apply_attention, plan_attention
 from composer_attn.functional.eca import apply_eca, plan_eca
 from composer_attn.functional.expanded import expanded_copy
 from composer_attn.functional.fused import fuse_attention, unfuse_attention
@@ -15,6 +16,7 @@ from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_s
 from composer_attn.functional.weights import load_weights
 
 __all__ = [
+    "apply_attention",
     "apply_eca",
     "apply_squeeze_excite",
     "attended_modules",
@@ -22,6 +24,7 @@ __all__ = [
     "expanded_copy",
     "fuse_attention",
     "load_weights",
+    "plan_attention",
     "plan_eca",
     "plan_squeeze_excite",
     "remove_attention",

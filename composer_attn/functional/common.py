@@ -2,10 +2,9 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
 
 from composer_attn.errors import NothingAttendedWarning
+from composer_attn.functional.keywords import Filter, Patterns
 from composer_attn.surgery import Example, Optimizers, SurgeryPlan
 from composer_attn.surgery.points import ATTENDED_ALREADY
 
@@ -18,10 +17,6 @@ __all__ = [
     "warn_if_nothing",
     "why_nothing",
 ]
-
-Patterns = str | Iterable[str] | None
-# The module as Any: which attributes it has (in_channels, say), the caller knows.
-Filter = Callable[[str, Any], bool] | None
 
 
 def attends_nothing(plan: SurgeryPlan) -> bool:
@@ -40,5 +35,5 @@ def warn_if_nothing(plan: SurgeryPlan) -> SurgeryPlan:
     """Warn where nothing was chosen, unless everything already is as asked."""
     if attends_nothing(plan):
         message = f"nothing was attended: {why_nothing(plan)}"
-        warnings.warn(message, NothingAttendedWarning, stacklevel=3)
+        warnings.warn(message, NothingAttendedWarning, stacklevel=4)
     return plan

@@ -3,35 +3,42 @@
 from collections.abc import Mapping
 
 from torch import nn
+from typing_extensions import Unpack
 
 from composer_attn.attention import EfficientChannelAttention
-from composer_attn.functional.common import Example, Filter, Optimizers, Patterns, warn_if_nothing
-from composer_attn.surgery import Recipe, Selection, SurgeryPlan, operate, plan_surgery
+from composer_attn.attention.base import ChannelOptions
+from composer_attn.attention.signatures import signed
+from composer_attn.functional.attention import attend_by, plan_by
+from composer_attn.functional.common import Example
+from composer_attn.functional.keywords import DEFAULTS, Surgery
+from composer_attn.surgery import SurgeryPlan
+
+KernelSize = int | Mapping[str, int] | None
 
 
+class ECAOptions(ChannelOptions, total=False):
+    """What :class:`EfficientChannelAttention` takes by keyword alone."""
+
+    gamma: float
+    b: float
+
+
+class ECASurgery(Surgery, ECAOptions, total=False):
+    """The keywords of the functions."""
+
+
+@signed(ECASurgery, EfficientChannelAttention, *DEFAULTS)
 def apply_eca(
     model: nn.Module,
-    kernel_size: int | Mapping[str, int] | None = None,
+    kernel_size: KernelSize = None,
     min_channels: int | None = None,
-    *,
-    placement: str = "conv",
-    replace: bool = False,
-    gamma: float = 2,
-    b: float = 1,
-    include: Patterns = None,
-    exclude: Patterns = None,
-    filter_fn: Filter = None,
-    start: str = "paper",
-    gate: str = "sigmoid",
-    squeeze: str = "avg",
-    optimizers: Optimizers = None,
-    param_group: int | None = None,
+    **keywords: Unpack[ECASurgery],
 ) -> SurgeryPlan:
     """Add Efficient Channel Attention after the convolutions of a model, in place.
 
-    Like :func:`apply_squeeze_excite`, with another attention: ``y = s conv(x)``,
-    ``s = gate(conv1d(mean(conv(x))))``, the inner convolution sliding over neighbouring channels
-    (`Wang et al., 2020 <https://arxiv.org/abs/1910.03151>`_, equation 9).
+    ``apply_attention(model, "eca", ...)``: each chosen convolution scales its output channels,
+    ``y = s conv(x)``, ``s = gate(conv1d(mean(conv(x))))``, the inner convolution sliding over
+    neighbouring channels (`Wang et al., 2020 <https://arxiv.org/abs/1910.03151>`_, equation 9).
 
     Args:
         model: any network.
@@ -39,25 +46,16 @@ def apply_eca(
             :func:`~composer_attn.attention.eca_kernel_size`. ``{pattern: size}`` where it differs
             by stage, like ``{"layer1.*": 3, "layer4.*": 7}``: the first pattern that matches a
             site's name counts, and the adaptive rule where none does.
-        min_channels: see :func:`apply_squeeze_excite`.
-        gamma: divisor of the adaptive rule.
-        b: summand of the adaptive rule.
-        placement: see :func:`apply_squeeze_excite`, as for all that follow.
-        replace: put attention where the network has its own, which gives way.
-        include: glob pattern(s) of module names to attend; all by default.
-        exclude: glob pattern(s) of module names to pass over.
-        filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining one.
-        start: ``paper`` or ``identity``.
-        gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
-        squeeze: ``avg``, ``max`` or ``none``.
-        optimizers: the optimizer(s) already built for the model.
-        param_group: index of the one group that all new parameters join.
+        min_channels: see :func:`apply_attention`.
+        keywords: those of :func:`apply_attention`; ``gate``, ``start`` and ``squeeze`` as of
+            :func:`apply_squeeze_excite`; ``gamma`` and ``b``, divisor and summand of the adaptive
+            rule.
 
     Returns:
         The plan that was carried out.
 
     Raises:
-        ComposerAttnError: as :func:`apply_squeeze_excite`; nothing was changed.
+        ComposerAttnError: as :func:`apply_attention`; nothing was changed.
 
     Warns:
         NothingAttendedWarning: nothing was chosen.
@@ -71,43 +69,33 @@ def apply_eca(
         site  kind    channels  parameters  chosen
         0     Conv2d  128       5           yes
     """
-    recipe = _recipe(kernel_size, gamma, b, gate, start, squeeze)
-    selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
-    return warn_if_nothing(operate(model, recipe, selection, optimizers, param_group))
+    own = {"kernel_size": kernel_size, "min_channels": min_channels}
+    return attend_by(EfficientChannelAttention, model, own | keywords)
 
 
+@signed(ECASurgery, EfficientChannelAttention, *DEFAULTS)
 def plan_eca(
     model: nn.Module,
-    kernel_size: int | Mapping[str, int] | None = None,
+    kernel_size: KernelSize = None,
     min_channels: int | None = None,
     *,
-    placement: str = "conv",
-    replace: bool = False,
-    gamma: float = 2,
-    b: float = 1,
-    include: Patterns = None,
-    exclude: Patterns = None,
-    filter_fn: Filter = None,
-    start: str = "paper",
-    gate: str = "sigmoid",
-    squeeze: str = "avg",
-    optimizers: Optimizers = None,
-    param_group: int | None = None,
     example: Example = None,
+    **keywords: Unpack[ECASurgery],
 ) -> SurgeryPlan:
     """Work out what :func:`apply_eca` would do with the same arguments; touch nothing.
 
     Args:
-        model: any network; the arguments that are not listed are those of :func:`apply_eca`.
-        example: an input to try, for what each site costs: see :func:`plan_squeeze_excite`.
+        model: any network.
+        kernel_size: see :func:`apply_eca`.
+        min_channels: see :func:`apply_attention`.
+        example: an input to try, for what each site costs: see :func:`plan_attention`.
+        keywords: those of :func:`apply_eca`.
 
     Returns:
         The plan.
 
     Raises:
-        ComposerAttnError: whatever :func:`apply_eca` would raise.
-        ArgumentError: the model's forward fails on the example.
-        ModelError: the model works on the example, but not once it is attended.
+        ComposerAttnError: as :func:`plan_attention`.
 
     Example:
         >>> import torch
@@ -115,11 +103,5 @@ def plan_eca(
         >>> plan_eca(torch.nn.Conv2d(3, 64, 3)).sites[0].reason
         'fewer channels than min_channels=128'
     """
-    recipe = _recipe(kernel_size, gamma, b, gate, start, squeeze)
-    selection = Selection(min_channels, include, exclude, filter_fn, placement, replace)
-    return plan_surgery(model, recipe, selection, optimizers, param_group, example)
-
-
-def _recipe(kernel_size, gamma, b, gate, start, squeeze) -> Recipe:
-    arguments = {"gamma": gamma, "b": b, "gate": gate, "start": start, "squeeze": squeeze}
-    return Recipe(EfficientChannelAttention, {"kernel_size": kernel_size, **arguments})
+    own = {"kernel_size": kernel_size, "min_channels": min_channels}
+    return plan_by(EfficientChannelAttention, model, example, own | keywords)

@@ -24,12 +24,12 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
     scale (and shift) per channel: together they take the passes over the feature map that batch
     norm takes alone. Same parameters, same state-dict keys, same results within rounding.
 
-    Fused are an attended module whose output goes to a batch norm and nowhere else, as is proved by
-    tracing the forward that joins them, and an attended batch norm; the ReLU that follows,
-    likewise, is computed along. Elsewhere the attention is computed by the backend alone.
+    Fused are an attended module whose output goes to a batch norm, as a trace of the forward that
+    joins them shows, and an attended batch norm; the addition and the ReLU that follow, likewise,
+    are computed along. Elsewhere the attention is computed by the backend alone.
 
-    A fused pair falls back to separate computation, for as long as forward hooks (or pre-hooks, or
-    backward hooks) are on one of its modules, and wherever one is called by itself.
+    What a fused module puts out is its attended output for whoever uses it in another way, now or
+    later, and hooks see what they would see (docs/fusion.md says how).
 
     Args:
         model: an attended network, not wrapped or compiled yet. A network fused before is fused

@@ -8,6 +8,7 @@ from composer_attn.ops.activate import (
 from composer_attn.ops.backends import BACKENDS, check_backend, prepare
 from composer_attn.ops.joint import attend, attend_then_normalize, normalize_then_attend
 from composer_attn.ops.reference import (
+    channel_deviations,
     channel_maxima,
     channel_means,
     channel_vectors,
@@ -20,6 +21,7 @@ __all__ = [
     "activate_attend",
     "attend",
     "attend_then_normalize",
+    "channel_deviations",
     "channel_maxima",
     "channel_means",
     "channel_vectors",

@@ -68,7 +68,7 @@ def normalize_activate_attend(
     check_backend(backend)
     activation = find_activation(activation)
     excitation = _excitation(attention)
-    if not joint.normalizable(x, norm):
+    if not joint.fits_norm(x, norm):
         return _attended(phi(norm(x), activation), attention, backend, shortcut)
     if not _excites(x, attention) or (excitation is None and not head.traced()):
         return _attended(_region(x, norm, activation, None, backend), attention, backend, shortcut)
@@ -97,7 +97,7 @@ def normalize_activate(
     """
     check_backend(backend)
     activation = find_activation(activation)
-    if not joint.normalizable(x, norm):
+    if not joint.fits_norm(x, norm):
         z = norm(x)
         return phi(z if shortcut is None else z + shortcut, activation)
     if shortcut is None:
@@ -207,7 +207,7 @@ def _excitation(attention: Attention) -> tuple[Excitation, tuple[Tensor | None, 
 def _excites(x: Tensor, attention: Attention) -> bool:
     """Say whether an attention can be computed jointly on ``x``, or better by itself."""
     squeezes = isinstance(attention, Described) or attention.squeeze == "avg"
-    return squeezes and joint.plain_enough(x, attention.channels)
+    return squeezes and joint.takes(x, attention.channels)
 
 
 def _scales(means: Tensor, attention: Attention) -> Tensor:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from composer_attn.ops import activated as plain_activated
 from composer_attn.ops import passes as plain_passes
-from composer_attn.ops.activations import IDENTITY, RELU, Activation
-from composer_attn.ops.backends import find_activated
+from composer_attn.ops.activations import Activation
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,3 @@ class Ending:
         """Compute ``slope phi' dy + d_mean / L + 2 d_variance (x - mean) / L``."""
         factors = (slope, shift, slope, torch.zeros_like(slope), mean, d_mean, d_variance)
         return self.activated.activated_gradient(dy, x, *factors, self.activation)
-
-
-def ending_in(
-    activation: Activation, passes: ModuleType, backend: str, x: Tensor
-) -> ModuleType | Ending:
-    """Return passes that end in an activation: their own, where it is a ReLU or none."""
-    if activation in (IDENTITY, RELU):
-        return passes
-    return Ending(passes, find_activated(backend, x, activation), activation)

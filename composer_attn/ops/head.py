@@ -55,7 +55,15 @@ def attention_alone(mean: Tensor, attention: nn.Module) -> Tensor:
 def attention_then_norm(
     mean: Tensor, variance: Tensor, centre: Tensor, positions: int, attention, norm
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift of ``norm(attention(x))``.
+    """Scale and shift of ``norm(attention(x))``."""
+    s = attention_alone(mean, attention)
+    return norm_of_scaled(s, mean, variance, centre, positions, norm)
+
+
+def norm_of_scaled(
+    s: Tensor, mean: Tensor, variance: Tensor, centre: Tensor, positions: int, norm
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift of ``norm(s x)``.
 
     With ``m``, ``v`` the moments of ``x`` over space::
 
@@ -63,7 +71,6 @@ def attention_then_norm(
 
     which is exact, and free of cancellation.
     """
-    s = attention_alone(mean, attention)
     mu, var = _statistics(lambda: (s * mean, s * s * variance), positions, norm)
     weight, bias = _rescaling(var, norm)
     return s * weight, _plus(weight * (s * centre - mu), bias)

@@ -1,17 +1,16 @@
 """Attention, and attention joined with batch norm, in two passes forward and two backward."""
 
-import torch
 from torch import Tensor, nn
 
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import head, passes
 from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
-from composer_attn.ops.backends import check_backend, find_passes
-from composer_attn.ops.ending import ending_in
-from composer_attn.ops.orders import AttentionFirst, Excitation, Norm, NormFirst
+from composer_attn.ops.backends import check_backend, find_activated
+from composer_attn.ops.ending import Ending
+from composer_attn.ops.orders import AttentionFirst, NormFirst
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
-from composer_attn.ops.region import Affine, Moments, Region, Whole, compute, in_full_precision
+from composer_attn.ops.stages import excite, normalize
 
 # What differentiates the arithmetic between the passes where there is no way by hand.
 _HEADS = {AttentionFirst: head.attention_then_norm, NormFirst: head.norm_then_attention}
@@ -131,12 +130,9 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     check_backend(backend)
     if attention.squeeze != "avg":  # more than moments goes into its excitation
         return attention(x)
-    if head.traced() or not plain_enough(x, attention.channels):
+    if head.traced() or not plain_enough(x, attention):
         return scale_channels(x, attention.excitation(x))
-    region = Region(find_passes(backend, x), relu=False)
-    mean, _, way = Moments.apply(x, region)
-    s, zero = head.attention_alone(mean, attention), torch.zeros_like(mean)
-    return Affine.apply(s, zero, None, x.detach(), zero, way, region)
+    return excite(x, attention, backend).result()
 
 
 def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
@@ -146,21 +142,17 @@ def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
     elif shortcut is not None and activation not in (IDENTITY, RELU):
         # Its derivative asks for the sum, which nobody can compute anew from the output.
         rest, activation = (activation, None), IDENTITY
-    relu = activation != IDENTITY
     if head.traced():
         centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
         z = passes.affine(x - spread(centre, x), scale, shift, shortcut, False)
-        y = phi(z, activation).to(x.dtype)
+        return _end(phi(z, activation).to(x.dtype), *rest)
+    if order is NormFirst:
+        stage = normalize(x, attention, norm, backend)
     else:
-        region = Region(ending_in(activation, find_passes(backend, x), backend, x), relu)
-        by_hand = attention.by_hand(passes.statistics_dtype(x))
-        if by_hand is not None:
-            y = _whole(x, shortcut, attention, norm, order, region, *by_hand)
-        else:
-            *moments, way = Moments.apply(x, region)
-            centre, scale, shift = _scale_and_shift(x, moments, order, attention, norm)
-            y = Affine.apply(scale, shift, shortcut, x.detach(), centre, way, region)
-    return _end(y, *rest)
+        stage = excite(x, attention, backend).normalized(norm)
+    if activation not in (IDENTITY, RELU):
+        stage.end_in(Ending(stage.passes, find_activated(backend, x, activation), activation))
+    return _end(stage.result(activation != IDENTITY, shortcut), *rest)
 
 
 def _ending(relu: bool, activation: Activation | str | nn.Module | None) -> Activation:
@@ -180,38 +172,30 @@ def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor
     return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
 
 
-def _whole(x, shortcut, attention, norm, order, region, layers, parameters) -> Tensor:
-    """Run the region that is differentiated by hand."""
-    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
-    excitation = Excitation(layers, *gate)
-    of_norm = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
-    inputs = (x, shortcut, of_norm, excitation, order, region, norm.weight, norm.bias, *parameters)
-    with in_full_precision(x):
-        if torch.is_grad_enabled():
-            return Whole.apply(*inputs)
-        return compute(*inputs)[0]
-
-
 def _end(y: Tensor, activation: Activation, shortcut: Tensor | None) -> Tensor:
     return phi(y if shortcut is None else y + shortcut, activation)
 
 
-def plain_enough(x: Tensor, channels: int) -> bool:
+def plain_enough(x: Tensor, attention: nn.Module) -> bool:
     """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
+    return takes(x, attention.channels) and attention.squeeze == "avg"
+
+
+def takes(x: Tensor, channels: int) -> bool:
+    """Say whether the passes take ``x`` of so many channels."""
     return 3 <= x.dim() <= 5 and x.is_floating_point() and x.shape[1] == channels and x.numel() > 0
 
 
 def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
     """Say whether attention and norm can be computed jointly on ``x``, or better by themselves."""
-    averages = plain_enough(x, attention.channels) and attention.squeeze == "avg"
-    return averages and normalizable(x, norm)
+    return plain_enough(x, attention) and fits_norm(x, norm)
 
 
-def normalizable(x: Tensor, norm: nn.Module) -> bool:
-    """Say whether a norm can be computed by the passes on ``x``, or better by itself."""
+def fits_norm(x: Tensor, norm: nn.Module) -> bool:
+    """Say whether a norm takes ``x``, and can be computed by the passes."""
     return (
         x.dim() in _NORMS
-        and plain_enough(x, x.shape[1])
+        and takes(x, x.shape[1])
         and isinstance(norm, _NORMS[x.dim()])
         and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
         # A single value has no variance: batch norm refuses it in training.

@@ -32,7 +32,8 @@ class Running(NamedTuple):
         unbiased = variance * (self.count / (self.count - 1))
         with torch.no_grad():
             for running, new in ((self.mean, mean), (self.variance, unbiased)):
-                running.lerp_(new.to(running.dtype), self.momentum)
+                # Uncounted, as by torch: other calls of the norm have kept them for backward.
+                running.data.lerp_(new.to(running.dtype), self.momentum)
 
 
 def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:

@@ -92,13 +92,26 @@ class AttentionFirst(Order):
     """``y = s w (x - m) + w (s m - mu) + beta``."""
 
     @staticmethod
-    def forward(passes, mean, variance, weight, bias, norm, excitation, parameters):
-        """The channels of ``s x`` have means ``s m`` and variances ``s^2 v``."""
+    def excited(
+        passes: ModuleType, mean: Tensor, excitation: Excitation, parameters: Parameters
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the scales ``(N, C)``, and what the layers keep."""
         logits, hidden = excitation.layers.forward(passes, mean, parameters)
-        s = excitation.gate(logits)
+        return excitation.gate(logits), hidden
+
+    @staticmethod
+    def normalized(passes, mean, variance, s, hidden, weight, bias, norm):
+        """The channels of ``s x`` have means ``s m`` and variances ``s^2 v``."""
         found = passes.normalization(s, mean, variance, weight, bias, *norm)
         scale, shift, mu, inverse = found
         return scale, shift, (s, variance, mu, inverse, hidden)
+
+    @staticmethod
+    def forward(passes, mean, variance, weight, bias, norm, excitation, parameters):
+        """One after the other."""
+        s, hidden = AttentionFirst.excited(passes, mean, excitation, parameters)
+        arguments = (mean, variance, s, hidden, weight, bias, norm)
+        return AttentionFirst.normalized(passes, *arguments)
 
     @staticmethod
     def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):

@@ -39,6 +39,18 @@ def channel_maxima(x: Tensor, channels: int) -> Tensor:
     return x.amax(dim=tuple(range(2, x.dim())))
 
 
+def channel_deviations(x: Tensor, channels: int) -> Tensor:
+    """Compute the standard deviation of each channel of each sample over space.
+
+    ``sqrt(mean((x - mean(x))^2))``: that of the positions there are, so that a single one has 0.
+    Where it is 0, so is its gradient. Half-precision inputs are treated as in
+    :func:`channel_means`, whose shapes and errors are these.
+    """
+    _check_shape(x, channels)
+    x = x.float() if x.dtype in _HALF else x
+    return x.std(dim=tuple(range(2, x.dim())), correction=0)
+
+
 def channel_vectors(x: Tensor, channels: int) -> Tensor:
     """List the channels of every position by itself, squeezing nothing (SENet paper, "NoSqueeze").
 

@@ -12,6 +12,7 @@ which ``Affine`` alone takes: by it, autograd carries the output's gradient back
 whatever the arithmetic depends on, and however often anyone goes back through any part of it.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from composer_attn.ops import passes as plain
 from composer_attn.ops.head import traced
-from composer_attn.ops.orders import Excitation, Norm, Order
+from composer_attn.ops.orders import Excitation
 
 
 @dataclass
@@ -45,8 +46,7 @@ class Region:
 
     def back(self, *gradients: Tensor | None) -> ModuleType:
         """Return the passes to go back by: plain ones where gradients come in batches."""
-        by_hand = not (traced() or any(map(is_batch, gradients)))
-        return self.passes if by_hand else getattr(self.passes, "in_plain_torch", plain)
+        return _backward_passes(self.passes, *gradients)
 
 
 class Moments(torch.autograd.Function):
@@ -123,42 +123,30 @@ def in_full_precision(x: Tensor) -> AbstractContextManager:
     return torch.autocast(kind, enabled=False)
 
 
-def compute(
-    x: Tensor,
-    shortcut: Tensor | None,
-    norm: Norm,
-    excitation: Excitation,
-    order: type[Order],
-    region: Region,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *parameters: Tensor | None,
-) -> tuple[Tensor, tuple, tuple]:
-    """Compute attention and batch norm, and move the running statistics.
-
-    Returns:
-        The output; what the passes backward need; what the arithmetic between them needs.
-    """
-    passes = region.passes
-    mean, variance = passes.moments(x)
-    arguments = (mean, variance, weight, bias, norm, excitation, parameters)
-    scale, shift, kept = order.forward(passes, *arguments)
-    y = passes.affine(x, scale, shift, shortcut, region.relu)
-    masked_by = (shift if shortcut is None else y) if region.relu else None
-    return y, (x, scale, mean, masked_by), kept
-
-
 class Whole(torch.autograd.Function):
-    """:func:`compute`, differentiated by hand."""
+    """The output of attention and batch norm, of which all is known but the map.
+
+    ``stage`` is a :class:`composer_attn.ops.stages.Normalized` that is differentiated by hand.
+    """
 
     @staticmethod
-    def forward(ctx, *inputs: Any) -> Tensor:
-        """Compute the output."""
-        _, shortcut, norm, ctx.excitation, ctx.order, ctx.region, *parameters = inputs
-        ctx.joined, ctx.fixed = shortcut is not None, norm.fixed
-        y, of_map, kept = compute(*inputs)
-        ctx.save_for_backward(*of_map, *parameters, *kept)
-        ctx.parameters = len(parameters)
+    def forward(
+        ctx,
+        stage: Any,
+        relu: bool,
+        make: Callable[[], Tensor] | None,
+        x: Tensor,
+        shortcut: Tensor | None,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        """Write the output, or make what stands for it."""
+        y = stage.values(relu, shortcut) if make is None else make()
+        by_hand = stage.by_hand
+        ctx.excitation, ctx.order, ctx.fixed = by_hand.excitation, by_hand.order, by_hand.fixed
+        ctx.passes, ctx.joined, ctx.parameters = stage.passes, shortcut is not None, len(parameters)
+        masked_by = (y if ctx.joined else stage.shift) if relu else None
+        of_map = (x, stage.scale, stage.centre, masked_by)
+        ctx.save_for_backward(*of_map, *parameters, *by_hand.kept)
         return y
 
     @staticmethod
@@ -167,14 +155,14 @@ class Whole(torch.autograd.Function):
         """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
         saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
         of_map, (weight, bias, *parameters), kept = saved[:4], saved[4:end], saved[end:]
-        passes = ctx.region.back(dy)
+        passes = _backward_passes(ctx.passes, dy)
         d_shift, d_scale, dy, left = _sums(passes, ctx.joined, dy, *of_map)
         with in_full_precision(dy):
             d_mean, d_variance, d_weight, d_bias, of_layers = ctx.order.backward(
                 passes, d_scale, d_shift, of_map[2],
                 weight, ctx.fixed, ctx.excitation, parameters, kept,
             )  # fmt: skip
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[3]:
             *of_map, shift = left
             # Not 0, which makes NaN of an infinite value.
             d_variance = None if ctx.fixed else d_variance
@@ -182,7 +170,82 @@ class Whole(torch.autograd.Function):
         of_norm = (
             None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias))
         )
-        return dx, dy if ctx.joined else None, *[None] * 4, *of_norm, *of_layers
+        return None, None, None, dx, dy if ctx.joined else None, *of_norm, *of_layers
+
+
+class Scaled(torch.autograd.Function):
+    """The output of attention alone, of which all is known but the map, differentiated by hand."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        make: Callable[[], Tensor],
+        passes: ModuleType,
+        excitation: Excitation,
+        kept: tuple[Tensor, Tensor, Tensor | None],
+        x: Tensor,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        """Make the output; ``kept`` are means, scales and what the layers keep."""
+        ctx.passes, ctx.excitation = passes, excitation
+        ctx.save_for_backward(x, *kept, *parameters)
+        return make()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        """``dx = s dy + dm / L``, where ``dm`` is the gradient of the means."""
+        x, mean, s, hidden, *parameters = ctx.saved_tensors
+        passes, dx, zero = _backward_passes(ctx.passes, dy), None, torch.zeros_like(s)
+        _, d_s, dy, _ = _sums(passes, False, dy, x, s, zero, None)
+        with in_full_precision(dy):
+            d_logits = ctx.excitation.gradient(d_s, s)
+            d_mean, of_layers = ctx.excitation.layers.backward(
+                passes, d_logits, mean, hidden, tuple(parameters)
+            )
+        if ctx.needs_input_grad[4]:
+            dx = passes.input_gradient(dy, x, s, mean, d_mean, None, None)
+        return None, None, None, None, dx, *of_layers
+
+
+class Shifted(torch.autograd.Function):
+    """``scale (x - centre) + shift``, which hands on the gradient of each by itself."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        make: Callable[[], Tensor],
+        passes: ModuleType,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor | None,
+        centre: Tensor | None,
+    ) -> Tensor:
+        """Make the output; without a shift, and a centre, it is ``scale x``."""
+        ctx.passes, ctx.shifted = passes, shift is not None
+        ctx.save_for_backward(x, scale, centre)
+        return make()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        """``dx = scale dy``; over space are summed the other two."""
+        x, scale, centre = ctx.saved_tensors
+        scale = scale.contiguous()
+        zero = torch.zeros_like(scale)
+        passes = _backward_passes(ctx.passes, dy)
+        by = zero if centre is None else centre.contiguous()
+        d_shift, d_scale, dy, _ = _sums(passes, False, dy, x, scale, by, None)
+        dx = None
+        if ctx.needs_input_grad[2]:
+            dx = passes.input_gradient(dy, x, scale, zero, zero, None, None)
+        return None, None, dx, d_scale, d_shift if ctx.shifted else None, None
+
+
+def _backward_passes(passes: ModuleType, *gradients: Tensor | None) -> ModuleType:
+    """Return the passes to go back by: plain ones where gradients come in batches."""
+    by_hand = not (traced() or any(map(is_batch, gradients)))
+    return passes if by_hand else getattr(passes, "in_plain_torch", plain)
 
 
 def _sums(

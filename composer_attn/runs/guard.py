@@ -18,7 +18,9 @@ from composer.core import Algorithm
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from composer_attn.errors import CheckpointError
+from composer_attn.algorithms import Attention
+from composer_attn.attention import find_attention
+from composer_attn.errors import ArgumentError, CheckpointError
 from composer_attn.functional.files import open_safely
 from composer_attn.functional.weights import check_numbers
 
@@ -132,6 +134,20 @@ def _check_algorithm(name: str, text: str, path: str | os.PathLike) -> None:
             f"{path} describes the algorithm {name} as {text[:80]!r}, which is more than its name "
             "and plain values"
         )
+    if known is Attention:
+        _check_registered(text, path)
+
+
+def _check_registered(text: str, path: str | os.PathLike) -> None:
+    """Make sure that an attention is known: Composer would go on without it."""
+    call = ast.parse(text, mode="eval").body
+    named = [*call.args, *(k.value for k in call.keywords if k.arg == "attention")]
+    try:
+        find_attention(named[0].value if named and isinstance(named[0], ast.Constant) else None)
+    except ArgumentError as error:
+        raise CheckpointError(
+            f"{path} was made with an attention that is not here: {error}"
+        ) from error
 
 
 def _builds(name: str, text: str) -> bool:

@@ -1,12 +1,14 @@
 """Collect every mistake of a config, to report them all at once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from textwrap import shorten
 
+from composer_attn.checks import unknown
 from composer_attn.errors import ComposerAttnError, ConfigError
+
+__all__ = ["Mistake", "at", "foreign", "unknown"]
 
 _LONGEST = 300
 
@@ -29,16 +31,6 @@ class Mistake:
         parts = ": ".join(part for part in (self.file, self.key, self.message) if part)
         # What is quoted from a config may hold line breaks of any kind.
         return " ".join(line for line in parts.splitlines() if line.strip())
-
-
-def unknown(what: str, name: object, valid: Iterable[str]) -> str:
-    """Say that a name is unknown, which is the nearest valid one, and which are valid at all."""
-    names = sorted(valid)
-    near = [valid for valid in names if valid.startswith(f"{name}_")]
-    near = near or get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return f"unknown {what} {name!r}{hint} Valid: {shown}"
 
 
 @contextmanager

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from torchvision import models
 
+from composer_attn.attention import attention_names
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
+from composer_attn.functional import plan_attention
 from composer_attn.runs.check import load_checked
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.data.cifar import SIZE as CIFAR_SIZE
@@ -21,8 +24,6 @@ from composer_attn.runs.mistakes import at, unknown
 from composer_attn.runs.models import MODELS, build_network, with_num_classes
 from composer_attn.runs.registry import ALGORITHMS, DATASET_KIND
 from composer_attn.surgery import SurgeryPlan
-
-OURS = ("squeeze_excite", "eca")
 
 _Shape = tuple[int, ...]
 _FRAMES = 16  # of a clip, as torchvision's video networks are trained
@@ -37,7 +38,7 @@ class Planned:
 
     Attributes:
         model: the network's name.
-        algorithm: ``squeeze_excite`` or ``eca``.
+        algorithm: the attention's registered name.
         arguments: the algorithm's, where they are not its defaults.
         image: ``(channels, *spatial)`` of one image.
         batch: number of images.
@@ -65,7 +66,7 @@ def make_plan(
         model: a name as in a run's ``model.name``, the name of one of torchvision's detection,
             segmentation or video networks, or the path of a run's YAML file, whose model, image
             size and algorithm's arguments are then the defaults.
-        algorithm: ``squeeze_excite`` or ``eca``; may be None where a YAML file names one of them.
+        algorithm: a registered attention's name; may be None where a YAML file names one.
         arguments: the algorithm's arguments; None is not given.
         image: like ``3x224x224``; by default what the network was made for.
         batch: number of images.
@@ -84,7 +85,8 @@ def make_plan(
     mistakes = ALGORITHMS.check_call(name, "algorithm", name, given)
     if mistakes:
         raise ConfigError(*mistakes)
-    given.pop("param_group", None)  # of an optimizer, and there is none
+    for of_a_run in ("param_group", "fuse", "backend"):  # of an optimizer, which there is none
+        given.pop(of_a_run, None)
     if shape is None and config is not None:
         shape = _shape_in(config)
     build = _builder(section)
@@ -109,6 +111,28 @@ def parse_image(text: str) -> _Shape:
     if not _IMAGE.fullmatch(text):
         raise ArgumentError(f"image must be CHANNELSxHEIGHTxWIDTH, like 3x224x224; got {text!r}")
     return tuple(map(int, text.split("x")))
+
+
+def parse_arguments(texts: list[str]) -> dict[str, Any]:
+    """Read ``argument=value``, values as in YAML.
+
+    Raises:
+        ArgumentError: one is written in another way.
+
+    Example:
+        >>> parse_arguments(["reduction=4", "gate=tanh"])
+        {'reduction': 4, 'gate': 'tanh'}
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.isidentifier():
+            raise ArgumentError(f"arguments must be NAME=VALUE, like reduction=4; got {text!r}")
+    return found
 
 
 def parse_kernel_sizes(texts: list[str] | None) -> int | dict[str, int] | None:
@@ -141,13 +165,14 @@ def _read(model: str) -> RunConfig | None:
 
 def _choose(algorithm: str | None, config: RunConfig | None) -> str:
     if algorithm is not None:
-        if algorithm not in OURS:
-            raise ArgumentError(unknown("algorithm", algorithm, OURS))
+        if algorithm not in attention_names():
+            raise ArgumentError(unknown("algorithm", algorithm, attention_names()))
         return algorithm
-    named = [name for name in OURS if config is not None and name in config.algorithms]
+    named = [n for n in attention_names() if config is not None and n in config.algorithms]
     if len(named) != 1:
-        found = "both are in the file" if named else "none is named"
-        raise ArgumentError(f"say which algorithm: --algorithm {' or '.join(OURS)}; {found}")
+        found = f"{', '.join(named)} are in the file" if named else "none is named"
+        valid = " or ".join(attention_names())
+        raise ArgumentError(f"say which algorithm: --algorithm {valid}; {found}")
     return named[0]
 
 
@@ -183,12 +208,11 @@ def _plan(
     with at("model"), torch.device(device):
         network = build()
     shape = shape or _default_shape(name, network)
-    function = ALGORITHMS.table[algorithm].plan_function
     if name in models.list_models(module=models.detection):  # they take a list of images
         images = torch.rand(batch, *shape, device=device)
-        return shape, function(network, **arguments, example=(list(images),))
+        return shape, plan_attention(network, algorithm, **arguments, example=(list(images),))
     images = torch.zeros(batch, *shape, device=device)
-    return shape, function(network, **arguments, example=images)
+    return shape, plan_attention(network, algorithm, **arguments, example=images)
 
 
 def _default_shape(name: str, network: nn.Module) -> _Shape:

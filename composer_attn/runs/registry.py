@@ -5,6 +5,7 @@ Nothing is imported by a name from YAML, and nothing evaluated: what is not in a
 
 import inspect
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -16,9 +17,10 @@ import torch
 from composer import loggers
 from composer.core import Algorithm
 
-from composer_attn.algorithms import ECA, SqueezeExcite
 from composer_attn.callbacks import ExcitationMonitor
+from composer_attn.errors import ArgumentError
 from composer_attn.runs.annotations import annotations_of, misfit
+from composer_attn.runs.attentions import COMPOSERS, Attentions
 from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS, build_loader
 from composer_attn.runs.mistakes import Mistake, unknown
 from composer_attn.runs.models import MODEL_ARGUMENTS, MODELS
@@ -45,7 +47,11 @@ class Kind:
         """Return a component's arguments with ratios like ``1/16`` as the numbers they are."""
         if not isinstance(name, str) or name not in self.table:
             return arguments
-        return written_out(arguments, self.table[name], self.extra)
+        try:
+            build = self.table[name]
+        except ArgumentError:  # check_call says why
+            return arguments
+        return written_out(arguments, build, self.extra)
 
     def check(self, key: str, section: Any) -> list[Mistake]:
         """List what is wrong with a section ``{name: ..., argument: ...}``."""
@@ -74,6 +80,10 @@ class Kind:
         """List what is wrong with a name, and with the names and types of its arguments."""
         if not isinstance(name, str) or name not in self.table:
             return [Mistake(name_key, unknown(self.label, name, self.table))]
+        try:
+            self.table[name]
+        except ArgumentError as error:  # of a package whose attention cannot be imported
+            return [Mistake(name_key, str(error))]
         parameters = inspect.signature(self.table[name]).parameters.values()
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -127,14 +137,20 @@ def _classes(package: Any, ending: str) -> dict[str, Callable[..., Any]]:
     }
 
 
+_OTHERS = {
+    **{n: cls for n, cls in _composer_algorithms().items() if n != "squeeze_excite"},
+    COMPOSERS: composer.algorithms.SqueezeExcite,
+}
+
+
+def is_attention(name: str) -> bool:
+    """Say whether a config's algorithm adds attention, one that nobody registered here included."""
+    return name == COMPOSERS or name not in _OTHERS
+
+
 ALGORITHMS = Kind(
     "algorithm",
-    {
-        **_composer_algorithms(),
-        "composer_squeeze_excite": composer.algorithms.SqueezeExcite,
-        "squeeze_excite": SqueezeExcite,
-        "eca": ECA,
-    },
+    ChainMap(Attentions(_OTHERS), _OTHERS),
     supplied=("filter_fn",),  # a function, which YAML cannot hold
 )
 

@@ -11,12 +11,13 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 
 from composer_attn.algorithms.base import AttentionAlgorithm
+from composer_attn.attention import attention_names
 from composer_attn.errors import ConfigError
 from composer_attn.functional import load_weights
+from composer_attn.runs.attentions import class_of
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.guard import check_checkpoint, local_file
 from composer_attn.runs.mistakes import Mistake
-from composer_attn.runs.registry import ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def find_start(config: RunConfig) -> Start:
     file = local_file(path)
     if file is None:  # elsewhere: Composer has it checked once it is here
         return whole
-    asked = {name: cls for name in config.algorithms if _is_ours(cls := ALGORITHMS.table[name])}
+    asked = {name: class_of(name) for name in config.algorithms if name in attention_names()}
     made_with = [name for name in check_checkpoint(file) if _is_ours(_named(name))]
     if not asked or {cls.__name__ for cls in asked.values()} & set(made_with):
         return whole

@@ -38,7 +38,12 @@ def digits_recipe() -> Path:
 
 
 def study(
-    config: RunConfig, names: Sequence[str], seeds: int, out: Path, ranks: int = 1
+    config: RunConfig,
+    names: Sequence[str],
+    seeds: int,
+    out: Path,
+    ranks: int = 1,
+    imports: Sequence[str] = (),
 ) -> list[Variant]:
     """Train every variant of a recipe that is not trained already, one after the other.
 
@@ -51,6 +56,7 @@ def study(
         seeds: number of seeds.
         out: the study's folder.
         ranks: number of processes of each run, on this machine.
+        imports: modules that register attentions, which each run imports first.
 
     Returns:
         The variants that failed; what they printed is in ``train.log`` of their folders.
@@ -69,7 +75,7 @@ def study(
         for variant in variants:
             if (variant.folder / SUMMARY).is_file():
                 board.show(variant, State.DONE)
-            elif _train(variant, board, ranks, lock) != 0:
+            elif _train(variant, board, ranks, lock, imports) != 0:
                 board.show(variant, State.FAILED)
                 failed.append(variant)
             else:
@@ -77,7 +83,7 @@ def study(
     return failed
 
 
-def _train(variant: Variant, board: Board, ranks: int, lock: int) -> int:
+def _train(variant: Variant, board: Board, ranks: int, lock: int, imports: Sequence[str]) -> int:
     """Train one variant, and return its exit code."""
     variant.folder.mkdir(parents=True, exist_ok=True)
     recipe = variant.folder / _RECIPE
@@ -85,7 +91,8 @@ def _train(variant: Variant, board: Board, ranks: int, lock: int) -> int:
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "composer.cli.launcher", "-n", str(ranks)]
-    command += ["-m", "composer_attn", "train", str(recipe)]
+    imported = [word for module in imports for word in ("--import", module)]
+    command += ["-m", "composer_attn", *imported, "train", str(recipe)]
     with (variant.folder / _LOG).open("ab") as log:
         # The run holds the lock as well, also where the study is killed and leaves it behind.
         process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[lock])

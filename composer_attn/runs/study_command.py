@@ -18,7 +18,12 @@ from composer_attn.runs.variants import Variant
 
 
 def run_study(
-    arguments: Sequence[str], names: Sequence[str], seeds: int, out: Path | None, ranks: int
+    arguments: Sequence[str],
+    names: Sequence[str],
+    seeds: int,
+    out: Path | None,
+    ranks: int,
+    imports: Sequence[str] = (),
 ) -> list[Variant]:
     """Train what is not trained yet, and write the report of all of it.
 
@@ -28,6 +33,7 @@ def run_study(
         seeds: number of seeds.
         out: the folder; by default one named after the recipe in ``runs``.
         ranks: number of processes of each run.
+        imports: modules that each run imports first.
 
     Returns:
         The variants that failed.
@@ -42,7 +48,7 @@ def run_study(
     recipe = files[0] if files else digits_recipe()
     config = load_checked(recipe, [a for a in arguments if "=" in a])
     out = out or Path("runs") / f"{config.run_name.removesuffix('_plain')}_study"
-    failed = study(config, names, seeds, out, ranks)
+    failed = study(config, names, seeds, out, ranks, imports)
     folders = [out]
     page = write_report(folders, out)
     console = Console()

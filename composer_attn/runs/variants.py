@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from composer_attn.algorithms.base import AttentionAlgorithm
+from composer_attn.attention import attention_names
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.runs.attentions import COMPOSERS
 from composer_attn.runs.check import find_mistakes, try_components
 from composer_attn.runs.config import RunConfig
 from composer_attn.runs.mistakes import unknown
-from composer_attn.runs.registry import ALGORITHMS
+from composer_attn.runs.registry import is_attention
 
 PLAIN = "plain"
 _MONITOR = "excitation_monitor"
@@ -37,14 +38,9 @@ class Variant:
         return Path(self.config.save_folder)
 
 
-def ours() -> list[str]:
-    """List the attentions of ours that a config can name."""
-    return [n for n, cls in ALGORITHMS.table.items() if _is_subclass(cls, AttentionAlgorithm)]
-
-
 def attentions() -> list[str]:
-    """List the attentions that a config can name: ours, and Composer's own."""
-    return [*ours(), "composer_squeeze_excite"]
+    """List the attentions that a config can name: those registered, and Composer's own."""
+    return [*attention_names(), COMPOSERS]
 
 
 def make_variants(config: RunConfig, names: Sequence[str], seeds: int, out: Path) -> list[Variant]:
@@ -86,15 +82,14 @@ def make_variants(config: RunConfig, names: Sequence[str], seeds: int, out: Path
 
 def attention_of(algorithms: dict[str, Any]) -> dict[str, Any]:
     """Return the attentions among a config's algorithms, with their arguments."""
-    known = attentions()
-    return {name: args or {} for name, args in algorithms.items() if name in known}
+    return {name: args or {} for name, args in algorithms.items() if is_attention(name)}
 
 
 def _variant(config: RunConfig, name: str, seed: int, folder: Path) -> RunConfig:
-    others = {n: a for n, a in config.algorithms.items() if n not in attentions()}
+    others = {n: a for n, a in config.algorithms.items() if not is_attention(n)}
     own = {} if name == PLAIN else {name: config.algorithms.get(name) or {}}
     callbacks = dict(config.callbacks)
-    if name in ours():
+    if name not in (PLAIN, COMPOSERS):
         callbacks.setdefault(_MONITOR, {})
     else:
         callbacks.pop(_MONITOR, None)
@@ -107,7 +102,3 @@ def _variant(config: RunConfig, name: str, seed: int, folder: Path) -> RunConfig
         save_folder=str(folder),
         autoresume=True,
     )
-
-
-def _is_subclass(cls: Any, base: type) -> bool:
-    return isinstance(cls, type) and issubclass(cls, base)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import is_parametrized
@@ -22,7 +23,7 @@ from composer_attn.surgery.feature_maps import (
 )
 from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.forwards import first_parameter, staying
-from composer_attn.surgery.links import Link, can_be_joined, needs_plain_operations
+from composer_attn.surgery.handoff import Link, attended, can_be_joined, needs_plain_operations
 from composer_attn.surgery.parametrized import (
     class_before,
     has_more_properties,
@@ -63,14 +64,19 @@ class Attends:
         rest = {name: value for name, value in kwargs.items() if name != self._attn_input}
         return kwargs[self._attn_input], rest
 
-    def _attend(self, x):
+    def _attend(self, x, link: Link | None = None):
         follow_pruning(self, x)
         backend = self._attn_backend
         if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
             return self.attention(x)
         if not can_be_joined(self.attention):
             return self.attention(x)
-        return attend_alone(x, self.attention, backend)
+        if not torch.compiler.is_compiling():
+            return attended(self, x, link)
+        y = attend_alone(x, self.attention, backend)
+        if link is not None:
+            link.traced = (y, x, self)
+        return y
 
     def _attend_sample(self, x, given):
         """Attend what came of ``given``, which may be one sample without a batch."""
@@ -101,11 +107,7 @@ class AttendsOutput(Attends):
         given = args[0] if args else next(iter(kwargs.values()), None)
         if is_sample(given, self._attn_dimensions):
             return self._attend_sample(x, given)
-        link = self._attn_gives
-        if link is not None and link.is_open() and isinstance(x, Tensor):
-            follow_pruning(self, x)
-            return link.give(x, self)
-        return self._attend(x)
+        return self._attend(x, self._attn_gives)
 
 
 class AttendsInput(Attends):

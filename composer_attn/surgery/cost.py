@@ -28,8 +28,9 @@ class SiteCost:
     Attributes:
         sizes: spatial size of each call, like ``((100, 100), (50, 50))`` of a convolution shared
             over two levels; empty where the example does not get there.
-        latent_channels: hidden width of its attention, where that has one.
-        kernel_size: weights of its attention's kernel, where that has one.
+        sized_by: name of the argument that sizes its attention, like ``kernel_size``; empty where
+            none does.
+        width: that argument's value there, like 5.
         macs: multiply-accumulates of its attention, of the whole batch, over all calls.
         activation_bytes: bytes kept for backward that are not kept without its attention: the
             rescaled feature map or, where its consumer keeps nothing, the one before (the scaling
@@ -40,8 +41,8 @@ class SiteCost:
     """
 
     sizes: tuple[tuple[int, ...], ...]
-    latent_channels: int | None = None
-    kernel_size: int | None = None
+    sized_by: str = ""
+    width: int | float | None = None
     macs: int = 0
     activation_bytes: int = 0
     parameters_share: float = 0.0
@@ -52,11 +53,6 @@ class SiteCost:
     def calls(self) -> int:
         """How often the site's module runs in one forward pass."""
         return len(self.sizes)
-
-    @property
-    def width(self) -> int | None:
-        """The latent width or the kernel size, whichever its attention has."""
-        return self.kernel_size if self.latent_channels is None else self.latent_channels
 
 
 def size_text(sizes: tuple[tuple[int, ...], ...]) -> str:

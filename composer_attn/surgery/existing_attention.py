@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from composer_attn.errors import ArgumentError
+from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.recognition import Findings, findings, has_own_forward
 
@@ -174,6 +175,9 @@ def existing_attentions(model: nn.Module) -> dict[str, str]:
     """
     modules, layers = {}, {}
     for name, module in walk(model):
+        if _is_of_site(model, name):
+            modules[name] = f"{type(module).__name__} {name!r}"
+            continue
         if not any(
             isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules()
         ):
@@ -185,6 +189,12 @@ def existing_attentions(model: nn.Module) -> dict[str, str]:
         prefix = f"{name}." if name else ""
         layers.update({f"{prefix}{n}": f"the attention of {kind} {name!r}" for n in found.layers})
     return {**modules, **{n: what for n, what in layers.items() if n not in modules}}
+
+
+def _is_of_site(model: nn.Module, name: str) -> bool:
+    """Say whether a module is what surgery gave an attended one, whatever its class."""
+    site, _, child = name.rpartition(".")
+    return child == CHILD and is_attended(model.get_submodule(site))
 
 
 def _doubtful(found: Existing) -> str:

@@ -1,4 +1,4 @@
-"""Prove how a network goes on with the output of a norm, where that can be computed with it."""
+"""Find how a network is expected to go on with the output of a norm, to compute that with it."""
 
 import operator
 from dataclasses import dataclass
@@ -26,16 +26,13 @@ class Finish:
     """How a residual branch, or the like, ends after a norm.
 
     Attributes:
-        parent: the module whose forward does it.
-        addition: the addition, as torch.fx names it below ``parent``; empty where nothing is added.
+        addition: the addition, as torch.fx names it below the module whose forward adds; empty
+            where nothing is added.
         relu: the ReLU after that, a module or likewise; empty where none follows.
-        between: modules that the tensor passes through, the ReLU among them.
     """
 
-    parent: str
     addition: str = ""
     relu: str = ""
-    between: tuple[str, ...] = ()
 
 
 def find_finish(proofs: Proofs, name: str) -> Finish:
@@ -44,58 +41,46 @@ def find_finish(proofs: Proofs, name: str) -> Finish:
     Raises:
         UnprovedError: neither an addition nor a ReLU follows, or that cannot be told.
     """
-    between = []
     for parent, own in proofs.above(name):
         look = _in_sequence if is_sequential(proofs.modules[parent]) else _in_forward
-        addition, relu, passed = look(proofs, parent, own)
-        between += passed
-        if addition or relu:
-            return Finish(parent, addition, relu, tuple(between))
+        finish = look(proofs, parent, own)
+        if finish != Finish():
+            return finish
     raise UnprovedError("its output is the model's")
 
 
-# What both return: addition, ReLU, modules passed; the first two empty where the parent returns it.
-_Found = tuple[str, str, tuple[str, ...]]
+# Both return a finish of nothing where the parent returns the output.
+def _in_sequence(proofs: Proofs, parent: str, own: str) -> Finish:
+    following = proofs.next_in_sequence(parent, own)
+    return Finish("", _relu_in(proofs, join(parent, following)) if following else "")
 
 
-def _in_sequence(proofs: Proofs, parent: str, own: str) -> _Found:
-    following, passed = proofs.next_in_sequence(parent, own)
-    passed = tuple(join(parent, name) for name in passed)
-    if not following:
-        return "", "", passed
-    relu = _relu_in(proofs, join(parent, following))
-    return "", relu, (*passed, relu)
-
-
-def _in_forward(proofs: Proofs, parent: str, own: str) -> _Found:
+def _in_forward(proofs: Proofs, parent: str, own: str) -> Finish:
     return proofs.agreed(parent, lambda graph: _in_graph(proofs, parent, call_of(graph, own)))
 
 
-def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> _Found:
-    addition, passed = "", []
+def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
+    addition = ""
     while True:
         try:
             user = only_user(node)
             # What else is done after the addition might change the shortcut in place.
             if addition and node.next is not user:
-                return addition, "", tuple(passed)
+                return Finish(addition)
             if user.op == "output" and user.args[0] is node:
-                return addition, "", tuple(passed)
+                return Finish(addition)
             if user.op == "call_module" and user.args == (node,) and not user.kwargs:
-                name = join(parent, user.target)
                 if not proofs.passes(parent, user.target):
-                    relu = _relu_in(proofs, name)
-                    return addition, relu, (*passed, relu)
-                passed.append(name)
+                    return Finish(addition, _relu_in(proofs, join(parent, user.target)))
             elif not addition and _adds(user, node):
                 addition = join(parent, user.name)
             elif _rectifies(user, node):
-                return addition, join(parent, user.name), tuple(passed)
+                return Finish(addition, join(parent, user.name))
             else:
                 raise UnprovedError("neither an addition nor a ReLU follows")
         except UnprovedError:
             if addition:  # which is enough
-                return addition, "", tuple(passed)
+                return Finish(addition)
             raise
         node = user
 

@@ -2,40 +2,36 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
-from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.errors import ModelError
 from composer_attn.surgery.attend import attended_side, is_attended, original_class, set_class
-from composer_attn.surgery.finish import Finish, find_finish
+from composer_attn.surgery.finish import find_finish
 from composer_attn.surgery.fusion_plan import FusedSite, FusionPlan
-from composer_attn.surgery.joined import (
+from composer_attn.surgery.handoff import Link, is_ours
+from composer_attn.surgery.joined_norms import (
     AttendedNorm,
+    Ending,
     NextNorm,
-    Parent,
     is_joined,
     joined_class,
     unjoined_class,
 )
-from composer_attn.surgery.links import Ending, Joint, Link, is_ours
-from composer_attn.surgery.proof import Following, Proofs, UnprovedError
+from composer_attn.surgery.proof import Proofs, UnprovedError
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_ROLES = (AttendedNorm, NextNorm, Parent)
-_ATTRIBUTES = ("_attn_backend", "_attn_gives", "_attn_takes", "_attn_ends", "_attn_joints")
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A site as planned, how what it gives reaches its norm, and what comes after that."""
-
-    site: FusedSite
-    to_norm: Following | None = None
-    finish: Finish | None = None
+_ROLES = (AttendedNorm, NextNorm)
+_ATTRIBUTES = ("_attn_backend", "_attn_gives", "_attn_takes", "_attn_ends")
+# These put out tensors that nobody else holds.
+_FRESH = {
+    getattr(nn, f"{kind}{dimensions}d").forward
+    for kind in ("Conv", "ConvTranspose")
+    for dimensions in (1, 2, 3)
+}
 
 
 def _fuse(model: nn.Module, backends: Mapping[nn.Module, str]) -> FusionPlan:
@@ -50,7 +46,7 @@ def _fuse(model: nn.Module, backends: Mapping[nn.Module, str]) -> FusionPlan:
             _join(modules, each)
         undo.pop_all()
     kinds = ", ".join(dict.fromkeys(backends.values()))
-    return FusionPlan(kinds, tuple(each.site for each in found))
+    return FusionPlan(kinds, tuple(found))
 
 
 def backends_of(model: nn.Module) -> dict[nn.Module, str]:
@@ -126,26 +122,26 @@ def apart(model: nn.Module) -> Iterator[None]:
         _fuse(model, backends)
 
 
-def _plan(model: nn.Module, sites: list[nn.Module]) -> list[_Found]:
+def _plan(model: nn.Module, sites: list[nn.Module]) -> list[FusedSite]:
     proofs = Proofs(model)
     found, taken, added = [], {}, set()
-    for site in sites:
-        name = proofs.names[site][0]
-        plain = FusedSite(name, original_class(site).__name__)
+    for module in sites:
+        name = proofs.names[module][0]
+        plain = FusedSite(name, original_class(module).__name__)
         try:
-            each = _find(proofs, site, plain)
-            if each.site.norm in taken:
-                raise UnprovedError(f"{each.site.norm} is fused with {taken[each.site.norm]}")
-            taken[each.site.norm] = name
-            each = _with_finish(proofs, each, added)
-            added.add(each.site.addition)
-            found.append(each)
+            site = _find(proofs, module, plain)
+            if site.norm in taken:
+                raise UnprovedError(f"{site.norm} is fused with {taken[site.norm]}")
+            taken[site.norm] = name
+            site = _with_finish(proofs, site, added)
+            added.add(site.addition)
+            found.append(site)
         except UnprovedError as error:
-            found.append(_Found(replace(plain, reason=str(error))))
+            found.append(replace(plain, reason=str(error)))
     return found
 
 
-def _find(proofs: Proofs, site: nn.Module, plain: FusedSite) -> _Found:
+def _find(proofs: Proofs, site: nn.Module, plain: FusedSite) -> FusedSite:
     """Find the norm of a site."""
     if attended_side(site) != "output":
         raise UnprovedError(f"its {attended_side(site)} is attended, not its output")
@@ -155,9 +151,9 @@ def _find(proofs: Proofs, site: nn.Module, plain: FusedSite) -> _Found:
         raise UnprovedError(f"squeeze={site.attention.squeeze!r} takes more than averages")
     if isinstance(site, _BatchNorm):
         _check_norm(site, original_class(site), AttendedNorm)
-        return _Found(replace(plain, norm=plain.name))
-    way = proofs.following(plain.name)
-    norm = proofs.modules[way.name]
+        return replace(plain, norm=plain.name)
+    name = proofs.following(plain.name)
+    norm = proofs.modules[name]
     try:
         if is_attended(norm):
             raise UnprovedError("it is attended itself")
@@ -165,22 +161,19 @@ def _find(proofs: Proofs, site: nn.Module, plain: FusedSite) -> _Found:
         if norm.num_features != site.attention.channels:
             raise UnprovedError(f"it normalizes {norm.num_features} channels")
     except UnprovedError as error:
-        raise UnprovedError(f"{way.name} ({type(norm).__name__}) follows: {error}") from None
-    _check_parent(proofs, way.parent)
-    return _Found(replace(plain, norm=way.name), to_norm=way)
+        raise UnprovedError(f"{name} ({type(norm).__name__}) follows: {error}") from None
+    return replace(plain, norm=name)
 
 
-def _with_finish(proofs: Proofs, found: _Found, added: Collection[str]) -> _Found:
-    """Add the addition (if no other norm has it) and the ReLU that are proved to follow a norm."""
+def _with_finish(proofs: Proofs, site: FusedSite, added: Collection[str]) -> FusedSite:
+    """Add the addition (if no other norm has it) and the ReLU that are expected after a norm."""
     try:
-        finish = find_finish(proofs, found.site.norm)
-        _check_parent(proofs, finish.parent)
+        finish = find_finish(proofs, site.norm)
     except UnprovedError:
-        return found
+        return site
     if finish.addition and finish.addition in added:
-        return found
-    site = replace(found.site, addition=finish.addition, relu=finish.relu)
-    return replace(found, site=site, finish=finish)
+        return site
+    return replace(site, addition=finish.addition, relu=finish.relu)
 
 
 def _check_norm(norm: nn.Module, kind: type, role: type) -> None:
@@ -191,64 +184,22 @@ def _check_norm(norm: nn.Module, kind: type, role: type) -> None:
         raise UnprovedError("its class is extended by a parametrization")
     if kind.forward is not nn.BatchNorm2d.forward or "forward" in vars(norm):
         raise UnprovedError("its forward is its own")
-    _check_class(norm, role)
-
-
-def _check_parent(proofs: Proofs, name: str) -> None:
-    parent = proofs.modules[name]
-    trouble = ""
-    if isinstance(parent, GraphModule):
-        trouble = "it is a graph of torch.fx, which makes its forward anew"
-    elif is_parametrized(parent):
-        trouble = "its class is extended by a parametrization"
-    if trouble:
-        raise UnprovedError(f"{name or 'the model'}, whose forward joins them: {trouble}")
-    _check_class(parent, Parent)
-
-
-def _check_class(module: nn.Module, role: type) -> None:
     try:
-        joined_class(type(module), role)
+        joined_class(type(norm), role)
     except Exception as error:  # whatever a class raises that refuses to be extended
-        kind = type(module).__name__
+        kind = type(norm).__name__
         raise UnprovedError(f"the class {kind} cannot be extended: {error}") from None
 
 
-def _join(modules: dict[str, nn.Module], found: _Found) -> None:
-    site, norm = modules[found.site.name], modules.get(found.site.norm)
-    if found.to_norm is not None:
-        link = vars(site)["_attn_gives"] = vars(norm)["_attn_takes"] = Link()
-        _set_role(norm, NextNorm)
-        way = found.to_norm
-        _tell_parent(modules, link, way.parent, found.site.name, way.name, way.between)
-    elif found.site.fused:
-        _set_role(norm, AttendedNorm)
-    if found.finish is not None:
-        finish = found.finish
-        ending = vars(norm)["_attn_ends"] = Ending(bool(finish.addition and finish.relu))
-        _tell_parent(modules, ending, finish.parent, found.site.norm, None, finish.between)
-
-
-def _tell_parent(
-    modules: dict[str, nn.Module],
-    link: Link,
-    above: str,
-    giver: str,
-    taker: str | None,
-    between: tuple[str, ...],
-) -> None:
-    parent = modules[above]
-    _set_role(parent, Parent)
-    ends = [None if name is None else _path(above, name) for name in (giver, taker)]
-    passed = tuple((_path(above, name), type(modules[name])) for name in between)
-    joint = Joint(link, *ends, passed)
-    vars(parent)["_attn_joints"] = (*parent._attn_joints, joint)
-
-
-def _set_role(module: nn.Module, role: type) -> None:
-    if not is_joined(module):
-        set_class(module, joined_class(type(module), role))
-
-
-def _path(parent: str, name: str) -> tuple[str, ...]:
-    return tuple(name.removeprefix(f"{parent}." if parent else "").split("."))
+def _join(modules: dict[str, nn.Module], found: FusedSite) -> None:
+    if not found.fused:
+        return
+    site, norm = modules[found.name], modules[found.norm]
+    if site is norm:
+        set_class(norm, joined_class(type(norm), AttendedNorm))
+    else:
+        fresh = original_class(site).forward in _FRESH
+        vars(site)["_attn_gives"] = vars(norm)["_attn_takes"] = Link(fresh)
+        set_class(norm, joined_class(type(norm), NextNorm))
+    if found.addition or found.relu:
+        vars(norm)["_attn_ends"] = Ending(bool(found.addition and found.relu))

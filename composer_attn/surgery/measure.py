@@ -70,7 +70,7 @@ class _Reading:
         inner: storages that were first kept inside each site's attention.
         inner_macs: multiply-accumulates of each site's attention.
         outputs: names of the convolutions whose output is the network's, up to what has no weights.
-        widths: latent width and kernel size of each site's attention.
+        widths: what sizes each site's attention, and how.
     """
 
     parameters: int = 0
@@ -81,7 +81,7 @@ class _Reading:
     inner: dict[str, list[StorageWeakRef]] = field(default_factory=dict)
     inner_macs: dict[str, int] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
-    widths: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    widths: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
     def cost(self) -> NetworkCost:
         return NetworkCost(self.parameters, self.macs, sum(self.saved.values()))
@@ -211,8 +211,9 @@ def _watch_attention(name, attention, reading, current, counter) -> None:
 
     attention.register_forward_pre_hook(enter)
     attention.register_forward_hook(leave)
-    widths = (getattr(attention, "latent_channels", None), getattr(attention, "kernel_size", None))
-    reading.widths[name] = widths
+    sized_by = getattr(attention, "sized_by", "")
+    width = getattr(attention, sized_by, None) if isinstance(sized_by, str) and sized_by else None
+    reading.widths[name] = ("", None) if width is None else (sized_by, width)
 
 
 def _last_producers(output: Any, producers: dict[Any, str | None]) -> set[str]:
@@ -266,12 +267,12 @@ def _priced(
 ) -> Site:
     sizes = tuple(plain.sizes.get(site.name, ()))
     is_output = site.side == "output" and site.name in plain.outputs
-    latent, kernel = attended.widths.get(site.name, (None, None))
+    sized_by, width = attended.widths.get(site.name, ("", None))
     macs, kept = attended.inner_macs.get(site.name, 0), extra.get(site.name, 0)
     cost = SiteCost(
         sizes=sizes,
-        latent_channels=latent,
-        kernel_size=kernel,
+        sized_by=sized_by,
+        width=width,
         macs=macs,
         activation_bytes=kept,
         parameters_share=site.parameters / max(1, whole.parameters),

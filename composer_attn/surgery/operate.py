@@ -1,9 +1,8 @@
 """Plan, then act: every check before the first change, and all of the changes or none."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import lru_cache
 
 from torch import nn
 from torch.optim import Optimizer
@@ -29,6 +28,7 @@ from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.refusals import check_model, check_sites
 from composer_attn.surgery.select import Selection, select
 from composer_attn.surgery.slots import is_replacement, occupy, vacate
+from composer_attn.surgery.trial import Trials, Tried, moved
 from composer_attn.surgery.untrained import watch
 
 
@@ -83,7 +83,8 @@ def operate(
     live = as_optimizers(optimizers)
     with apart(model):
         plan, sites, homes = _prepare(model, recipe, selection, live, param_group)
-        attentions = {point.name: _build(model, recipe, point) for point in sites}
+        built: set[int] = set()
+        attentions = {point.name: _build(model, recipe, point, built) for point in sites}
         _attend_all(model, sites, attentions, homes, live)
     if not live:
         owners = {p.name: model.get_submodule(p.owner) for p in sites}
@@ -112,7 +113,7 @@ def _attend_all(
             if is_replacement(point.module):
                 kept = point.module.kept
                 kept.places = leave(live, kept.module, model)
-            for home in homes[point.name]:
+            for home in homes.get(point.name, ()):
                 join(home, attention)
         undo.callback(allow_folding, model)
         refuse_folding(model)
@@ -131,24 +132,27 @@ def _prepare(
     sites = [point for point, reason in selected if not reason]
     recipe.check_matches(p.names for p, reason in selected if reason in ("", ATTENDED_ALREADY))
     check_sites(sites, model)
-    owners = {point.name: point.owner for point in sites}
+    trials = Trials(model, recipe)
+    tried = {point.name: trials.at(point) for point in sites}
+    # Without parameters there is nothing for an optimizer to hold.
+    owners = {point.name: point.owner for point in sites if tried[point.name].parameters}
     homes = find_homes(model, owners, live, param_group)
-    count = lru_cache(lambda c, names: _count(recipe.build(c, names, device="meta")))
+    kinds = dict.fromkeys(found.kind for found in tried.values())
     plan = SurgeryPlan(
-        attention=recipe.attention.__name__,
+        attention=", ".join(kinds) or recipe.name,
         sites=tuple(
-            _site(point, _detailed(point, reason, recipe), count) for point, reason in selected
+            _site(point, _detailed(point, reason, trials), tried) for point, reason in selected
         ),
     )
     return plan, sites, homes
 
 
-def _detailed(point: Point, reason: str, recipe: Recipe) -> str:
+def _detailed(point: Point, reason: str, trials: Trials) -> str:
     """Say of an attended point whether its attention is what was asked for."""
     if reason != ATTENDED_ALREADY:
         return reason
     there = point.module._modules[CHILD]
-    asked = recipe.build(point.channels, point.names, device="meta")
+    asked = trials.at(point).module
     if type(there) is not type(asked):
         return f"{ATTENDED_ALREADY} by {type(there).__name__}"
     alike = _settings(there) == _settings(asked)
@@ -160,26 +164,22 @@ def _settings(attention: nn.Module) -> tuple[object, ...]:
     kinds = (bool, int, float, str)
     own = {n: v for n, v in vars(attention).items() if n[0] != "_" and isinstance(v, kinds)}
     own.pop("training", None)
-    return own, _count(attention)
+    return own, sum(parameter.numel() for parameter in attention.parameters())
 
 
-def _site(point: Point, reason: str, count: Callable[[int, tuple[str, ...]], int]) -> Site:
-    parameters = 0 if reason else count(point.channels, point.names)
+def _site(point: Point, reason: str, tried: Mapping[str, Tried]) -> Site:
+    parameters = 0 if reason else tried[point.name].parameters
     replaced = is_replacement(point.module) and not is_attended(point.module)
     kind = type(point.module.kept.module if replaced else point.module).__name__
     return Site(point.name, kind, point.channels, reason, parameters, point.side)
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _build(model: nn.Module, recipe: Recipe, point: Point) -> nn.Module:
+def _build(model: nn.Module, recipe: Recipe, point: Point, built: set[int]) -> nn.Module:
     """Build the attention of a site like its owner: device, dtype, training or evaluation."""
     owner = model.get_submodule(point.owner)
     weight = next(owner.parameters())
-    options = {"device": weight.device, "dtype": weight.dtype}
-    attention = recipe.build(point.channels, point.names, **options)
+    attention = recipe.build(point.channels, point.names, weight.device, weight.dtype)
+    attention = moved(attention, weight, model, built)
     # What can fail, fails before anything has changed.
     attended_class(type(point.module), point.side)
     if point.slots:

@@ -159,6 +159,18 @@ def leave(
     return tuple(places)
 
 
+def places_of(optimizers: Iterable[Optimizer], module: nn.Module) -> tuple[Place, ...]:
+    """Return where the parameters of a module are in optimizers, the last of each group first."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return tuple(
+        Place(names[id(parameter)], number, index, position + 1, None)
+        for number, optimizer in enumerate(optimizers)
+        for index, group in enumerate(optimizer.param_groups)
+        for position, parameter in reversed(list(enumerate(group["params"])))
+        if id(parameter) in names
+    )
+
+
 def rejoin(optimizers: list[Optimizer], module: nn.Module, places: Iterable[Place]) -> None:
     """Put a module's parameters back where :func:`leave` found them, as far as that still is."""
     parameters = dict(module.named_parameters())

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from composer_attn.errors import ArgumentError, PlacementError
-from composer_attn.surgery.attend import is_attended
+from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.blocks import Block, known_block
 from composer_attn.surgery.existing_attention import existing_attentions, inside, is_attention
 from composer_attn.surgery.names import walk
@@ -247,8 +247,9 @@ def channels_in(module: nn.Module) -> int:
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
     """Walk through a module, but not into attentions, whose convolutions say nothing of it."""
     yield module
-    for child in module.children():
-        if not is_attention(child):
+    own = CHILD if is_attended(module) else None
+    for name, child in module.named_children():
+        if name != own and not is_attention(child):
             yield from _parts(child)
 
 

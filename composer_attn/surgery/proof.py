@@ -1,34 +1,18 @@
 """Prove which module alone takes the output of another, and takes nothing else."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
 from composer_attn.surgery.attend import is_attended, original_class
 from composer_attn.surgery.names import walk
+from composer_attn.surgery.shallow_trace import trace_children
 from composer_attn.surgery.slots import split_name
-from composer_attn.surgery.trace import trace_children
 
 
 class UnprovedError(Exception):
     """What follows a module cannot be told; the message says why."""
-
-
-@dataclass(frozen=True)
-class Following:
-    """What was proved of a module.
-
-    Attributes:
-        name: the module that alone takes its output.
-        parent: the module whose forward hands it over.
-        between: modules that pass it on unchanged on the way.
-    """
-
-    name: str
-    parent: str
-    between: tuple[str, ...] = ()
 
 
 class Proofs:
@@ -42,18 +26,16 @@ class Proofs:
             self.modules[name] = module
         self._graphs: dict[str, list[fx.Graph] | str] = {}
 
-    def following(self, name: str) -> Following:
+    def following(self, name: str) -> str:
         """Find the module that alone takes the output of ``name``.
 
         Raises:
             UnprovedError: there is none, or it cannot be told.
         """
-        between = []
         for parent, own in self.above(name):
-            found, passed = self._next(parent, own)
-            between += [join(parent, other) for other in passed]
+            found = self._next(parent, own)
             if found:
-                return Following(self.first(join(parent, found)), parent, tuple(between))
+                return self.first(join(parent, found))
         raise UnprovedError("its output is the model's")
 
     def above(self, name: str) -> Iterator[tuple[str, str]]:
@@ -74,22 +56,17 @@ class Proofs:
             yield parent, own
             name = parent
 
-    def _next(self, parent: str, own: str) -> tuple[str, list[str]]:
+    def _next(self, parent: str, own: str) -> str:
         """Name the child that follows ``own`` in its parent; empty where the parent returns it."""
         if is_sequential(self.modules[parent]):
             return self.next_in_sequence(parent, own)
-        name, passed = self.agreed(parent, lambda graph: self._next_in_graph(graph, parent, own))
-        return name, list(passed)
+        return self.agreed(parent, lambda graph: self._next_in_graph(graph, parent, own))
 
-    def next_in_sequence(self, parent: str, own: str) -> tuple[str, list[str]]:
-        """Name the child of a Sequential that follows ``own``, and what passes its input on."""
+    def next_in_sequence(self, parent: str, own: str) -> str:
+        """Name the child of a Sequential that follows ``own``; empty where none does."""
         children = list(self.modules[parent]._modules)
-        passed = []
-        for name in children[children.index(own) + 1 :]:
-            if not self.passes(parent, name):
-                return name, passed
-            passed.append(name)
-        return "", passed
+        behind = children[children.index(own) + 1 :]
+        return next((name for name in behind if not self.passes(parent, name)), "")
 
     def passes(self, parent: str, name: str) -> bool:
         """Say whether a child returns its very input."""
@@ -102,17 +79,16 @@ class Proofs:
             raise UnprovedError("what follows it differs between training and evaluation")
         return found[0]
 
-    def _next_in_graph(self, graph: fx.Graph, parent: str, own: str) -> tuple[str, tuple[str, ...]]:
-        node, passed = call_of(graph, own), []
+    def _next_in_graph(self, graph: fx.Graph, parent: str, own: str) -> str:
+        node = call_of(graph, own)
         while True:
             user = only_user(node)
             if user.op == "output" and user.args[0] is node:
-                return "", tuple(passed)
+                return ""
             if user.op != "call_module" or user.args != (node,) or user.kwargs:
                 raise UnprovedError(f"its output goes to {_title(user)}")
             if not self.passes(parent, user.target):
-                return user.target, tuple(passed)
-            passed.append(user.target)
+                return user.target
             node = user
 
     def first(self, name: str) -> str:

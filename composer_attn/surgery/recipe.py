@@ -1,15 +1,19 @@
 """How to build the attention of each site."""
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from inspect import Parameter
 
+import torch
 from torch import nn
 
-from composer_attn.errors import ArgumentError
+from composer_attn.attention.base import ChannelAttention
+from composer_attn.attention.signatures import own_parameters, takes
+from composer_attn.checks import unknown
+from composer_attn.errors import ArgumentError, ComposerAttnError
 from composer_attn.surgery.names import as_patterns, check_patterns, matches
-
-# What may differ from site to site: {pattern: value}.
-_BY_PATTERN = ("kernel_size", "latent_channels")
 
 
 @dataclass(frozen=True)
@@ -17,14 +21,35 @@ class Recipe:
     """A kind of attention and its arguments.
 
     Attributes:
-        attention: the class; called with ``channels``, the arguments, ``device`` and ``dtype``.
-        arguments: by name. ``kernel_size`` and ``latent_channels`` may be ``{pattern: value}``: a
-            site takes the value of the first pattern that matches one of its names, or else the
-            class's default.
+        attention: a class, or a function ``(channels, **arguments) -> nn.Module``. Where its
+            signature names ``device`` and ``dtype``, it is given these, too.
+        arguments: by name. The one that its attribute ``sized_by`` names may be
+            ``{pattern: value}``: a site takes the value of the first pattern that matches one of
+            its names, or else the attention's default.
     """
 
-    attention: type[nn.Module]
+    attention: Callable[..., nn.Module]
     arguments: Mapping[str, object]
+
+    @property
+    def kind(self) -> type | None:
+        """The class of what is built, where that is known before it is."""
+        attention = self.attention
+        while isinstance(attention, partial):
+            attention = attention.func
+        return attention if isinstance(attention, type) else None
+
+    @property
+    def name(self) -> str:
+        """What to call the attention before one is built."""
+        named = self.kind or self.attention
+        return getattr(named, "__name__", type(named).__name__)
+
+    @property
+    def sized_by(self) -> str:
+        """Name of the argument that sizes an attention; empty where none is said to."""
+        found = getattr(self.kind or self.attention, "sized_by", "")
+        return found if isinstance(found, str) else ""
 
     def check(self) -> None:
         """Make sure that every argument is one that the attention takes.
@@ -32,15 +57,52 @@ class Recipe:
         Raises:
             ArgumentError: one is not.
         """
-        for argument, table in self._tables():
+        table = self._table()
+        if table is not None:
             if not table:
-                raise ArgumentError(f"{argument} must have a pattern, as in {{'layer1.*': 3}}")
-            as_patterns(f"the keys of {argument}", table)
-        plain = {n: v for n, v in self.arguments.items() if n not in dict(self._tables())}
-        self.attention(1, **plain, device="meta")
-        for argument, table in self._tables():
-            for value in table.values():
-                self.attention(1, **plain, **{argument: value}, device="meta")
+                raise ArgumentError(f"{self.sized_by} must have a pattern, as in {{'layer1.*': 3}}")
+            as_patterns(f"the keys of {self.sized_by}", table)
+        self.check_names()
+        if self.kind is None or not issubclass(self.kind, ChannelAttention):
+            return  # which channels will do is for the sites to show
+        plain = {n: v for n, v in self.arguments.items() if n != self.sized_by or table is None}
+        for sized in [{}] if table is None else [{self.sized_by: v} for v in table.values()]:
+            self._try_values(plain | sized)
+
+    def check_names(self, others: Iterable[str] = ()) -> None:
+        """Make sure that the attention takes arguments of these names, and all that it needs.
+
+        Args:
+            others: names that whoever was given the arguments takes itself, for the message.
+
+        Raises:
+            ArgumentError: it does not.
+        """
+        parameters = own_parameters(self.attention)
+        if parameters is None:
+            return
+        wrong = [name for name in self.arguments if name not in parameters]
+        if wrong:
+            valid = (*parameters, *others)
+            raise ArgumentError(unknown(f"argument of {self.name}", wrong[0], valid))
+        missing = [
+            name
+            for name, parameter in parameters.items()
+            if parameter.default is Parameter.empty and name not in self.arguments
+        ]
+        if missing:
+            raise ArgumentError(f"{self.name} needs the argument {missing[0]!r}")
+
+    def _try_values(self, arguments: Mapping[str, object]) -> None:
+        """Have a channel attention say what it thinks of its arguments, whatever the channels."""
+        try:
+            with warnings.catch_warnings(), torch.device("meta"):
+                warnings.simplefilter("ignore")  # of layers without any weight
+                self.attention(1, **arguments)
+        except ComposerAttnError:
+            raise
+        except Exception:  # one channel may be too few for a layer
+            return
 
     def check_matches(self, sites: Iterable[Iterable[str]]) -> None:
         """Make sure that every pattern of an argument matches one of the sites' names.
@@ -49,19 +111,55 @@ class Recipe:
             PatternError: one or more do not.
         """
         names = [name for site in sites for name in site]
-        for argument, table in self._tables():
-            check_patterns(argument, table, names)
+        check_patterns(self.sized_by, self._table(), names)
 
-    def build(self, channels: int, names: Iterable[str], **options) -> nn.Module:
-        """Build the attention of the site that goes by these names."""
-        arguments = dict(self.arguments)
-        for argument, table in self._tables():
-            del arguments[argument]
+    def arguments_at(self, names: Iterable[str]) -> dict[str, object]:
+        """Return the arguments of the site that goes by these names."""
+        arguments, table = dict(self.arguments), self._table()
+        if table is not None:
+            del arguments[self.sized_by]
             found = [value for pattern, value in table.items() if matches(names, [pattern])]
             if found:
-                arguments[argument] = found[0]
-        return self.attention(channels, **arguments, **options)
+                arguments[self.sized_by] = found[0]
+        return arguments
 
-    def _tables(self) -> list[tuple[str, Mapping]]:
-        found = ((name, self.arguments.get(name)) for name in _BY_PATTERN)
-        return [(name, value) for name, value in found if isinstance(value, Mapping)]
+    def build(
+        self,
+        channels: int,
+        names: Iterable[str],
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> nn.Module:
+        """Build the attention of the site that goes by these names, on a device, in a dtype.
+
+        As far as what builds it heeds these: see :func:`composer_attn.surgery.trial.moved`.
+
+        Raises:
+            ArgumentError: it does not build, or not a module; the message says what it raised.
+        """
+        arguments = self.arguments_at(names)
+        options = {"device": device, "dtype": dtype}
+        given = {name: v for name, v in options.items() if takes(self.attention, name)}
+        try:
+            with torch.device(device):
+                attention = self.attention(channels, **arguments, **given)
+        except ComposerAttnError:
+            raise
+        except Exception as error:  # a builder is others' code, and raises what it likes
+            raise ArgumentError(
+                f"{self.name} cannot be built for {channels} channels"
+                f"{_listed(arguments)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(attention, nn.Module):
+            raise ArgumentError(
+                f"{self.name} must build a torch.nn.Module; got {type(attention).__name__}"
+            )
+        return attention
+
+    def _table(self) -> Mapping[str, object] | None:
+        value = self.arguments.get(self.sized_by)
+        return value if isinstance(value, Mapping) else None
+
+
+def _listed(arguments: Mapping[str, object]) -> str:
+    return "".join(f", {name}={value!r}" for name, value in arguments.items())

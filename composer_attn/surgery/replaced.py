@@ -56,7 +56,7 @@ def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _point(model: nn.Module, module: nn.Module, names: tuple[str, ...]) -> Point:
     name = names[0]
     if is_replacement(module):
-        channels = module._modules[CHILD].channels
+        channels = _channels(model, module.kept.module, name)
         return Point(name, names, module, "output", channels, name, obstacle=ATTENDED_ALREADY)
     has_weights = any(True for _ in module.parameters())
     channels = _channels(model, module, name)

@@ -26,7 +26,7 @@ class Selection:
         replace: the candidates are the attentions that the network came with.
     """
 
-    min_channels: int | None
+    min_channels: int | None = None
     include: str | Iterable[str] | None = None
     exclude: str | Iterable[str] | None = None
     filter_fn: Callable[[str, nn.Module], bool] | None = None

@@ -31,8 +31,8 @@ def site_name(site: Any) -> str:
 
 def width_label(plan: Any) -> str:
     """Say what the attentions' widths are."""
-    kernels = any(site.cost.kernel_size is not None for site in plan.chosen)
-    return "kernel" if kernels else "latent"
+    names = dict.fromkeys(site.cost.sized_by for site in plan.chosen if site.cost.sized_by)
+    return next(iter(names), "width").split("_")[0]
 
 
 def _row(site: Any) -> tuple[str, ...]:

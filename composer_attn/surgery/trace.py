@@ -6,30 +6,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import fx, nn
 
-from composer_attn.surgery.attend import is_attended, original_class
 from composer_attn.surgery.blocks import Block
+from composer_attn.surgery.shallow_trace import trace_children
 
 # What adds two tensors, in a graph of torch.fx.
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-
-
-class _Shallow(fx.Tracer):
-    """Traces a module's own forward only."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-def trace_children(module: nn.Module, training: bool) -> fx.Graph:
-    """Trace the forward of a module itself, its children kept whole; change nothing.
-
-    Raises:
-        Exception: whatever the forward raises on symbolic inputs, where it cannot be traced.
-    """
-    copy = _untouched(module)
-    vars(copy)["training"] = training
-    with torch.random.fork_rng(devices=[]):
-        return _Shallow().trace(copy)
 
 
 def traced_block(module: nn.Module) -> Block | None:
@@ -72,16 +53,6 @@ def traced_block(module: nn.Module) -> Block | None:
     adds_last = output.args[0] is addition and bool(name or adds_input)
     from_input = bool(name or adds_input) and not _children(shared)
     return Block(targets[-1], targets[0], name, adds_last=adds_last, from_input=from_input)
-
-
-def _untouched(module: nn.Module) -> nn.Module:
-    """Copy a module, unattended: whatever its forward sets on itself is lost with the copy."""
-    copy = object.__new__(original_class(module) if is_attended(module) else type(module))
-    tables = {name: dict(v) if isinstance(v, dict) else v for name, v in vars(module).items()}
-    # A forward that counts in a buffer would count this call.
-    tables["_buffers"] = {n: b if b is None else b.clone() for n, b in module._buffers.items()}
-    vars(copy).update(tables)
-    return copy
 
 
 def _size(module: nn.Module, path: list[fx.Node]) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Take attention out of a network: ours, exactly, or what the network came with."""
 
+from itertools import chain
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -8,7 +10,13 @@ from composer_attn.surgery.attend import CHILD, detach, is_attended, is_extended
 from composer_attn.surgery.fold_methods import allow_folding
 from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.names import walk
-from composer_attn.surgery.optimizers import Optimizers, as_optimizers, leave, rejoin
+from composer_attn.surgery.optimizers import (
+    Optimizers,
+    as_optimizers,
+    leave,
+    places_of,
+    rejoin,
+)
 from composer_attn.surgery.orphans import find_orphans
 from composer_attn.surgery.refusals import check_model
 from composer_attn.surgery.select import Selection, select
@@ -41,7 +49,7 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
         detach(module)
         places = leave(found_optimizers, attentions[name], model)
         if is_replacement(module):
-            _bring_back(module, attentions[name], found_optimizers, places)
+            _bring_back(model, name, attentions[name], found_optimizers, places)
     stand_ins = (name for name, m in walk(model) if is_shortcut(m) or is_replacement(m))
     for slot in [split_name(name) for name in stand_ins]:
         vacate(model, slot)
@@ -71,15 +79,22 @@ def remove_all(
 
 
 def _bring_back(
-    replacement: nn.Module,
+    model: nn.Module,
+    name: str,
     attention: nn.Module,
     optimizers: list[Optimizer],
     places: tuple[Place, ...],
 ) -> None:
     """Ready the attention that a network came with to be where ours was until now."""
-    kept = replacement.kept
-    parameter = next(attention.parameters())
-    kept.module.to(parameter.device, parameter.dtype).train(replacement.training)
+    replacement = model.get_submodule(name)
+    kept, parent = replacement.kept, model.get_submodule(split_name(name)[0])
+    like = next(chain(attention.parameters(), parent.parameters(), model.parameters()), None)
+    if like is not None:
+        kept.module.to(like.device, like.dtype)
+    kept.module.train(replacement.training)
+    if not places and not any(True for _ in attention.parameters()):
+        # Ours had nothing for an optimizer to hold: the weights beside it tell where.
+        places = places_of(optimizers, parent) or places_of(optimizers, model)
     if not places:  # the optimizers passed, if any, do not train this network
         return
     if not kept.places:  # they were built after the surgery

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from composer_attn import ECA, SqueezeExcite
 from composer_attn.ops import backends, native
 from composer_attn.ops.build import build
-from composer_attn.surgery.joined import is_joined
+from composer_attn.surgery.joined_norms import is_joined
 from tests.algorithms.training import (
     ALGORITHMS,
     assert_same,

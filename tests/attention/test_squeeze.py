@@ -14,6 +14,7 @@ BUILDERS = {
 }
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 each_attention = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+each_squeeze = pytest.mark.parametrize("squeeze", ["avg", "max", "avg+max", "std", "none"])
 
 
 def by_hand(attention, vectors):
@@ -45,6 +46,64 @@ def test_max_squeezes_each_channel_to_its_maximum(build, shape):
 
 @each_attention
 @each_shape
+def test_std_squeezes_each_channel_to_its_standard_deviation(build, shape):
+    attention = build(squeeze="std", dtype=torch.float64)
+    x = 3 + torch.randn(shape, dtype=torch.float64)
+    values = x.flatten(2)
+    means = values.sum(2, keepdim=True) / values.shape[2]
+    deviations = ((values - means) ** 2).sum(2).div(values.shape[2]).sqrt()
+    scales = by_hand(attention, deviations)
+    torch.testing.assert_close(attention.excitation(x), scales, rtol=0, atol=1e-14)
+    expected = (values * scales[..., None]).reshape(shape)
+    torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-14)
+
+
+@each_attention
+def test_std_of_one_position_or_of_equal_ones_is_0_and_has_no_nan_in_its_gradient(build):
+    attention = build(squeeze="std", dtype=torch.float64)
+    x = torch.randn(3, 10, 2, 1, dtype=torch.float64)
+    x[:, 4:] = 1.5
+    x.requires_grad_()
+    attention(x).sum().backward()
+    assert x.grad.isfinite().all()
+    nothing = torch.zeros(3, 10, dtype=torch.float64)
+    one = torch.randn(3, 10, 1, dtype=torch.float64)
+    torch.testing.assert_close(attention.excitation(one), by_hand(attention, nothing))
+
+
+@each_shape
+@pytest.mark.parametrize("bias", [False, True])
+def test_avg_and_max_is_the_channel_gate_of_cbam(shape, bias):
+    attention = SqueezeExcitation(10, 4, squeeze="avg+max", bias=bias, dtype=torch.float64)
+    x = 1 + torch.randn(shape, dtype=torch.float64)
+
+    def bottleneck(vector):
+        layers = (attention.fc1, attention.fc2)
+        first, second = (lambda v, p=p: F.linear(v, p.weight, p.bias) for p in layers)
+        return second(first(vector).relu())
+
+    values = x.flatten(2)
+    logits = bottleneck(values.mean(2)) + bottleneck(values.max(2).values)
+    scales = 1 / (1 + torch.exp(-logits))
+    torch.testing.assert_close(attention.excitation(x), scales, rtol=0, atol=1e-14)
+    expected = (values * scales[..., None]).reshape(shape)
+    torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-14)
+
+
+def test_avg_and_max_of_eca_adds_the_logits_of_both():
+    attention = EfficientChannelAttention(10, 5, squeeze="avg+max", dtype=torch.float64)
+    x = torch.randn(3, 10, 5, 4, dtype=torch.float64)
+    kernel = attention.conv.weight.flatten()
+    expected = torch.zeros(3, 10, dtype=torch.float64)
+    for vectors in (x.mean((2, 3)), x.amax((2, 3))):
+        padded = F.pad(vectors, (2, 2))
+        for c in range(10):
+            expected[:, c] += padded[:, c : c + 5] @ kernel
+    torch.testing.assert_close(attention.excitation(x), expected.sigmoid(), rtol=0, atol=1e-14)
+
+
+@each_attention
+@each_shape
 def test_none_excites_each_position_by_its_own_channels(build, shape):
     attention = build(squeeze="none", dtype=torch.float64)
     x = torch.randn(shape, dtype=torch.float64)
@@ -63,7 +122,7 @@ def test_none_is_the_papers_two_convolutions_of_one_pixel():
 
 
 @each_attention
-@pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
+@each_squeeze
 def test_gradients_memory_format_and_half_precision(build, squeeze):
     attention = build(squeeze=squeeze, dtype=torch.float64)
     x = torch.randn(2, 10, 4, 3, dtype=torch.float64, requires_grad=True)
@@ -77,7 +136,7 @@ def test_gradients_memory_format_and_half_precision(build, squeeze):
 
 
 @each_attention
-@pytest.mark.parametrize("squeeze", ["max", "none"])
+@pytest.mark.parametrize("squeeze", ["max", "none", "avg+max", "std"])
 def test_traces_and_exports(build, squeeze):
     attention = build(squeeze=squeeze)
     x = torch.randn(2, 10, 4, 3)
@@ -90,12 +149,13 @@ def test_traces_and_exports(build, squeeze):
 @each_attention
 @pytest.mark.parametrize("squeeze", ["mean", None, 1, ["avg"]])
 def test_other_squeezes_are_refused_with_the_list(build, squeeze):
-    with pytest.raises(ArgumentError, match="squeeze must be one of avg, max, none; got"):
+    valid = r"avg, max, avg\+max, std, none"
+    with pytest.raises(ArgumentError, match=f"squeeze must be one of {valid}; got"):
         build(squeeze=squeeze)
 
 
 @each_attention
-@pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
+@each_squeeze
 def test_wrong_shapes_are_refused_whatever_the_squeeze(build, squeeze):
     with pytest.raises(ValueError, match="takes inputs of shape"):
         build(squeeze=squeeze)(torch.randn(2, 9, 4, 4))

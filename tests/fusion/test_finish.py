@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from composer_attn.attention import EfficientChannelAttention
 from composer_attn.errors import ModelError
 from composer_attn.functional import apply_eca, fuse_attention, unfuse_attention
+from composer_attn.ops import passes
+from composer_attn.ops.stages import Normalized
 from composer_attn.surgery.attend import attend
-from composer_attn.surgery.deferred import Deferred
+from composer_attn.surgery.deferred_tensor import Deferred
 from tests.fusion.networks import pair
 from tests.fusion.test_numbers import assert_equal, gradients
 
@@ -171,7 +173,7 @@ def test_an_input_that_is_changed_before_the_output_is_used_is_an_error_not_a_wr
     attend(model[0].norm, EfficientChannelAttention(16))
     (site,) = fuse_attention(model, backend="reference").sites
     assert (site.norm, site.relu) == ("0.norm", "0.relu")
-    with torch.no_grad(), pytest.raises(ModelError, match="is changed in place before"):
+    with torch.no_grad(), pytest.raises(ModelError, match="was changed in place before"):
         model(torch.randn(3, 16, 4, 4))
 
 
@@ -225,59 +227,59 @@ def test_residual_networks_of_torchvision_end_in_fused_additions(network, additi
     assert sum(bool(site.addition) for site in plan.sites) == additions
 
 
+ONES = torch.ones(1, 1, 2, 2)
+
+
 def deferred(until_relu=False):
-    """Put off a computation that notes how it was called."""
-    calls = []
-
-    def compute(relu, shortcut):
-        calls.append((relu, shortcut))
-        y = torch.arange(-2.0, 2.0)
-        y = y if shortcut is None else y + shortcut
-        return y.relu() if relu else y
-
-    return Deferred.of(torch.empty(4), compute, until_relu), calls
-
-
-ONES = torch.ones(4)
+    """Stand for -2, -1, 0, 1: the output of a norm, which has not been written."""
+    x = torch.arange(4.0).view(1, 1, 2, 2)
+    one = torch.ones(1, 1)
+    return Deferred.of(Normalized(x, passes, 0 * one, one, -2 * one), until_relu)
 
 
 @pytest.mark.parametrize(
-    ("use", "expected", "relu", "shortcut"),
+    ("use", "expected", "jointly"),
     [
-        (lambda y: y.relu(), [0, 0, 0, 1], True, False),
-        (lambda y: F.relu(y, inplace=True), [0, 0, 0, 1], True, False),
-        (lambda y: (y + ONES).relu_(), [0, 0, 1, 2], True, True),
-        (lambda y: nn.ReLU()(ONES + y), [0, 0, 1, 2], True, True),
-        (lambda y: y.add_(ONES) * 2, [-2, 0, 2, 4], False, True),
-        (lambda y: (y + ONES + ONES).relu(), [0, 1, 2, 3], False, True),
-        (lambda y: y * 2, [-4, -2, 0, 2], False, False),
-        (lambda y: y + 1, [-1, 0, 1, 2], False, False),
-        (lambda y: torch.add(y, ONES, alpha=2), [0, 1, 2, 3], False, False),
-        (lambda y: y + torch.ones(1), [-1, 0, 1, 2], False, False),
-        (lambda y: torch.cat([y, y]), [-2, -1, 0, 1, -2, -1, 0, 1], False, False),
-        (lambda y: torch.stack(tensors=[y])[0], [-2, -1, 0, 1], False, False),
-        (lambda y: torch.ones(4).add_(y), [-1, 0, 1, 2], False, False),
-        (lambda y: torch.tensor(y.tolist()), [-2, -1, 0, 1], False, False),
+        (lambda y: y.relu(), [0, 0, 0, 1], True),
+        (lambda y: F.relu(y, inplace=True), [0, 0, 0, 1], True),
+        (lambda y: (y + ONES).relu_(), [0, 0, 1, 2], True),
+        (lambda y: nn.ReLU()(ONES + y), [0, 0, 1, 2], True),
+        (lambda y: y.add_(ONES) * 2, [-2, 0, 2, 4], False),
+        (lambda y: (y + ONES + ONES).relu(), [0, 1, 2, 3], False),
+        (lambda y: y * 2, [-4, -2, 0, 2], False),
+        (lambda y: y + 1, [-1, 0, 1, 2], False),
+        (lambda y: torch.add(y, ONES, alpha=2), [0, 1, 2, 3], False),
+        (lambda y: y + torch.ones(1), [-1, 0, 1, 2], False),
+        (lambda y: torch.cat([y, y])[0], [-2, -1, 0, 1], False),
+        (lambda y: torch.stack(tensors=[y])[0], [-2, -1, 0, 1], False),
+        (lambda y: torch.ones(1, 1, 2, 2).add_(y), [-1, 0, 1, 2], False),
+        (lambda y: torch.tensor(y.tolist()), [-2, -1, 0, 1], False),
     ],
 )
+@torch.no_grad()
 def test_a_deferred_tensor_takes_in_an_addition_and_a_relu_and_is_itself_for_all_else(
-    use, expected, relu, shortcut
+    use, expected, jointly, monkeypatch
 ):
-    y, calls = deferred(until_relu=True)
+    y, written = deferred(until_relu=True), []
+    affine = passes.affine
+
+    def watched(x, scale, shift, shortcut, relu):
+        written.append((shortcut is not None, relu))
+        return affine(x, scale, shift, shortcut, relu)
+
+    monkeypatch.setattr(passes, "affine", watched)
     found = use(y)
     assert type(found) is torch.Tensor
-    assert found.tolist() == expected
-    ((rectified, added),) = calls
-    assert (rectified, added is ONES) == (relu, shortcut)
+    assert found.flatten().tolist() == expected
+    assert [relu for _, relu in written] == [jointly]
 
 
 def test_without_a_relu_to_come_an_addition_computes():
-    y, calls = deferred()
-    assert type(y + ONES) is torch.Tensor
-    assert calls == [(False, ONES)]
+    assert type(deferred() + ONES) is torch.Tensor
+    assert type(deferred(until_relu=True) + ONES) is Deferred
 
 
 def test_a_deferred_tensor_tells_the_shape_and_dtype_of_its_result():
-    y, _ = deferred()
-    assert (y.shape, y.dtype, y.dim(), len(y)) == ((4,), torch.float32, 1, 4)
-    assert torch.equal(y, torch.arange(-2.0, 2.0))
+    y = deferred()
+    assert (y.shape, y.dtype, y.dim(), len(y)) == ((1, 1, 2, 2), torch.float32, 4, 1)
+    assert torch.equal(y.flatten(), torch.arange(-2.0, 2.0))

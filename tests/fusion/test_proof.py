@@ -139,10 +139,6 @@ NOT_FUSED = {
     "returning": (Returning, "its output goes to a part of the result"),
     "instance": (with_instance_forward, "the model cannot be traced: its forward was replaced"),
     "shared": (shared, "it is used in several places"),
-    "traced": (
-        lambda: torch.fx.symbolic_trace(followed_by(nn.BatchNorm2d(16))),
-        "the model, whose forward joins them: it is a graph of torch.fx",
-    ),
 }
 
 
@@ -163,6 +159,7 @@ FUSED = {
     "named": (lambda: followed_by(NamedNorm(16)), "1", ""),
     "identity": (lambda: followed_by(nn.Identity(), nn.BatchNorm2d(16), nn.ReLU()), "2", "3"),
     "nested": (Nested, "after.0", ""),
+    "graph": (lambda: torch.fx.symbolic_trace(followed_by(nn.BatchNorm2d(16))), "1", ""),
     "gelu": (lambda: followed_by(nn.BatchNorm2d(16), nn.GELU()), "1", ""),
     "tuple of blocks": (
         lambda: nn.Sequential(followed_by(), nn.Sequential(nn.BatchNorm2d(16), nn.ReLU())),

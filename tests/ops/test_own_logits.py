@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from composer_attn.attention import SqueezeExcitation
-from composer_attn.ops import attend, joint
+from composer_attn.ops import attend, stages
 from composer_attn.ops.region import Region
 from tests.ops.regions import SMALL, build, draw
 
@@ -235,7 +235,7 @@ def test_a_graph_that_nobody_holds_is_gone_at_once(kind, backend, place, monkeyp
         regions.append(weakref.ref(region))
         return region
 
-    monkeypatch.setattr(joint, "Region", build)
+    monkeypatch.setattr(stages, "Region", build)
     gc.disable()
     try:
         y = run(draw(SMALL).requires_grad_(), backend)

@@ -33,6 +33,7 @@ OF_NORMS = {"_check_input_dim"}
 # Other names of torch's that are not public: what has them.
 OF_TORCH = {
     "torch._C",
+    "torch._C.DisableTorchFunctionSubclass",
     "torch._C._are_functorch_transforms_active",
     "torch._C._functorch",
     "torch._C._functorch.is_legacy_batchedtensor",
@@ -41,6 +42,8 @@ OF_TORCH = {
     "torch.autograd.forward_ad._current_level",
     "torch.nn.modules.batchnorm._BatchNorm",
     "torch.nn.modules.batchnorm._NormBase",
+    "torch.utils._python_dispatch",
+    "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._pytree",
     "torch.utils._pytree.tree_leaves",
     "torch.utils._pytree.tree_map_only",

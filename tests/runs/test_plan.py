@@ -54,7 +54,7 @@ def test_arguments_image_and_batch_are_passed_on():
     assert planned.arguments == {"latent_channels": 0.0625, "placement": "residual"}
     last = planned.plan.chosen[-1]
     assert (last.name, last.cost.sizes) == ("layer4.1.bn2", ((2, 3),))
-    assert last.cost.latent_channels == 32
+    assert last.cost.width == 32
     assert last.cost.macs == 2 * 2 * 512 * 32
 
 
@@ -86,7 +86,7 @@ def test_a_detection_network_takes_a_list_of_images():
     [
         (("resnet5", "eca", {}), "no model, and no file, named 'resnet5'; nearest: resnet50"),
         (("resnet18", "ecaa", {}), "unknown algorithm 'ecaa'; did you mean 'eca'?"),
-        (("resnet18", None, {}), "say which algorithm: --algorithm squeeze_excite or eca"),
+        (("resnet18", None, {}), "say which algorithm: --algorithm eca or squeeze_excite"),
         (("absent.yaml", "eca", {}), "absent.yaml: cannot be read: No such file"),
         (("resnet18", "eca", {"latent_channels": 8}), "unknown argument of eca 'latent_channels'"),
         (

@@ -8,6 +8,7 @@ import torch
 
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
 from composer_attn.functional import attended_modules
+from composer_attn.surgery import Recipe
 from tests import snapshots
 from tests.networks import NETWORKS
 from tests.surgeries import each_network, each_surgery, train_step
@@ -104,12 +105,11 @@ def test_a_failure_at_any_commit_step(surgery, network, build, when, step, monke
 @each_when
 def test_a_failure_while_building_any_attention(surgery, network, when, monkeypatch):
     model, optimizers = prepared(network, adam)
-    home = importlib.import_module(surgery.applying.__module__)
-    real = surgery.attention
+    real = Recipe.build
 
     def patch(patched, at):
-        on_device = lambda *args, device=None, **options: device != "meta"  # noqa: E731
-        patched.setattr(home, real.__name__, failing(real, at, when, on_device))
+        on_device = lambda recipe, channels, names, device, dtype: device != "meta"  # noqa: E731
+        patched.setattr(Recipe, "build", failing(real, at, when, on_device))
 
     fails_at(surgery, model, optimizers, monkeypatch, patch, len(network.sites))
     and_works_after_all(surgery, model, optimizers, network)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer_attn.functional import apply_eca, apply_squeeze_excite, plan_eca, plan_squeeze_excite
+from composer_attn.surgery.cost import ONE_POSITION
 from tests import snapshots
 from tests.networks import NETWORKS, Shared
 from tests.surgeries import each_network, each_surgery, names
@@ -98,12 +99,12 @@ def test_a_site_costs_what_the_formulas_say(dtype):
     arguments = {"min_channels": 1, "example": x}
     (se,) = plan_squeeze_excite(model, latent, **arguments).sites
     assert (se.cost.sizes, se.cost.calls) == (((h, w),), 1)
-    assert (se.cost.latent_channels, se.cost.kernel_size) == (latent, None)
+    assert (se.cost.sized_by, se.cost.width) == ("latent_channels", latent)
     assert se.cost.macs == n * (c * latent + latent * c)
     # The rescaled map; the means, the hidden layer behind its ReLU, the scales.
     assert se.cost.activation_bytes == dtype.itemsize * n * (c * h * w + c + latent + c)
     (eca,) = plan_eca(model, 5, **arguments).sites
-    assert (eca.cost.latent_channels, eca.cost.kernel_size) == (None, 5)
+    assert (eca.cost.sized_by, eca.cost.width) == ("kernel_size", 5)
     assert eca.cost.macs == n * c * 5
     # The rescaled map, the means, the scales.
     assert eca.cost.activation_bytes == dtype.itemsize * n * (c * h * w + c + c)
@@ -206,8 +207,16 @@ def test_prediction_layers_and_layers_never_called_are_pointed_out():
 
 
 def test_a_classifier_s_last_convolution_is_not_its_output():
-    plan = plan_eca(NETWORKS["resnet"].build(), example=torch.randn(2, 3, 32, 32))
+    plan = plan_eca(NETWORKS["resnet"].build(), example=torch.randn(2, 3, 64, 64))
     assert all(site.notes == () for site in plan.sites)
+
+
+def test_sites_of_one_position_are_pointed_out():
+    plan = plan_eca(NETWORKS["resnet"].build(), example=torch.randn(2, 3, 32, 32))
+    single = {site.name for site in plan.sites if set(site.cost.sizes) == {(1, 1)}}
+    assert single
+    assert {site.name for site in plan.sites if site.notes == (ONE_POSITION,)} == single
+    assert all(site.notes == () for site in plan.sites if site.name not in single)
 
 
 class _Looks(nn.Module):

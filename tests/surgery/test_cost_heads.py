@@ -5,6 +5,7 @@ import torch
 from torchvision.models import detection, segmentation
 
 from composer_attn.functional import plan_eca
+from composer_attn.surgery.cost import ONE_POSITION
 
 OUTPUT = "its output is the network's output: consider exclude"
 LEVELS = "called 5 times in one forward pass, at 8x8, 4x4, 2x2, 1x1"
@@ -60,7 +61,9 @@ def test_the_layer_that_predicts_a_segmentation_is_pointed_out(name):
     model = segmentation.__dict__[name](weights=None, weights_backbone=None, aux_loss=True)
     image = torch.zeros(2, 3, 64, 64)
     plan = plan_eca(model, min_channels=21, example=image)
-    assert noted(plan) == {"classifier.4": (OUTPUT,), "aux_classifier.4": (OUTPUT,)}
+    # DeepLab's context, pooled to one position.
+    context = {"classifier.0.convs.4.1": (ONE_POSITION,)} if "deeplab" in name else {}
+    assert noted(plan) == {"classifier.4": (OUTPUT,), "aux_classifier.4": (OUTPUT,), **context}
     body = plan_eca(model, exclude=("classifier.*", "aux_classifier.*"), example=image)
     assert len(body.chosen) == 46
     assert noted(body) == {}

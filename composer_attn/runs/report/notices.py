@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from composer_attn.runs.attentions import COMPOSERS
 from composer_attn.runs.report.records import Record, recipe_values
-from composer_attn.runs.variants import PLAIN, ours
+from composer_attn.runs.variants import PLAIN
 
 if TYPE_CHECKING:
     from composer_attn.runs.report.compare import Comparison
@@ -31,9 +32,8 @@ def notices_of(comparison: Comparison) -> Iterator[str]:
             "Each variant was trained with one seed: differences may be chance. More seeds "
             "(composer-attn study --seeds 3) tell how large they have to be."
         )
-    names = ours()
     for variant in comparison.variants:
-        attended = variant.name.split("+")[0] in names
+        attended = any(set(run.attention) - {COMPOSERS} for run in variant.runs)
         if attended and not any(run.excitations for run in variant.runs):
             yield (
                 f"{variant.label}: nothing is known of its excitations. Runs with the callback "

@@ -40,6 +40,7 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
         },
         gates=[row for variant in comparison.variants for row in _gates(variant)],
         published=[_published(comparison, row) for row in comparison.published],
+        published_names=_published_names(comparison),
         networks=sorted({_network(run.config) for run in comparison.records if run.config}),
         version=__version__,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -110,7 +111,7 @@ def _gates(variant: Variant) -> list[dict[str, str]]:
 def _published(comparison: Comparison, row: Published) -> dict[str, Any]:
     """Put a published figure beside ours for each variant."""
     cells = []
-    for name in ("plain", "squeeze_excite", "eca"):
+    for name in _published_names(comparison):
         own = [
             variant.figure(
                 lambda run: (
@@ -131,6 +132,11 @@ def _published(comparison: Comparison, row: Published) -> dict[str, Any]:
             }
         )
     return {"network": row.network, "figure": row.figure, "source": row.source, "cells": cells}
+
+
+def _published_names(comparison: Comparison) -> list[str]:
+    """List the variants that figures are published of, in the order of the table."""
+    return list(dict.fromkeys(name for row in comparison.published for name in row.values))
 
 
 def _is_of(variant: Variant, row: Published) -> bool:

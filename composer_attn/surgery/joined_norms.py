@@ -1,34 +1,53 @@
-"""The classes of modules that compute attention and batch norm jointly.
+"""The classes of batch norms that are computed jointly with attention.
 
 As an attended module (:mod:`composer_attn.surgery.attend`), a joined one is the same object as
 before, whose class extends its own.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
-from composer_attn.ops.joint import joinable
+from composer_attn.ops.called import keeping
+from composer_attn.ops.head import uses_batch
+from composer_attn.ops.joint import fits_norm, joinable
+from composer_attn.ops.stages import Excited, Normalized, normalize
 from composer_attn.surgery.attend import building, set_class, staying
+from composer_attn.surgery.deferred_tensor import Deferred
 from composer_attn.surgery.folding import refuse_fuse_modules
-from composer_attn.surgery.links import (
-    Ending,
-    Joint,
+from composer_attn.surgery.handoff import (
     Link,
+    can_be_deferred,
     can_be_joined,
+    has_hooks_before,
+    has_watched_layers,
     is_watched,
+    keeps_versions,
     needs_plain_operations,
 )
 
 _joined_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What is expected to be done with the output of a norm; any other use is as right, but slower.
+
+    Attributes:
+        until_relu: whether a ReLU is still to come after an addition.
+    """
+
+    until_relu: bool = False
+
+
 class Joined:
-    """Mixed into the class of every module that takes part in a joint computation."""
+    """Mixed into the class of every norm that takes part in a joint computation."""
 
     _attn_takes: Link | None = None
     _attn_ends: Ending | None = None
@@ -39,17 +58,18 @@ class Joined:
         args = tuple(unjoined_class(self) if arg is type(self) else arg for arg in args)
         return _make_joined, (make, args, role_of(self)), *state
 
-
-class Parent(Joined):
-    """Opens the links between modules below it while its forward runs."""
-
-    _attn_joints: tuple[Joint, ...] = ()
-
     def __prepare_scriptable__(self):
         raise ModelError(
             "torch.jit.script cannot compile joined modules: use torch.jit.trace or torch.export, "
             "or call unfuse_attention first"
         )
+
+    def _finished(self, normalized: Normalized, exposed: tuple[Tensor, ...]) -> Tensor:
+        """Return the output, to be written with what is expected to follow."""
+        ends = self._attn_ends
+        if ends is None or not all(map(keeps_versions, exposed)):
+            return normalized.result()
+        return Deferred.of(normalized, ends.until_relu, exposed)
 
 
 class AttendedNorm(Joined):
@@ -59,12 +79,32 @@ class AttendedNorm(Joined):
         """Normalize and attend."""
         if not self._may_join(input):
             return super().forward(input)
-        return _end(self, normalize_then_attend, input, self.attention, self._attn_backend)
+        if torch.compiler.is_compiling():
+            return normalize_then_attend(input, self.attention, self, self._attn_backend)
+        watched = has_watched_layers(self.attention)
+
+        def joint(_: Tensor | None = None) -> Tensor:
+            normalized = normalize(input, self.attention, self, self._attn_backend, watched)
+            return self._finished(normalized, (input,))
+
+        if not is_watched(self.attention):
+            return joint()
+        with keeping():
+            alone = self._without_attention(input)
+        return self.attention(alone, begin=joint)
+
+    def _without_attention(self, x: Tensor) -> Tensor:
+        """Return what goes into the attention, for someone to look at; move no statistics."""
+        running = (None, None) if uses_batch(self) else (self.running_mean, self.running_var)
+        return F.batch_norm(x, *running, self.weight, self.bias, uses_batch(self), 0, self.eps)
 
     def _may_join(self, x: Tensor) -> bool:
         if needs_plain_operations() or not isinstance(x, Tensor):
             return False
-        if is_watched(self) or not can_be_joined(self.attention):
+        if not torch.compiler.is_compiling() and not can_be_deferred(x):
+            return False
+        # Hooks that come before may change what goes in.
+        if has_hooks_before(self.attention) or not can_be_joined(self.attention):
             return False
         # What the passes do not take, they would leave to this very module.
         return joinable(x, self.attention, self)
@@ -74,37 +114,18 @@ class NextNorm(Joined):
     """The batch norm after an attended module: computes ``norm(attention(x))`` jointly."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Attend and normalize what was given unattended; normalize anything else."""
-        giver = self._attn_takes.take(input)
-        if giver is None:
-            return super().forward(input)
-        if not can_be_joined(giver.attention):
-            return super().forward(giver.attention(input))
-        return _end(self, attend_then_normalize, input, giver.attention, giver._attn_backend)
-
-
-def _end(norm: Joined, function: Callable, x: Tensor, attention: nn.Module, backend: str) -> Tensor:
-    """Compute the output of a norm, or leave it to what its parent does with it."""
-    ends = norm._attn_ends
-    if ends is None or type(x) is not Tensor or not ends.is_open():
-        return function(x, attention, norm, backend)
-
-    version = _version(x)
-
-    def compute(relu: bool, shortcut: Tensor | None) -> Tensor:
-        if _version(x) != version:
-            raise ModelError(
-                f"the input of a {type(norm).__name__} is changed in place before its output is "
-                "used, which is computed only then: call unfuse_attention"
-            )
-        return function(x, attention, norm, backend, relu=relu, shortcut=shortcut)
-
-    return ends.put_off(x, compute)
-
-
-def _version(x: Tensor) -> int:
-    """Count the changes in place; a tensor of inference mode does not."""
-    return 0 if x.is_inference() else x._version
+        """Normalize what is given, which may be an attended output not computed yet."""
+        if torch.compiler.is_compiling():
+            found = self._attn_takes.take(input)
+            if found is None:
+                return super().forward(input)
+            x, giver = found
+            return attend_then_normalize(x, giver.attention, self, giver._attn_backend)
+        if type(input) is Deferred:
+            excited = input.taken_apart(Excited)
+            if excited is not None and fits_norm(excited.x, self):
+                return self._finished(excited.normalized(self), input.exposed())
+        return super().forward(input)
 
 
 def joined_class(original: type, role: type[Joined]) -> type:
@@ -114,41 +135,12 @@ def joined_class(original: type, role: type[Joined]) -> type:
         attributes = {
             "__module__": original.__module__,
             "__init__": building(original, unjoined_class),
+            "forward": staying(role, one_input=True),
         }
-        is_parent = role is Parent
-        attributes["forward"] = (
-            _opening(original.forward) if is_parent else staying(role, one_input=True)
-        )
         found = type(f"Joined{original.__name__}", (role, original), attributes)
         _joined_classes[original, role] = found
         refuse_fuse_modules(found, original)
     return found
-
-
-def _opening(forward: Callable) -> Callable:
-    # torch.fx and torch.export ask for the signature, and find that of what is wrapped.
-    @wraps(forward)
-    def opening(self, *args, **kwargs):
-        # Others (Accelerate) keep this forward, and call it on a module that is fused no more.
-        if not isinstance(self, Parent) or needs_plain_operations():
-            return forward(self, *args, **kwargs)
-        links = []
-        for joint in self._attn_joints:
-            if not joint.link.is_open() and joint.may_open(self):
-                joint.link.open()
-                links.append(joint.link)
-        try:
-            y = forward(self, *args, **kwargs)
-        finally:
-            taken = [link.close() for link in links]
-        if not all(taken):
-            raise ModelError(
-                f"the forward of a {type(self).__name__.removeprefix('Joined')} no longer hands "
-                "an attended output to what it was fused with: call unfuse_attention"
-            )
-        return y
-
-    return opening
 
 
 def _make_joined(make: Callable, args: tuple, role: type[Joined]):

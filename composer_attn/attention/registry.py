@@ -1,0 +1,134 @@
+"""The attentions that go by a name: ours, and those that a project registers."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
+
+from torch import nn
+
+from composer_attn.checks import unknown
+from composer_attn.errors import ArgumentError
+
+Attention = str | Callable[..., nn.Module]
+
+# What an installed package names its attentions under, as `name = "package.module:attention"`.
+ENTRY_POINTS = "composer_attn.attentions"
+
+# What a study calls the run without attention, and the one with Composer's own.
+RESERVED = ("plain", "composer_squeeze_excite")
+
+_registered: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register_attention(name: str, attention: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Give an attention a name, by which functions, algorithms, YAML and commands then know it.
+
+    Registering again what the same lines of code define (a notebook's cell that runs twice)
+    replaces it.
+
+    Args:
+        name: a Python identifier, like ``effective_se``.
+        attention: a class, or a function ``(channels, **arguments) -> nn.Module``. What it builds
+            maps ``(N, C, *spatial)`` to the same shape.
+
+    Returns:
+        The attention, as it is.
+
+    Raises:
+        ArgumentError: the name is taken by another attention, or is no identifier; or ``attention``
+            cannot be called.
+
+    Example:
+        >>> from composer_attn import EfficientChannelAttention, register_attention
+        >>> register_attention("eca", EfficientChannelAttention).__name__  # as it is already
+        'EfficientChannelAttention'
+    """
+    if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+        raise ArgumentError(
+            "an attention's name must be a Python identifier, like effective_se, and not "
+            f"{' or '.join(RESERVED)}; got {name!r}"
+        )
+    _check_callable(attention)
+    known = _registered.get(name)
+    if known is not None and _identity(known) != _identity(attention):
+        raise ArgumentError(
+            f"the name {name!r} is taken: it stands for {_origin(known)}, and {_origin(attention)} "
+            "needs another"
+        )
+    _registered[name] = attention
+    return attention
+
+
+def find_attention(attention: Attention) -> Callable[..., nn.Module]:
+    """Return what builds an attention, which is given by its name or is that already.
+
+    Raises:
+        ArgumentError: the name is unknown, or two packages claim it; or it is neither a name nor
+            can be called.
+    """
+    if not isinstance(attention, str):
+        return _check_callable(attention)
+    for entry in _entry_points().get(attention, ()):
+        register_attention(attention, _load(entry))
+    if attention not in _registered:
+        raise ArgumentError(
+            f"{unknown('attention', attention, attention_names())}. One of a project's own is "
+            "known once the module that registers it is imported (composer-attn --import MODULE)"
+        )
+    return _registered[attention]
+
+
+def attention_names() -> list[str]:
+    """List the names of all attentions; those of installed packages are not imported for it."""
+    return list(dict.fromkeys((*_registered, *_entry_points())))
+
+
+def name_of(attention: Attention) -> str | None:
+    """Return the name that an attention is registered under; None where it is not."""
+    if isinstance(attention, str):
+        return attention
+    return next((name for name, known in _registered.items() if known is attention), None)
+
+
+def _check_callable(attention: object) -> Callable[..., nn.Module]:
+    # A module can be called as well, with a feature map.
+    if callable(attention) and not isinstance(attention, nn.Module):
+        return attention
+    got = repr(attention) if not isinstance(attention, nn.Module) else "a module, built already"
+    raise ArgumentError(
+        "attention must be a registered name, a class, or a function (channels, **arguments) -> "
+        f"nn.Module; got {got}"
+    )
+
+
+@cache
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _load(entry: EntryPoint) -> Callable[..., nn.Module]:
+    try:
+        return entry.load()
+    except Exception as error:  # another's code, which raises what it likes
+        package = entry.dist.name if entry.dist else "a package"
+        raise ArgumentError(
+            f"the attention {entry.name!r} of {package}, {entry.value}, cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _identity(attention: Callable[..., nn.Module]) -> object:
+    """Tell definitions apart: by where they stand in the code, if that says enough."""
+    if isinstance(attention, partial):
+        return _identity(attention.func), attention.args, repr(sorted(attention.keywords.items()))
+    name = getattr(attention, "__qualname__", "<lambda>")
+    return id(attention) if "<" in name else (attention.__module__, name)  # <lambda>, <locals>
+
+
+def _origin(attention: Callable[..., nn.Module]) -> str:
+    named = attention.func if isinstance(attention, partial) else attention
+    name = getattr(named, "__qualname__", type(named).__qualname__)
+    return f"{named.__module__}.{name}" + (" with arguments" if named is not attention else "")

@@ -1,0 +1,92 @@
+"""Keywords that many functions share, stated once, in the signatures of all of them.
+
+A function takes them as ``**keywords: Unpack[Keywords]``, which type checkers and editors read
+(PEP 692), and hands them on to where their defaults are. :func:`signed` writes them out for whoever
+asks at run time: ``help()``, ``inspect.signature``, what checks a run's YAML.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from inspect import Parameter
+from typing import Any, TypeVar, get_type_hints
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# What surgery hands an attention that takes them, besides the channels.
+_SUPPLIED = ("device", "dtype")
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+def signed(
+    keywords: type, *sources: Callable[..., Any], free: bool = False
+) -> Callable[[_Function], _Function]:
+    """Write out a function's ``**keywords`` in the signature and annotations it shows.
+
+    Args:
+        keywords: the ``TypedDict`` that lists them.
+        sources: functions or classes with their defaults; the first that has one counts.
+        free: whether any other keyword is taken, too.
+    """
+
+    def sign(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        *parameters, rest = signature.parameters.values()
+        hints = get_type_hints(keywords)
+        defaults = {name: _default(name, sources) for name in hints}
+        shared = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint)
+            for name, hint in hints.items()
+        ]
+        ending = [rest] if free else []
+        function.__signature__ = signature.replace(parameters=[*parameters, *shared, *ending])
+        own = {n: a for n, a in function.__annotations__.items() if n != rest.name}
+        function.__annotations__ = own | hints
+        return function
+
+    return sign
+
+
+def own_parameters(attention: Callable[..., Any]) -> dict[str, Parameter] | None:
+    """Return what an attention takes besides what surgery hands it; None where that is open.
+
+    Of a class that hands ``**options`` on, with what the classes that it derives from take.
+    """
+    if isinstance(attention, partial) and not attention.args:
+        found = own_parameters(attention.func)
+        given = {n: v for n, v in attention.keywords.items() if found is not None and n in found}
+        return found and found | {n: found[n].replace(default=v) for n, v in given.items()}
+    found: dict[str, Parameter] = {}
+    for signature in _signatures(attention):
+        parameters = list(signature.parameters.values())
+        channels = [p for p in parameters if p.kind in _POSITIONAL][:1]
+        own = [p for p in parameters if p not in channels and p.kind not in _VARIABLE]
+        found |= {p.name: p for p in own if p.name not in (*_SUPPLIED, *found)}
+        if not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+            return found
+    return None
+
+
+def _signatures(attention: Callable[..., Any]) -> Iterator[inspect.Signature]:
+    with suppress(TypeError, ValueError):  # of something built in
+        yield inspect.signature(attention)
+        for cls in attention.__mro__[1:] if isinstance(attention, type) else ():
+            yield inspect.signature(cls)
+
+
+def takes(attention: Callable[..., Any], name: str) -> bool:
+    """Say whether an attention names a parameter in its signature."""
+    try:
+        return name in inspect.signature(attention).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _default(name: str, sources: tuple[Callable[..., Any], ...]) -> Any:
+    for source in sources:
+        parameter = inspect.signature(source).parameters.get(name)
+        if parameter is not None:
+            return parameter.default
+    raise TypeError(f"nothing says what {name} is by default")
