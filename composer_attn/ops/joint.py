@@ -67,6 +67,7 @@ def attend_then_normalize(
             or a single value per channel in training.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import SqueezeExcitation
         >>> x = torch.randn(4, 64, 8, 8)
         >>> attention, norm = SqueezeExcitation(64, 16), nn.BatchNorm2d(64)
@@ -101,6 +102,7 @@ def normalize_then_attend(
     Arguments, errors and passes are those of :func:`attend_then_normalize`.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import EfficientChannelAttention
         >>> x = torch.randn(4, 64, 8, 8)
         >>> attention, norm = EfficientChannelAttention(64), nn.BatchNorm2d(64)
@@ -122,6 +124,7 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     Arguments and errors are those of :func:`attend_then_normalize`.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import SqueezeExcitation
         >>> x, attention = torch.randn(4, 64, 8, 8), SqueezeExcitation(64, 16)
         >>> torch.allclose(attend(x, attention), attention(x), atol=1e-6)
