@@ -1,6 +1,7 @@
 """What does attention joined with batch norm cost, beside batch norm alone and a copy of the data?
 
 python -m benchmarks.op --layout channels_last --threads 1
+python -m benchmarks.op --order norm_activation_attention --activation silu --shapes efficientnet
 """
 
 from collections.abc import Callable
@@ -27,16 +28,26 @@ from benchmarks.common import (
     timed,
 )
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
-from composer_attn.ops import attend_then_normalize
+from composer_attn.ops import (
+    attend_then_normalize,
+    normalize_activate_attend,
+    normalize_then_attend,
+)
+from composer_attn.ops.activations import ACTIVATIONS, find_activation, phi
 
 # Where ResNet-50 attends, at 128x128 on a CPU and at 224x224 on a GPU.
 SHAPES = {
     "cpu": "16x128x32x32,16x128x16x16,16x512x16x16,16x256x8x8,16x1024x8x8,16x512x4x4,16x2048x4x4",
     "cuda": "256x64x56x56,256x256x56x56,256x128x28x28,256x512x28x28,256x1024x14x14,256x2048x7x7",
 }
+# Where EfficientNet-B0 attends, at 128x128.
+EFFICIENTNET = "16x32x64x64,16x96x32x32,16x144x32x32,16x240x16x16,16x480x8x8,16x672x8x8,16x1152x4x4"
 _LATENT = 64
-# Forward reads twice and writes once; backward reads twice two maps and writes one.
-_PASSES = 8
+# Forward reads twice and writes once, or reads once more where the activation comes before the
+# attention; backward reads twice two maps and writes one.
+_PASSES = {
+    "attention_norm_activation": 8, "norm_attention_activation": 8, "norm_activation_attention": 9
+}  # fmt: skip
 _PASSES_OF_COPY = 2
 _MINIMUM = 0.02  # seconds of one measurement: short actions are repeated
 
@@ -56,6 +67,17 @@ class Attention(str, Enum):
     ECA = "eca"
 
 
+class Order(str, Enum):
+    """What comes after what."""
+
+    ATTENTION_NORM_ACTIVATION = "attention_norm_activation"
+    NORM_ATTENTION_ACTIVATION = "norm_attention_activation"
+    NORM_ACTIVATION_ATTENTION = "norm_activation_attention"
+
+
+Act = Enum("Act", {name.upper(): name for name in ACTIVATIONS}, type=str)
+
+
 @dataclass(frozen=True)
 class Contender:
     """A function of a feature map, and the parameters that it trains."""
@@ -65,8 +87,53 @@ class Contender:
     parameters: list[nn.Parameter]
 
 
-def contenders(channels: int, attention: Attention, relu: bool, backends: list[str], device: str):
-    """Build batch norm alone, Composer's SE and our attention before it, ours joined with it."""
+@dataclass(frozen=True)
+class Site:
+    """What is measured.
+
+    Attributes:
+        order: what comes after what.
+        activation: which one.
+        attention: which one.
+    """
+
+    order: Order
+    activation: Act
+    attention: Attention
+
+    def modules(self, x: Tensor, attention: nn.Module | None, norm: nn.Module) -> Tensor:
+        """Compute one after the other; an activation in place, as networks have it."""
+        attention = attention or nn.Identity()
+        if self.order is Order.NORM_ACTIVATION_ATTENTION:
+            return attention(self._activated(norm(x)))
+        first = self.order is Order.ATTENTION_NORM_ACTIVATION
+        return self._activated(norm(attention(x)) if first else attention(norm(x)))
+
+    def joint(self, x: Tensor, attention: nn.Module, norm: nn.Module, backend: str) -> Tensor:
+        """Compute them jointly."""
+        name = self.activation.value
+        if self.order is Order.NORM_ACTIVATION_ATTENTION:
+            return normalize_activate_attend(x, norm, name, attention, backend)
+        first = self.order is Order.ATTENTION_NORM_ACTIVATION
+        function = attend_then_normalize if first else normalize_then_attend
+        return function(x, attention, norm, backend, activation=name)
+
+    def _activated(self, z: Tensor) -> Tensor:
+        return z.relu_() if self.activation.value == "relu" else phi(z, self._found)
+
+    @property
+    def _found(self):
+        return find_activation(self.activation.value)
+
+    def ours(self, channels: int) -> nn.Module:
+        """Build our attention."""
+        if self.attention is Attention.ECA:
+            return EfficientChannelAttention(channels)
+        return SqueezeExcitation(channels, _LATENT)
+
+
+def contenders(site: Site, channels: int, backends: list[str], device: str):
+    """Build batch norm alone, Composer's SE and our attention beside it, ours joined with it."""
     found = []
 
     def add(name: str, module: nn.Module | None, joint: str | None = None) -> None:
@@ -75,29 +142,23 @@ def contenders(channels: int, attention: Attention, relu: bool, backends: list[s
 
         def forward(x: Tensor) -> Tensor:
             if joint is not None:
-                return attend_then_normalize(x, module, norm, joint, relu=relu)
-            y = norm(x if module is None else module(x))
-            return y.relu_() if relu else y
+                return site.joint(x, module, norm, joint)
+            return site.modules(x, module, norm)
 
         trained = [*norm.parameters(), *(() if module is None else module.parameters())]
         found.append(Contender(name, forward, trained))
 
-    def ours() -> nn.Module:
-        if attention is Attention.ECA:
-            return EfficientChannelAttention(channels)
-        return SqueezeExcitation(channels, _LATENT)
-
     add("batch norm", None)
     add("Composer's SE, batch norm", SqueezeExcite2d(channels, _LATENT))
-    add(f"{attention.value}, batch norm", ours())
+    add(f"{site.attention.value}, batch norm", site.ours(channels))
     for backend in backends:
-        add(f"{attention.value} + batch norm, {backend}", ours(), backend)
+        add(f"{site.attention.value} + batch norm, {backend}", site.ours(channels), backend)
     return found
 
 
 def measure(
     shape: tuple[int, ...], entries: list[Contender], dtype: Dtype, layout: Layout, device: str,
-    rounds: int,
+    rounds: int, passes: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Time forward and backward of each, and a copy, in turns."""
     x, dy = (
@@ -125,7 +186,7 @@ def measure(
             "what": entry.name,
             "milliseconds": round(1e3 * sorted(own)[len(own) // 2], 4),
             **ratios(own, seconds[0]),
-            "share_of_copy_bandwidth": _share(own, copy),
+            "share_of_copy_bandwidth": _share(own, copy, passes),
             "first_call_seconds": round(before, 2),
         }
         for entry, own, before in zip(entries, seconds, first[1:], strict=True)
@@ -140,9 +201,9 @@ def _repeated(action: Callable[[], Any], times: int) -> Callable[[], None]:
     return run
 
 
-def _share(seconds: list[float], copy: list[float]) -> float:
+def _share(seconds: list[float], copy: list[float], passes: int) -> float:
     """The time that a copy of the bytes the joint passes move would take, over the time taken."""
-    limit = ratios(copy, seconds)["ratio"] * _PASSES / _PASSES_OF_COPY
+    limit = ratios(copy, seconds)["ratio"] * passes / _PASSES_OF_COPY
     return round(limit, 3)
 
 
@@ -151,10 +212,16 @@ def main(
     dtype: Annotated[Dtype, typer.Option(help="Of the feature map.")] = Dtype.FLOAT32,
     layout: Annotated[Layout, typer.Option(help="Its memory format.")] = Layout.NCHW,
     shapes: Annotated[
-        str, typer.Option(help="Such as 16x256x28x28,16x512x14x14; ResNet-50's if empty.")
+        str,
+        typer.Option(
+            help="Such as 16x256x28x28,16x512x14x14; efficientnet: B0's; ResNet-50's if empty."
+        ),
     ] = "",
     attention: Annotated[Attention, typer.Option(help="Which attention.")] = Attention.SE,
-    relu: Annotated[bool, typer.Option(help="Whether a ReLU follows, joined as well.")] = True,
+    order: Annotated[
+        Order, typer.Option(help="What comes after what.")
+    ] = Order.ATTENTION_NORM_ACTIVATION,
+    activation: Annotated[Act, typer.Option(help="Which activation, joined as well.")] = Act.RELU,
     backends: Annotated[
         str, typer.Option(help="Ours to measure, such as cpp,inductor; the fastest if empty.")
     ] = "",
@@ -168,14 +235,17 @@ def main(
         torch.set_num_threads(threads)
     asked = backends.split(",") if backends else ["auto", "reference"]
     settings = surroundings(device.value) | {
-        "dtype": dtype.value, "layout": layout.value, "relu": relu, "rounds": rounds,
+        "dtype": dtype.value, "layout": layout.value, "order": order.value,
+        "activation": activation.value, "rounds": rounds,
     }  # fmt: skip
-    rows = []
-    for text in (shapes or SHAPES[device.value]).split(","):
+    shapes = EFFICIENTNET if shapes == "efficientnet" else shapes or SHAPES[device.value]
+    site, rows = Site(order, activation, attention), []
+    for text in shapes.split(","):
         shape = tuple(map(int, text.split("x")))
-        entries = contenders(shape[1], attention, relu, asked, device.value)
-        rows += measure(shape, entries, dtype, layout, device.value, rounds)
-    title = "forward and backward, {dtype}, {layout}, relu {relu}, {threads} threads, {device}"
+        entries = contenders(site, shape[1], asked, device.value)
+        passes = _PASSES[order.value]
+        rows += measure(shape, entries, dtype, layout, device.value, rounds, passes)
+    title = "{order}, {activation}, there and back, {dtype}, {layout}, {threads} threads, {device}"
     columns = ("shape", "what", "ms", "/ batch norm (quartiles)", "of copy bandwidth", "first s")
     line = (
         "{shape}|{what}|{milliseconds:.3f}|" + RATIO + "|"

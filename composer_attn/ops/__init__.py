@@ -1,5 +1,10 @@
 """The passes over feature maps that channel attention is made of. Needs torch alone."""
 
+from composer_attn.ops.activate import (
+    activate_attend,
+    normalize_activate,
+    normalize_activate_attend,
+)
 from composer_attn.ops.backends import BACKENDS, check_backend, prepare
 from composer_attn.ops.joint import attend, attend_then_normalize, normalize_then_attend
 from composer_attn.ops.reference import (
@@ -13,6 +18,7 @@ from composer_attn.ops.reference import (
 
 __all__ = [
     "BACKENDS",
+    "activate_attend",
     "attend",
     "attend_then_normalize",
     "channel_deviations",
@@ -20,6 +26,8 @@ __all__ = [
     "channel_means",
     "channel_vectors",
     "check_backend",
+    "normalize_activate",
+    "normalize_activate_attend",
     "normalize_then_attend",
     "prepare",
     "scale_channels",

@@ -21,10 +21,15 @@ import torch
 from torch import Tensor
 
 from composer_attn.errors import ArgumentError, BackendWarning
-from composer_attn.ops import passes
+from composer_attn.ops import activated, passes
+from composer_attn.ops.activations import Activation
 
 BACKENDS = ("auto", "reference", "inductor", "triton", "cpp")
 _MODULES = {"inductor": "compiled", "triton": "kernels", "cpp": "native"}
+# The passes that an activation takes part in.
+_ACTIVATED = {
+    "inductor": "activated_compiled", "triton": "activated_kernels", "cpp": "activated_native"
+}  # fmt: skip
 _AUTO = {"cpu": "cpp", "cuda": "triton"}
 # Where those run that are built before they run; inductor compiles once it sees the tensors.
 _HOMES = {"cpp": "cpu", "triton": "cuda"}
@@ -47,10 +52,23 @@ def check_backend(name: str) -> str:
 
 def find_passes(name: str, x: Tensor) -> ModuleType:
     """Find the passes that a backend runs over ``x``: the reference where it cannot."""
-    if name == "auto":
-        name = _AUTO.get(x.device.type, "reference")
+    name = _chosen(name, x)
     module = passes if name == "reference" else _ready(name)
     return module if module.supports(x) else passes
+
+
+def find_activated(name: str, x: Tensor, activation: Activation) -> ModuleType:
+    """Find the passes of an activation (:mod:`composer_attn.ops.activated`), likewise."""
+    name = _chosen(name, x)
+    # What is not there for the other passes has been warned of, and is not there for these.
+    if name == "reference" or _ready(name) is passes:
+        return activated
+    module = _ready(name, activation.name)
+    return module if module.supports(x) else activated
+
+
+def _chosen(name: str, x: Tensor) -> str:
+    return _AUTO.get(x.device.type, "reference") if name == "auto" else name
 
 
 def prepare(name: str, devices: Iterable[torch.device]) -> None:
@@ -68,11 +86,15 @@ def prepare(name: str, devices: Iterable[torch.device]) -> None:
 
 
 @cache
-def _ready(name: str) -> ModuleType:
-    """Import and build a backend once; where that fails, say so once, and use the reference."""
+def _ready(name: str, activation: str = "") -> ModuleType:
+    """Import and build a backend once; where that fails, say so once, and use the reference.
+
+    An activation is built when it is first met.
+    """
     try:
-        module = importlib.import_module(f"composer_attn.ops.{_MODULES[name]}")
-        module.load()
+        file = (_ACTIVATED if activation else _MODULES)[name]
+        module = importlib.import_module(f"composer_attn.ops.{file}")
+        module.load(*([activation] if activation else []))
     # Whatever a compiler does wrong, a training run goes on without it.
     except Exception as error:
         warnings.warn(
@@ -81,5 +103,5 @@ def _ready(name: str) -> ModuleType:
             BackendWarning,
             stacklevel=2,
         )
-        return passes
+        return activated if activation else passes
     return module

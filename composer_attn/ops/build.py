@@ -16,8 +16,10 @@ _FLAGS_BY_MACHINE = {"x86_64": ("-march=native",), "aarch64": ("-mcpu=native",)}
 _SECONDS = 300  # a compiler that takes longer is stuck
 
 
-def build(source: Path) -> ctypes.CDLL:
+def build(source: Path, **defined: str) -> ctypes.CDLL:
     """Compile a C++ file, with the headers beside it, unless this machine has it compiled; load it.
+
+    ``defined`` are names that stand for something in it.
 
     The compiler is ``$CXX``, or the first of c++, g++ and clang++. The library is kept in
     ``$COMPOSER_ATTN_CACHE``, else in the user's cache folder, under a name that stands for source,
@@ -27,7 +29,8 @@ def build(source: Path) -> ctypes.CDLL:
         OSError: there is no compiler, it fails, or the library cannot be loaded.
     """
     compiler = _compiler()
-    flags = (*_FLAGS, *_FLAGS_BY_MACHINE.get(platform.machine(), ()))
+    macros = [f"-D{name}={value}" for name, value in defined.items()]
+    flags = (*_FLAGS, *_FLAGS_BY_MACHINE.get(platform.machine(), ()), *macros)
     texts = [file.read_text() for file in sorted(source.parent.iterdir()) if file.is_file()]
     made_of = (*texts, *compiler, *_dates(compiler), *flags, _cpu())
     name = f"{source.stem}-{_digest(chr(0).join(made_of).encode())}"

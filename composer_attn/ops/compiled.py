@@ -62,11 +62,15 @@ def input_gradient(
 
 
 def _run(name: str, *arguments: Any) -> Any:
+    return run(getattr(passes, name), *arguments)
+
+
+def run(original: Callable, *arguments: Any) -> Any:
     """Run a pass over feature maps ``(N, C, L)``: one number of dimensions, one kernel."""
     flat = [a.flatten(2) if isinstance(a, Tensor) and a.dim() > 3 else a for a in arguments]
     if not _broken:
         try:
-            return _compiled(name, *map(_kind, flat))(*flat)
+            return _compiled(original, *map(_kind, flat))(*flat)
         except Exception as error:
             _broken.append(error)
             warnings.warn(
@@ -74,7 +78,7 @@ def _run(name: str, *arguments: Any) -> Any:
                 BackendWarning,
                 stacklevel=2,
             )
-    return getattr(passes, name)(*flat)
+    return original(*flat)
 
 
 def _kind(argument: Any) -> Any:
@@ -88,11 +92,10 @@ def _kind(argument: Any) -> Any:
 
 
 @cache
-def _compiled(name: str, *kinds: Any) -> Callable:
+def _compiled(original: Callable, *kinds: Any) -> Callable:
     """Compile a pass for arguments of some kinds.
 
     Dynamo counts recompilations by code object, and gives up at the eighth: hence a copy for each.
     """
-    original = getattr(passes, name)
-    copy = FunctionType(original.__code__.replace(), original.__globals__, name)
+    copy = FunctionType(original.__code__.replace(), original.__globals__, original.__name__)
     return torch.compile(copy, dynamic=True, fullgraph=True)

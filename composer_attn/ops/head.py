@@ -86,6 +86,19 @@ def norm_then_attention(
     return s * weight, s * _plus(weight * (centre - mu), bias)
 
 
+def norm_alone(x: Tensor, norm, moments) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre, scale and shift of ``norm(x)``, ``(N, C)``, given what computes the moments."""
+    if uses_batch(norm):
+        mean, variance = moments(x)
+        centre = finite(mean)
+        mu, var = _statistics(lambda: (mean, variance), x.shape[2:].numel(), norm)
+    else:
+        mu, var = norm.running_mean, norm.running_var
+        centre = mu.expand(x.shape[:2])
+    weight, bias = _rescaling(var, norm)
+    return centre, weight.expand_as(centre), _plus(weight * (centre - mu), bias)
+
+
 def uses_batch(norm) -> bool:
     """Say whether a norm normalizes by the batch's own statistics."""
     return norm.training or (norm.running_mean is None and norm.running_var is None)

@@ -2,8 +2,11 @@
 
 from torch import Tensor, nn
 
+from composer_attn.errors import ArgumentError
 from composer_attn.ops import head, passes
-from composer_attn.ops.backends import check_backend
+from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
+from composer_attn.ops.backends import check_backend, find_activated
+from composer_attn.ops.ending import Ending
 from composer_attn.ops.orders import AttentionFirst, NormFirst
 from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
@@ -24,6 +27,7 @@ def attend_then_normalize(
     *,
     relu: bool = False,
     shortcut: Tensor | None = None,
+    activation: Activation | str | nn.Module | None = None,
 ) -> Tensor:
     """Compute ``norm(attention(x))``, then add ``shortcut``, then apply a ReLU, jointly.
 
@@ -50,16 +54,20 @@ def attend_then_normalize(
             ``torch.jit.trace`` look on, it is the plain algebra that they see.
         relu: whether a ReLU follows.
         shortcut: what is added before the ReLU, in a shape that broadcasts with that of ``x``.
+        activation: what follows, instead of a ReLU: one of
+            :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module. Kept for backward
+            is ``x``, and the sum where a shortcut comes before one that is no ReLU.
 
     Returns:
         A tensor like ``x``, in its memory format.
 
     Raises:
-        ArgumentError: the backend is none of these.
+        ArgumentError: the backend or the activation is unknown.
         ValueError, RuntimeError: as the attention or the norm raises them by itself: wrong shapes,
             or a single value per channel in training.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import SqueezeExcitation
         >>> x = torch.randn(4, 64, 8, 8)
         >>> attention, norm = SqueezeExcitation(64, 16), nn.BatchNorm2d(64)
@@ -68,9 +76,10 @@ def attend_then_normalize(
         True
     """
     check_backend(backend)
+    activation = _ending(relu, activation)
     if not joinable(x, attention, norm):
-        return _end(norm(attention(x)), relu, shortcut)
-    return _joined(x, AttentionFirst, attention, norm, backend, relu, shortcut)
+        return _end(norm(attention(x)), activation, shortcut)
+    return _joined(x, AttentionFirst, attention, norm, backend, activation, shortcut)
 
 
 def normalize_then_attend(
@@ -81,6 +90,7 @@ def normalize_then_attend(
     *,
     relu: bool = False,
     shortcut: Tensor | None = None,
+    activation: Activation | str | nn.Module | None = None,
 ) -> Tensor:
     """Compute ``attention(norm(x))``, then add ``shortcut``, then apply a ReLU, jointly.
 
@@ -92,6 +102,7 @@ def normalize_then_attend(
     Arguments, errors and passes are those of :func:`attend_then_normalize`.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import EfficientChannelAttention
         >>> x = torch.randn(4, 64, 8, 8)
         >>> attention, norm = EfficientChannelAttention(64), nn.BatchNorm2d(64)
@@ -100,9 +111,10 @@ def normalize_then_attend(
         True
     """
     check_backend(backend)
+    activation = _ending(relu, activation)
     if not joinable(x, attention, norm):
-        return _end(attention(norm(x)), relu, shortcut)
-    return _joined(x, NormFirst, attention, norm, backend, relu, shortcut)
+        return _end(attention(norm(x)), activation, shortcut)
+    return _joined(x, NormFirst, attention, norm, backend, activation, shortcut)
 
 
 def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tensor:
@@ -112,6 +124,7 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     Arguments and errors are those of :func:`attend_then_normalize`.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import SqueezeExcitation
         >>> x, attention = torch.randn(4, 64, 8, 8), SqueezeExcitation(64, 16)
         >>> torch.allclose(attend(x, attention), attention(x), atol=1e-6)
@@ -125,41 +138,55 @@ def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tenso
     return excite(x, attention, backend).result()
 
 
-def _joined(x, order, attention, norm, backend, relu, shortcut) -> Tensor:
-    rest = (False, None)
+def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
+    rest = (IDENTITY, None)
     if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
-        rest, relu, shortcut = (relu, shortcut), False, None
+        rest, activation, shortcut = (activation, shortcut), IDENTITY, None
+    elif shortcut is not None and activation not in (IDENTITY, RELU):
+        # Its derivative asks for the sum, which nobody can compute anew from the output.
+        rest, activation = (activation, None), IDENTITY
     if head.traced():
         centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
-        y = passes.affine(x - spread(centre, x), scale, shift, shortcut, relu).to(x.dtype)
-    elif order is NormFirst:
-        y = normalize(x, attention, norm, backend).result(relu, shortcut)
+        z = passes.affine(x - spread(centre, x), scale, shift, shortcut, False)
+        return _end(phi(z, activation).to(x.dtype), *rest)
+    if order is NormFirst:
+        stage = normalize(x, attention, norm, backend)
     else:
-        y = excite(x, attention, backend).normalized(norm).result(relu, shortcut)
-    return _end(y, *rest)
+        stage = excite(x, attention, backend).normalized(norm)
+    if activation not in (IDENTITY, RELU):
+        stage.end_in(Ending(stage.passes, find_activated(backend, x, activation), activation))
+    return _end(stage.result(activation != IDENTITY, shortcut), *rest)
+
+
+def _ending(relu: bool, activation: Activation | str | nn.Module | None) -> Activation:
+    """Return the activation that ends a region, given by either argument."""
+    if activation is None:
+        return RELU if relu else IDENTITY
+    found = find_activation(activation)
+    if relu and found != RELU:
+        raise ArgumentError(f"relu=True and activation={activation!r} contradict each other")
+    return found
 
 
 def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what lies between the passes under autograd."""
     mean, variance = moments
-    centre, positions = mean.detach(), x.shape[2:].numel()
+    centre, positions = head.finite(mean), x.shape[2:].numel()
     return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
 
 
-def _end(y: Tensor, relu: bool, shortcut: Tensor | None) -> Tensor:
-    y = y if shortcut is None else y + shortcut
-    return y.relu() if relu else y
+def _end(y: Tensor, activation: Activation, shortcut: Tensor | None) -> Tensor:
+    return phi(y if shortcut is None else y + shortcut, activation)
 
 
 def plain_enough(x: Tensor, attention: nn.Module) -> bool:
     """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
-    return (
-        3 <= x.dim() <= 5
-        and x.is_floating_point()
-        and x.shape[1] == attention.channels
-        and attention.squeeze == "avg"
-        and x.numel() > 0
-    )
+    return takes(x, attention.channels) and attention.squeeze == "avg"
+
+
+def takes(x: Tensor, channels: int) -> bool:
+    """Say whether the passes take ``x`` of so many channels."""
+    return 3 <= x.dim() <= 5 and x.is_floating_point() and x.shape[1] == channels and x.numel() > 0
 
 
 def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
@@ -168,9 +195,11 @@ def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
 
 
 def fits_norm(x: Tensor, norm: nn.Module) -> bool:
-    """Say whether a norm takes ``x``."""
+    """Say whether a norm takes ``x``, and can be computed by the passes."""
     return (
-        isinstance(norm, _NORMS[x.dim()])
+        x.dim() in _NORMS
+        and takes(x, x.shape[1])
+        and isinstance(norm, _NORMS[x.dim()])
         and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
         # A single value has no variance: batch norm refuses it in training.
         and x.numel() > x.shape[1]

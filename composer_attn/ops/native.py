@@ -6,6 +6,7 @@ memory in order (``benchmarks/op.py`` has both in one table).
 """
 
 import ctypes
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from composer_attn.ops.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.normalization import Running
 from composer_attn.ops.passes import statistics_dtype
 
+Function = ctypes._CFuncPtr
+FOLDER = Path(__file__).parent / "cpp"
 _SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 # Pointers, then N, C, L, channels last, threads.
-_SIZES = [ctypes.c_int64] * 3 + [ctypes.c_bool, ctypes.c_int]
+SIZES = [ctypes.c_int64] * 3 + [ctypes.c_bool, ctypes.c_int]
 _ARGUMENTS = {
-    "moments": [ctypes.c_void_p] * 4 + _SIZES,
-    "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + _SIZES,
-    "gradient_sums": [ctypes.c_void_p] * 9 + _SIZES,
-    "input_gradient": [ctypes.c_void_p] * 8 + _SIZES,
+    "moments": [ctypes.c_void_p] * 4 + SIZES,
+    "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + SIZES,
+    "gradient_sums": [ctypes.c_void_p] * 9 + SIZES,
+    "input_gradient": [ctypes.c_void_p] * 8 + SIZES,
     "normalization": [ctypes.c_void_p] * 11
     + [ctypes.c_double] * 3
     + [ctypes.c_bool]
@@ -40,17 +43,24 @@ _ALONE = 1 << 14
 
 
 @cache
-def load() -> dict[tuple[str, torch.dtype], ctypes._CFuncPtr]:
+def load() -> dict[tuple[str, torch.dtype], Function]:
     """Build the functions, or find them built, by name and dtype."""
-    library = build(Path(__file__).parent / "cpp" / "passes.cpp")
+    library = build(FOLDER / "passes.cpp")
+    found = functions(library, {name: _ARGUMENTS[name] for name in _PASSES}, _SUFFIX)
+    # Statistics are float32 at least.
+    between = {name: each for name, each in _ARGUMENTS.items() if name not in _PASSES}
+    return found | functions(library, between, (torch.float32, torch.float64))
+
+
+def functions(
+    library: ctypes.CDLL, arguments: dict[str, list], dtypes: Iterable[torch.dtype]
+) -> dict[tuple[str, torch.dtype], Function]:
+    """List the functions of a library, by name and dtype."""
     found = {}
-    for name, arguments in _ARGUMENTS.items():
-        for dtype, suffix in _SUFFIX.items():
-            # Statistics are float32 at least.
-            if name not in _PASSES and dtype == torch.bfloat16:
-                continue
-            found[name, dtype] = function = getattr(library, f"{name}_{suffix}")
-            function.argtypes, function.restype = arguments, None
+    for name, types in arguments.items():
+        for dtype in dtypes:
+            found[name, dtype] = function = getattr(library, f"{name}_{_SUFFIX[dtype]}")
+            function.argtypes, function.restype = types, None
     return found
 
 
@@ -60,9 +70,14 @@ def supports(x: Tensor) -> bool:
 
 
 def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> None:
+    call(load()[name, x.dtype], x, last, *arguments)
+
+
+def call(function: Function, x: Tensor, last: bool, *arguments: Tensor | float | None) -> None:
+    """Call a pass over feature maps like ``x``, which is in one of the two layouts."""
     channels = x.shape[0] * x.shape[1]
     threads = 1 if x.numel() < _ALONE else torch.get_num_threads()
-    load()[name, x.dtype](
+    function(
         *[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments],
         *(x.shape[0], x.shape[1], x.numel() // channels, last, threads),
     )

@@ -244,7 +244,8 @@ class Shifted(torch.autograd.Function):
 
 def _backward_passes(passes: ModuleType, *gradients: Tensor | None) -> ModuleType:
     """Return the passes to go back by: plain ones where gradients come in batches."""
-    return plain if traced() or any(map(_is_batch, gradients)) else passes
+    by_hand = not (traced() or any(map(is_batch, gradients)))
+    return passes if by_hand else getattr(passes, "in_plain_torch", plain)
 
 
 def _sums(
@@ -258,6 +259,6 @@ def _sums(
     return d_shift, d_scale, dy, (dy, x, scale, centre, shift)
 
 
-def _is_batch(gradient: Tensor | None) -> bool:
+def is_batch(gradient: Tensor | None) -> bool:
     """Say whether many gradients come as one (``is_grads_batched``, vectorized jacobians)."""
     return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from composer_attn.ops import head, passes
 from composer_attn.ops.backends import find_passes
 from composer_attn.ops.called import Called
+from composer_attn.ops.ending import Ending
 from composer_attn.ops.orders import AttentionFirst, Excitation, Norm, NormFirst, Order
 from composer_attn.ops.region import (
     Affine,
@@ -133,6 +134,12 @@ class Normalized:
     parameters: tuple[Tensor | None, ...] = ()
     way: Tensor | None = None
     region: Region | None = None
+
+    def end_in(self, passes: Ending) -> None:
+        """Let an activation take the place of the ReLU that may follow, without an addition."""
+        self.passes = passes
+        if self.region is not None:
+            self.region.passes = passes
 
     def values(self, relu: bool = False, shortcut: Tensor | None = None) -> Tensor:
         """Compute the output, without gradients."""

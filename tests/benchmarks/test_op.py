@@ -6,12 +6,15 @@ import sys
 import pytest
 import torch
 
-from benchmarks.op import Attention, _share, contenders
+from benchmarks.op import Act, Attention, Order, Site, _share, contenders
 from tests.commands import ROOT, run
 
 
-def test_all_contenders_of_a_kind_compute_the_same():
-    entries = contenders(16, Attention.ECA, True, ["reference", "auto"], "cpu")
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("activation", [Act.RELU, Act.SILU])
+def test_all_contenders_of_a_kind_compute_the_same(order, activation):
+    site = Site(order, activation, Attention.ECA)
+    entries = contenders(site, 16, ["reference", "auto"], "cpu")
     x = torch.randn(4, 16, 6, 6)
     plain, composer, modules, *joint = entries
     for entry in joint:
@@ -21,9 +24,10 @@ def test_all_contenders_of_a_kind_compute_the_same():
     assert plain.forward(x).shape == composer.forward(x).shape == x.shape
 
 
-def test_the_share_of_bandwidth_counts_eight_passes_where_a_copy_makes_two():
-    assert _share([8.0, 8.0, 8.0], [2.0, 2.0, 2.0]) == 1.0
-    assert _share([16.0, 16.0, 16.0], [2.0, 2.0, 2.0]) == 0.5
+def test_the_share_of_bandwidth_counts_the_passes_where_a_copy_makes_two():
+    assert _share([8.0, 8.0, 8.0], [2.0, 2.0, 2.0], 8) == 1.0
+    assert _share([16.0, 16.0, 16.0], [2.0, 2.0, 2.0], 8) == 0.5
+    assert _share([9.0, 9.0, 9.0], [2.0, 2.0, 2.0], 9) == pytest.approx(1, abs=2e-3)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from types import ModuleType
 
 import torch
 
+from composer_attn.ops.activations import ACTIVATIONS, Activation
 from composer_attn.ops.normalization import Running
 from composer_attn.ops.passes import statistics_dtype
 from tests.ops.regions import distance, draw
@@ -55,6 +56,30 @@ def calls_of_passes(shape, dtype, last, device) -> dict[str, tuple]:
             shift = mask and mask[1]
             calls[f"input {name}"] = ("input_gradient", dy, x, a, c, d, e, shift)
             calls[f"input fixed {name}"] = ("input_gradient", dy, x, a, c, d, None, shift)
+    return calls
+
+
+def calls_of_activations(
+    shape, dtype, last, device, names: tuple[str, ...] = ACTIVATIONS
+) -> dict[str, tuple]:
+    """Call every pass that an activation takes part in, in every variant, by name."""
+    dy, x, added = (draw(shape, dtype, last, mean=0).to(device) for _ in range(3))
+    numbers = torch.randn(8, *shape[:2], dtype=statistics_dtype(x), device=device)
+    # Deviations at which every branch of every activation is met.
+    a, b, c, *rest, d_variance = (2 * numbers).unbind()
+    calls = {}
+    for name in names:
+        activation = Activation(name, {"leaky_relu": 0.3, "elu": 0.7}.get(name, 0.0))
+        calls[f"{name} means"] = ("activated_means", x, a, b, activation)
+        for shortcut in (None, added):
+            case = f"{name} {'added' if shortcut is added else 'alone'}"
+            calls[case] = ("activate", x, a, b, c, shortcut, activation)
+        for attended in (False, True):
+            case = f"{name} sums {attended}"
+            calls[case] = ("activated_sums", dy, x, c, a, b, activation, attended)
+        for given in (None, d_variance):
+            case = f"{name} gradient {given is None}"
+            calls[case] = ("activated_gradient", dy, x, a, b, *rest, given, activation)
     return calls
 
 

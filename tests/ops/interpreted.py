@@ -4,10 +4,11 @@ import json
 
 import torch
 
-from composer_attn.ops import kernels, passes
+from composer_attn.ops import activated, activated_kernels, kernels, passes
 from tests.ops.calls import (
     ALLOWED,
     calls_between,
+    calls_of_activations,
     calls_of_passes,
     errors,
     infinite_calls,
@@ -25,12 +26,13 @@ SIZES = [(1, 5), (70, 37), (3, 600)]
 
 def table(device: str) -> dict[str, tuple[float, float]]:
     """Return, by case, the largest relative difference and the one that is allowed."""
+    gpu = device == "cuda"
     calls = {
         (dtype, *shape, last): calls_of_passes(shape, dtype, last, device)
         for dtype in ALLOWED
         for shape in (
             *(SHAPES if dtype == torch.float64 else SHAPES[:1]),
-            *(LARGE if device == "cuda" else ()),
+            *(LARGE if gpu else ()),
         )
         for last in (False, True)
     } | {
@@ -47,6 +49,16 @@ def table(device: str) -> dict[str, tuple[float, float]]:
         f"{case} {name}": (error, ALLOWED[case[0]])
         for case, group in calls.items()
         for name, error in errors(group, kernels, passes).items()
+    }
+    some = [torch.float64, torch.bfloat16] if device == "cpu" else ALLOWED
+    found |= {
+        f"{(dtype, *shape, last)} {name}": (error, ALLOWED[dtype])
+        for dtype in some
+        for shape in (SHAPES[0], *(LARGE if gpu else ()))
+        for last in (False, True)
+        for name, error in errors(
+            calls_of_activations(shape, dtype, last, device), activated_kernels, activated
+        ).items()
     }
     infinite = spread(infinite_calls(3, 6, device), kernels, passes)
     return found | {f"infinite {name}": (error, 1e-12) for name, error in infinite.items()}

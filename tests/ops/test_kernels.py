@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.commands import ROOT
-from tests.ops.calls import calls_between, calls_of_passes
+from tests.ops.calls import calls_between, calls_of_activations, calls_of_passes
 
 triton = pytest.importorskip("triton")
 
@@ -35,18 +35,6 @@ _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", int: "i32"}
 def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
     dtype, tmp_path, monkeypatch
 ):
-    # Triton brings its compiler along, which needs no GPU: for one with compute capability 9.0.
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    built = {}
-
-    def build(kernel, *arguments, grid, warmup, num_warps=4, **constants):
-        source = specialized(kernel, arguments, constants)
-        key = (kernel.__name__, source.hash())
-        if key not in built:
-            built[key] = triton.compile(source, target, {"num_warps": num_warps})
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(triton.JITFunction, "run", build)
     from composer_attn.ops import kernels
 
     calls = [
@@ -59,14 +47,58 @@ def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
         *calls_between(16, 64, torch.float32, "cpu").values(),
         *calls_between(1, 6, torch.float32, "cpu").values(),
     ]
-    for name, *arguments in calls:
-        getattr(kernels, name)(*arguments)
+    built = compiled(kernels, calls, tmp_path, monkeypatch)
     assert {name for name, *_ in built} == {
         *("_moments", "_affine", "_gradient_sums", "_input_gradient"),
         *("_normalization", "_normalization_gradient", "_convolve", "_kernel_gradient"),
     }
-    # A thread that runs out of registers keeps values on its stack.
-    assert {key: used for key, each in built.items() if (used := stack_of(each, tmp_path))} == {}
+    assert stacks(built, tmp_path) == {}
+
+
+# Of every kind: with and without exponentials, two of them, and the error function.
+@pytest.mark.parametrize(
+    ("dtype", "names"),
+    [(torch.float32, ("mish", "gelu")), (torch.bfloat16, ("silu", "hardswish"))],
+)
+def test_every_call_of_an_activation_does_likewise(dtype, names, tmp_path, monkeypatch):
+    from composer_attn.ops import activated_kernels
+
+    calls = [
+        *calls_of_activations((2, 64, 8, 8), dtype, False, "cpu", names).values(),
+        *calls_of_activations((2, 64, 8, 8), dtype, True, "cpu", names).values(),
+        # Sums over many positions, and in many programs.
+        *calls_of_activations((1, 64, 32, 32), dtype, True, "cpu", names[:1]).values(),
+        *calls_of_activations((2048, 64, 2, 2), dtype, True, "cpu", names[:1]).values(),
+    ]
+    built = compiled(activated_kernels, calls, tmp_path, monkeypatch)
+    assert {name for name, *_ in built} == {
+        *("_activated_means", "_activate", "_activated_sums", "_activated_gradient")
+    }
+    assert stacks(built, tmp_path) == {}
+
+
+def compiled(module, calls, folder, monkeypatch) -> dict[tuple, object]:
+    """Compile the kernels of some calls, instead of running them, by name and source."""
+    # Triton brings its compiler along, which needs no GPU: for one with compute capability 9.0.
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    built = {}
+
+    def build(kernel, *arguments, grid, warmup, num_warps=4, **constants):
+        source = specialized(kernel, arguments, constants)
+        key = (kernel.__name__, source.hash())
+        if key not in built:
+            built[key] = triton.compile(source, target, {"num_warps": num_warps})
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
+    monkeypatch.setattr(triton.JITFunction, "run", build)
+    for name, *arguments in calls:
+        getattr(module, name)(*arguments)
+    return built
+
+
+def stacks(built, folder) -> dict[tuple, int]:
+    """List the kernels whose threads run out of registers, and keep values on their stack."""
+    return {key: used for key, each in built.items() if (used := stack_of(each, folder))}
 
 
 def specialized(kernel, arguments, constants):

@@ -9,7 +9,7 @@ enum Mask { NONE, COMPUTED, OUTPUT };
 
 template <class T> struct Moments {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
-  static const int params = 1, rows = 4;
+  static const int params = 1, rows = 4, sums = 2, blocks = 4;
   const T* x; const S* p[1];  // the shift
   S *mean, *variance, *shift; S inverse;  // of the number of positions
   // The shift of channels at, at + 1, ... is the value in the middle, at i, i + step, ...
@@ -30,25 +30,24 @@ template <class T> struct Moments {
     }
   }
   template <int lanes, bool Again = false>
-  void add(const V* q, i64 i, i64 n, V& first, V& second) const {
+  void add(const V* q, i64 i, i64 n, V* sum) const {
     V d = load<T, lanes>(x + i, n) - q[0];
     if (Again) d = without_first<S>(d, n);
-    // Lanes beyond the end hold 0 - shift: take them out.
-    if (lanes == FIRST) for (i64 j = n; j < i64(64 / sizeof(S)); ++j) d[j] = 0;
-    first += d; second += d * d;
+    if (lanes == FIRST) d = first_lanes<S>(d, n);  // those beyond hold 0 - shift
+    sum[0] += d; sum[1] += d * d;
   }
 };
 
 template <class T, int mask> struct Sums {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
   // Several maps are foreseen by the processor only in order, a row at a time.
-  static const int params = mask == COMPUTED ? 3 : 1, rows = 1;
+  static const int params = mask == COMPUTED ? 3 : 1, rows = 1, sums = 2, blocks = 4;
   const T *dy, *x, *y; T* g; const S* p[3];  // centre, scale, shift
   void begin(i64, i64, i64, i64) const {}
   void end(i64, i64) const {}
   void fetch(i64, i64) const {}
   template <int lanes, bool Again = false>
-  void add(const V* q, i64 i, i64 n, V& first, V& second) const {
+  void add(const V* q, i64 i, i64 n, V* sum) const {
     V grad = load<T, lanes>(dy + i, n), v = load<T, lanes>(x + i, n);
     if (mask == COMPUTED) grad = cut<V>(v * q[1] + q[2], grad);
     if (mask == OUTPUT) {
@@ -56,7 +55,7 @@ template <class T, int mask> struct Sums {
       store<T, lanes>(g + i, grad, n);
     }
     if (Again) grad = without_first<S>(grad, n);
-    first += grad; second += grad * (v - q[0]);
+    sum[0] += grad; sum[1] += grad * (v - q[0]);
   }
 };
 

@@ -57,32 +57,35 @@ template <class K> void map(const K& k, i64 N, i64 C, i64 L, bool last, int thre
   }
 }
 
-// Add up `rows` rows of B vectors of channels, into first and second.
+// Add up `rows` rows of B vectors of channels, into sums[0], sums[1], ...
 template <class K, int B, int lanes>
-void add_rows(const K& k, i64 i, i64 C, i64 rows, i64 at, i64 n, typename K::S* first,
-              typename K::S* second) {
+void add_rows(const K& k, i64 i, i64 C, i64 rows, i64 at, i64 n, typename K::S* const* sums) {
   using V = typename K::V; using S = typename K::S;
   const i64 W = 64 / sizeof(S);
-  V q[B][K::params], f[B], s[B];
+  V q[B][K::params], f[B][K::sums];
 #pragma GCC unroll 4
-  for (int b = 0; b < B; ++b) { f[b] = s[b] = V{}; channels<K, lanes>(k, q[b], at + b * W, n); }
+  for (int b = 0; b < B; ++b) {
+    for (V& each : f[b]) each = V{};
+    channels<K, lanes>(k, q[b], at + b * W, n);
+  }
   for (i64 r = 0; r < rows; ++r, i += C) {
 #pragma GCC unroll 4
-    for (int b = 0; b < B; ++b) k.template add<lanes>(q[b], i + b * W, n, f[b], s[b]);
+    for (int b = 0; b < B; ++b) k.template add<lanes>(q[b], i + b * W, n, f[b]);
   }
 #pragma GCC unroll 4
   for (int b = 0; b < B; ++b) {
     i64 c = at + b * W;
-    store<S, lanes>(first + c, load<S, lanes>(first + c, n) + f[b], n);
-    store<S, lanes>(second + c, load<S, lanes>(second + c, n) + s[b], n);
+#pragma GCC unroll 5
+    for (int j = 0; j < K::sums; ++j)
+      store<S, lanes>(sums[j] + c, load<S, lanes>(sums[j] + c, n) + f[b][j], n);
   }
 }
 
 template <class K>
-void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K::S* first,
-            typename K::S* second) {
+void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads,
+            typename K::S* const (&sums)[K::sums]) {
   using V = typename K::V; using S = typename K::S;
-  const i64 W = 64 / sizeof(S), B = 4;
+  const i64 W = 64 / sizeof(S), B = K::blocks;
   if (last || L == 1) {
     // A few rows at a time, which stay in the first cache: memory is read nearly in order, and the
     // sums stay in registers from row to row.
@@ -93,18 +96,18 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
     for (i64 item = 0; item < N * parts; ++item) {
       i64 n = item / parts, from = item % parts * width, to = std::min(C, from + width);
       k.begin(n * C + from, to - from, (n * L + L / 2) * C + from, 1);
-      for (i64 c = from; c < to; ++c) first[n * C + c] = second[n * C + c] = 0;
+      for (S* sum : sums)
+        for (i64 c = from; c < to; ++c) sum[n * C + c] = 0;
       for (i64 l = 0; l < L; l += rows) {
         i64 count = std::min(rows, L - l), at = n * C, i = (n * L + l) * C, c = from;
         // Blocks of channels jump from row to row, which the processor does not foresee.
         i64 ahead = i + count * C, share = count * B * W;
         for (; c + B * W <= to; c += B * W, ahead += share) {
           if (C > B * W && l + count < L) k.fetch(ahead, ahead + share);
-          add_rows<K, B, ALL>(k, i + c, C, count, at + c, W, first, second);
+          add_rows<K, B, ALL>(k, i + c, C, count, at + c, W, sums);
         }
-        for (; c + W <= to; c += W)
-          add_rows<K, 1, ALL>(k, i + c, C, count, at + c, W, first, second);
-        if (c < to) add_rows<K, 1, FIRST>(k, i + c, C, count, at + c, to - c, first, second);
+        for (; c + W <= to; c += W) add_rows<K, 1, ALL>(k, i + c, C, count, at + c, W, sums);
+        if (c < to) add_rows<K, 1, FIRST>(k, i + c, C, count, at + c, to - c, sums);
       }
       k.end(n * C + from, to - from);
     }
@@ -113,28 +116,31 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads, typename K:
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 row = 0; row < apart; row += W) {
       k.begin(row, W, row * L + L / 2, L);
-      V q[K::params], f = {}, s = {};
+      V q[K::params], f[K::sums] = {};
       channels<K, ALL>(k, q, row, W);
-      for (i64 l = 0; l < L; ++l) k.template add<APART>(q, row * L + l, L, f, s);
-      store<S, ALL>(first + row, f, W);
-      store<S, ALL>(second + row, s, W);
+      for (i64 l = 0; l < L; ++l) k.template add<APART>(q, row * L + l, L, f);
+      for (int j = 0; j < K::sums; ++j) store<S, ALL>(sums[j] + row, f[j], W);
       k.end(row, W);
     }
 #pragma omp parallel for schedule(static) num_threads(apart ? 1 : threads)
     for (i64 row = apart; row < N * C; ++row) {
       i64 i = row * L, end = i + L;
       k.begin(row, 1, i + L / 2, 1);
-      V q[K::params], f[B] = {}, s[B] = {};
+      V q[K::params], f[B][K::sums] = {};
       channel(k, q, row);
       for (; i + B * W <= end; i += B * W) {
 #pragma GCC unroll 4
-        for (int b = 0; b < B; ++b) k.template add<ALL>(q, i + b * W, W, f[b], s[b]);
+        for (int b = 0; b < B; ++b) k.template add<ALL>(q, i + b * W, W, f[b]);
       }
-      for (; i + W <= end; i += W) k.template add<ALL>(q, i, W, f[0], s[0]);
-      if (i < end && L >= W) k.template add<ALL, true>(q, end - W, W - (end - i), f[1], s[1]);
-      else if (i < end) k.template add<FIRST>(q, i, end - i, f[1], s[1]);
-      V fs = (f[0] + f[1]) + (f[2] + f[3]), ss = (s[0] + s[1]) + (s[2] + s[3]);
-      first[row] = total<S>(fs); second[row] = total<S>(ss);
+      for (; i + W <= end; i += W) k.template add<ALL>(q, i, W, f[0]);
+      if (i < end && L >= W) k.template add<ALL, true>(q, end - W, W - (end - i), f[1]);
+      else if (i < end) k.template add<FIRST>(q, i, end - i, f[1]);
+#pragma GCC unroll 5
+      for (int j = 0; j < K::sums; ++j) {
+        V sum = f[0][j] + f[1][j];
+        if constexpr (B == 4) sum = sum + (f[2][j] + f[3][j]);
+        sums[j][row] = total<S>(sum);
+      }
       k.end(row, 1);
     }
   }

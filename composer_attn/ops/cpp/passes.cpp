@@ -8,7 +8,7 @@ template <class T>
 void moments(const T* x, typename Type<T>::S* mean, typename Type<T>::S* variance,
              typename Type<T>::S* shift, i64 N, i64 C, i64 L, bool last, int threads) {
   Moments<T> k{x, {shift}, mean, variance, shift, typename Type<T>::S(1) / L};
-  reduce(k, N, C, L, last, threads, mean, variance);
+  reduce(k, N, C, L, last, threads, {mean, variance});
 }
 
 template <class T, class S = typename Type<T>::S>
@@ -25,7 +25,7 @@ template <class T, class S = typename Type<T>::S>
 void gradient_sums(const T* dy, const T* x, const S* centre, const S* scale, const S* shift,
                    const T* y, T* g, S* first, S* second, i64 N, i64 C, i64 L, bool last,
                    int threads) {
-  auto run = [&](auto k) { reduce(k, N, C, L, last, threads, first, second); };
+  auto run = [&](auto k) { reduce(k, N, C, L, last, threads, {first, second}); };
   if (y) run(Sums<T, OUTPUT>{dy, x, y, g, {centre}});
   else if (scale) run(Sums<T, COMPUTED>{dy, x, y, g, {centre, scale, shift}});
   else run(Sums<T, NONE>{dy, x, y, g, {centre}});

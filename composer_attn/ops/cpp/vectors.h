@@ -70,6 +70,11 @@ template <class V> V cut(V y, V gradient) {  // as a ReLU cuts it, which hands o
   return y <= 0 ? V{} : gradient;
 }
 
+template <class S, class V> V first_lanes(V v, i64 n) {
+  for (i64 j = n; j < i64(sizeof(V) / sizeof(S)); ++j) v[j] = 0;
+  return v;
+}
+
 // A vector without its first lanes.
 template <class S, class V> V without_first(V v, i64 skip) {
   typename Lane<S>::M lane;
