@@ -9,14 +9,16 @@ from composer.utils import export_for_inference
 from torch.utils.data import DataLoader, TensorDataset
 
 from composer_attn import ECA, SqueezeExcite
-from composer_attn.functional import attended_modules
+from composer_attn.functional import apply_eca, apply_squeeze_excite, attended_modules
 from tests.export.attended import assert_same_numbers, attended, longer
 from tests.networks import MIN_CHANNELS, NETWORKS
 from tests.surgeries import each_surgery
 
 NETWORK = NETWORKS["resnet"]
 each_format = pytest.mark.parametrize("save_format", ["torchscript", "onnx"])
-each_algorithm = pytest.mark.parametrize("algorithm", [SqueezeExcite, ECA])
+each_algorithm = pytest.mark.parametrize(
+    ("algorithm", "apply"), [(SqueezeExcite, apply_squeeze_excite), (ECA, apply_eca)]
+)
 
 
 def batch_of(x):
@@ -50,7 +52,7 @@ def test_a_model_is_exported_and_takes_other_batches(surgery, save_format, tmp_p
 
 @each_algorithm
 @each_format
-def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(algorithm, save_format, tmp_path):
+def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(algorithm, apply, save_format, tmp_path):
     x = NETWORK.batch()
     model = ComposerClassifier(NETWORK.build(), num_classes=10)
     trainer = Trainer(
@@ -82,7 +84,7 @@ def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(algorithm, sav
         save_format,
         loaded,
         sample_input=(batch_of(x),),
-        surgery_algs=lambda fresh: algorithm.function(fresh, min_channels=MIN_CHANNELS),
+        surgery_algs=lambda fresh: apply(fresh, min_channels=MIN_CHANNELS),
         load_path=str(tmp_path / "checkpoints" / "last.pt"),
         load_strict=True,
     )
