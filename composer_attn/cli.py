@@ -86,7 +86,11 @@ def train(
 
     try:
         checked = load_checked(config, overrides)
-        summary = rehearse(checked) if dry_run else run(checked)
+        summary = None
+        if dry_run:
+            rehearse(checked)
+        else:
+            summary = run(checked)
     except RunStoppedError as error:
         print(f"composer-attn: {error}\nGo on with: {_again(config, overrides, error.folder)}")
         raise typer.Exit(128 + error.signal) from error

@@ -207,6 +207,8 @@ class AttentionAlgorithm(Algorithm):
 
     def _fuse(self, state: State, logger: Logger) -> None:
         """Fuse what this kind of algorithm attended, and leave the rest as it is."""
+        if self.plan is None:  # Event.INIT has not been: nothing is attended
+            return
         attended = set(self._attended.values())
         own = [
             site

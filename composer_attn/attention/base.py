@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import reduce, wraps
 from operator import add
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 import torch.fx
 from torch import Tensor, nn
@@ -55,8 +55,9 @@ def as_taken_by(layer: nn.Module, means: Tensor) -> Tensor:
     A quantized layer's ``weight`` is a method, or holds integers; it takes the means as they are.
     """
     weight = getattr(layer, "weight", None)
-    has_dtype = isinstance(weight, Tensor) and weight.is_floating_point()
-    return means.to(weight.dtype) if has_dtype else means
+    if isinstance(weight, Tensor) and weight.is_floating_point():
+        return means.to(weight.dtype)
+    return means
 
 
 def _is_plain(parameter: Tensor, dtype: torch.dtype) -> bool:
@@ -158,7 +159,8 @@ class ChannelAttention(nn.Module):
     @property
     def last_layer(self) -> nn.Module:
         """The layer whose output is the logits; by default the one that was built last."""
-        return next(reversed(self._modules.values()), self)
+        built = next(reversed(self._modules.values()), self)
+        return cast(nn.Module, built)  # no attention ends with a layer that it leaves out
 
     def logits(self, squeezed: Tensor) -> Tensor:
         """Compute the gate's input ``(N, C)`` from what was squeezed, ``(N, C)``."""
@@ -261,6 +263,7 @@ class ChannelAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new initial parameters, as after building (useful after ``to_empty``)."""
+        layer: Any  # to nn.Module's annotations, its method may be a tensor
         for layer in self.children():
             layer.reset_parameters()
         self.zero_last_layer()

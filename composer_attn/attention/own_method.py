@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from typing import cast
 
 from torch import nn
 
@@ -25,7 +26,8 @@ class OwnMethod:
         return self.function(self._module(), *args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> "OwnMethod":
-        module = self._module()
+        # Whoever copies this holds it by the module, which is alive then.
+        module = cast(nn.Module, self._module())
         return OwnMethod(memo.get(id(module), module), self.function)
 
     def __reduce__(self):

@@ -41,7 +41,8 @@ def signed(
             for name, hint in hints.items()
         ]
         ending = [rest] if free else []
-        function.__signature__ = signature.replace(parameters=[*parameters, *shared, *ending])
+        shown: Any = function  # annotations of functions know no __signature__
+        shown.__signature__ = signature.replace(parameters=[*parameters, *shared, *ending])
         own = {n: a for n, a in function.__annotations__.items() if n != rest.name}
         function.__annotations__ = own | hints
         return function
@@ -55,9 +56,11 @@ def own_parameters(attention: Callable[..., Any]) -> dict[str, Parameter] | None
     Of a class that hands ``**options`` on, with what the classes that it derives from take.
     """
     if isinstance(attention, partial) and not attention.args:
-        found = own_parameters(attention.func)
-        given = {n: v for n, v in attention.keywords.items() if found is not None and n in found}
-        return found and found | {n: found[n].replace(default=v) for n, v in given.items()}
+        inner = own_parameters(attention.func)
+        if inner is None:
+            return None
+        given = {n: v for n, v in attention.keywords.items() if n in inner}
+        return inner | {n: inner[n].replace(default=v) for n, v in given.items()}
     found: dict[str, Parameter] = {}
     for signature in _signatures(attention):
         parameters = list(signature.parameters.values())

@@ -90,12 +90,12 @@ class SqueezeExcitation(ChannelAttention):
 
     def follow_pruning(self, channels: int) -> bool:
         """Follow where both layers were pruned along with the module."""
-        weights = getattr(self.fc1, "weight", None), getattr(self.fc2, "weight", None)
-        if not all(isinstance(weight, Tensor) for weight in weights):
+        first, second = (getattr(layer, "weight", None) for layer in (self.fc1, self.fc2))
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return False
-        if weights[0].shape[1] != channels or weights[1].shape[0] != channels:
+        if first.shape[1] != channels or second.shape[0] != channels:
             return False
-        self.channels, self.latent_channels = channels, weights[0].shape[0]
+        self.channels, self.latent_channels = channels, first.shape[0]
         return True
 
     def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:

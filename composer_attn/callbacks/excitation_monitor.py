@@ -2,10 +2,11 @@
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from composer.algorithms.warnings import NoEffectWarning
@@ -209,10 +210,11 @@ class ExcitationMonitor(Callback):
     def _look(self, attentions: dict[str, ChannelAttention], labels: Tensor | None) -> None:
         """Have every attention report its excitations, until ``_looking`` is closed."""
         self._looking.enter_context(torch.compiler.set_stance("force_eager"))
-        members = None
+        members: tuple[Tensor, Tensor] | None = None
         if labels is not None:
             kept = torch.tensor(self.classes, device=labels.device)
-            members = (labels[:, None] == kept).nonzero(as_tuple=True)
+            rows, groups = (labels[:, None] == kept).nonzero(as_tuple=True)
+            members = rows, groups
         for name, attention in attentions.items():
             by_position = attention.squeeze == "none"
             report = partial(_report, self._tallies[name], labels, members, by_position)
@@ -230,7 +232,7 @@ class ExcitationMonitor(Callback):
         sampler = getattr(state.dataloader, "sampler", None)
         if len(labels) != 1 or not isinstance(sampler, DistributedSampler) or sampler.drop_last:
             return False
-        padding = sampler.total_size - len(sampler.dataset)
+        padding = sampler.total_size - len(cast(Sized, sampler.dataset))  # as it asks itself
         return before >= sampler.num_samples - (sampler.rank >= sampler.num_replicas - padding)
 
 

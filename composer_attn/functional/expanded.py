@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from composer_attn.attention.efficient_channel_attention import ChannelConvolution
 from composer_attn.errors import ModelError
 from composer_attn.surgery import check_model, find_attended, take_apart
-from composer_attn.surgery.attend import CHILD, attended_side, detach, is_extended_further
+from composer_attn.surgery.attend import (
+    attended_side,
+    attention_of,
+    detach,
+    is_extended_further,
+)
 
 
 def expanded_copy(model: nn.Module) -> nn.Module:
@@ -49,7 +54,9 @@ def expanded_copy(model: nn.Module) -> nn.Module:
             "parametrization, or a wrapper): undo that first"
         )
     modules = list(spread.modules())
-    pairs = {module: _spread(module) for module in attended.values()}
+    pairs: dict[nn.Module | None, nn.Module] = {
+        module: _spread(module) for module in attended.values()
+    }
     for parent in modules:
         for name, child in parent._modules.items():
             if child in pairs:
@@ -122,7 +129,7 @@ class ConvolutionAlongChannels(_Spread):
 
 
 def _spread(module: nn.Module) -> WithAttention:
-    side, attention = attended_side(module), module._modules[CHILD]
+    side, attention = attended_side(module), attention_of(module)
     detach(module)
     for name, layer in attention._modules.items():
         if type(layer) is ChannelConvolution and "weight" in layer._parameters:

@@ -1,5 +1,7 @@
 """Norm, activation and attention, jointly, and each pair of them."""
 
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,10 @@ from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import channel_means, scale_channels
 from composer_attn.ops.region import in_full_precision
 
-Attention = nn.Module | Described
+if TYPE_CHECKING:  # which imports this package
+    from composer_attn.attention.base import ChannelAttention
+
+Attention: TypeAlias = "ChannelAttention | Described"
 
 
 def normalize_activate_attend(
@@ -144,7 +149,7 @@ def _region(
     x: Tensor,
     norm: nn.Module | None,
     activation: Activation,
-    attention: Attention | None,
+    attention: "Attention | None",
     backend: str,
     shortcut: Tensor | None = None,
 ) -> Tensor:
@@ -169,7 +174,8 @@ def _by_hand(x, norm, activation, attention, backend, shortcut) -> Tensor:
 
 def _stages(x, norm, activation, attention, backend) -> tuple:
     """Return what a region is made of, then the parameters of norm and attention."""
-    excitation, parameters = (None, ()) if attention is None else _excitation(attention)
+    by_hand: Any = (None, ()) if attention is None else _excitation(attention)
+    excitation, parameters = by_hand
     of_norm, weight, bias = None, None, None
     if norm is not None:
         count = x.numel() // x.shape[1]

@@ -208,10 +208,9 @@ def activate(
 ) -> Tensor:
     """Compute ``s phi(z) [+ shortcut]`` (:func:`composer_attn.ops.activated.activate`)."""
     x, last = dense(x)
-    y, joined = torch.empty_like(x), shortcut is not None
-    shortcut = like(shortcut, last) if joined else None
-    tensors = (x, *numbers(x, statistics_dtype(x), scale, shift, s), shortcut, y)
-    write_map(_activate, x, last, *tensors, **_constants(activation), JOINED=joined)
+    y, joined = torch.empty_like(x), None if shortcut is None else like(shortcut, last)
+    tensors = (x, *numbers(x, statistics_dtype(x), scale, shift, s), joined, y)
+    write_map(_activate, x, last, *tensors, **_constants(activation), JOINED=joined is not None)
     return y
 
 

@@ -16,6 +16,7 @@ Kept for backward are ``x`` and ``(N, C)`` tensors.
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ def compute(
     """Compute the output, and move the running statistics; return also what the gradient needs."""
     of_norm = _normalized(stages, x, weight, bias)
     mean, _, scale, shift, *_ = of_norm
-    s, of_attention = torch.ones_like(mean), (None, None)
+    s = torch.ones_like(mean)
+    of_attention: tuple[Tensor | None, Tensor | None] = (None, None)
     if stages.excitation is not None:
         m = _squeezed(stages, x, bias, of_norm)
         layers = stages.excitation.layers
@@ -83,15 +85,16 @@ def compute(
 
 def _normalized(
     stages: Stages, x: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Any, ...]:
     """Return moments, scale and shift ``(N, C)``, mean and inverse deviation ``(C,)``."""
     one = torch.ones_like(empty_numbers(x, plain.statistics_dtype(x)))
     if stages.norm is None:
         zero = torch.zeros_like(one)
         return zero, None, one, zero, None, None
-    if stages.norm.fixed:
+    running = stages.norm.running
+    if running is not None and running.fixed:
         # The moments are not read; the mean is what the gradient's sums are about.
-        mean = stages.norm.running.mean.to(one.dtype).expand_as(one).contiguous()
+        mean = running.mean.to(one.dtype).expand_as(one).contiguous()
         variance = mean
     else:
         mean, variance = stages.passes.moments(x)

@@ -21,7 +21,7 @@ elu          z, or alpha (exp(z) - 1) where z <= 0    nn.ELU(alpha)
 
 from collections.abc import Callable
 from math import pi, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ _TABLE: dict[str, tuple[_Formula, _Formula]] = {
 ACTIVATIONS = tuple(_TABLE)
 
 # Modules that are one of these, by their exact type: a subclass may compute anything.
-_MODULES: dict[type[nn.Module], Callable[[nn.Module], Activation]] = {
+_MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
     nn.Identity: lambda module: IDENTITY,
     nn.ReLU: lambda module: RELU,
     nn.ReLU6: lambda module: Activation("relu6"),
@@ -133,7 +133,7 @@ def find_activation(activation: Activation | str | nn.Module) -> Activation:
         >>> find_activation("silu"), find_activation(nn.GELU("tanh"))
         (Activation(name='silu', alpha=0.0), Activation(name='gelu_tanh', alpha=0.0))
     """
-    found = activation
+    found: object = activation
     if isinstance(activation, nn.Module):
         found = activation_of(activation)
     elif isinstance(activation, str):

@@ -2,11 +2,15 @@
 
 from contextlib import AbstractContextManager
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from composer_attn.ops.logits import Parameters
+
+if TYPE_CHECKING:  # which imports this package
+    from composer_attn.attention.base import ChannelAttention
 
 
 def keeping() -> AbstractContextManager:
@@ -25,7 +29,7 @@ class Called:
         layers: their arithmetic (:mod:`composer_attn.ops.logits`).
     """
 
-    def __init__(self, attention: nn.Module, layers: type):
+    def __init__(self, attention: "ChannelAttention", layers: Any):
         self.attention = attention
         self.layers = layers
         # As it is now: what is computed by hand is computed under no_grad.
@@ -52,7 +56,7 @@ class Called:
         parameters: Parameters,
     ) -> tuple[Tensor, Parameters]:
         """Return the gradients of the means and of the parameters."""
-        own, logits = self._graph
+        own, logits = cast(tuple[Tensor, Tensor], self._graph)  # from the forward
         wanted = [own, *(p for p in parameters if p is not None and p.requires_grad)]
         found = torch.autograd.grad(logits, wanted, d_logits, retain_graph=True, allow_unused=True)
         of = dict(zip(map(id, wanted), found, strict=True))

@@ -23,6 +23,7 @@ from composer_attn.ops.orders import Excitation
 
 # A tuple, which torch.compile reads.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class Layers(Protocol):
@@ -143,8 +144,8 @@ def describe(channels: int, layers: Layers, parameters: Parameters, gate: str) -
 
 
 def two_layers(
-    first: nn.Module,
-    second: nn.Module,
+    first: Layer,
+    second: Layer,
     activation: Activation | str | nn.Module = "relu",
     gate: str = "sigmoid",
 ) -> Described:
@@ -174,7 +175,7 @@ def two_layers(
     return describe(inputs, TwoLayers(find_activation(activation)), parameters, gate)
 
 
-def one_layer(layer: nn.Module, gate: str = "sigmoid") -> Described:
+def one_layer(layer: Layer, gate: str = "sigmoid") -> Described:
     """Describe ``gate(layer(m))``, of one linear layer or 1x1 convolution.
 
     Arguments and errors are those of :func:`two_layers`.
@@ -223,7 +224,7 @@ def neighbours(channels: int, convolution: nn.Conv1d, gate: str = "sigmoid") -> 
     return describe(channels, Neighbours, (weight,), gate)
 
 
-def _sizes(name: str, layer: nn.Module) -> tuple[int, int]:
+def _sizes(name: str, layer: Layer) -> tuple[int, int]:
     """Return how many channels a layer takes and puts out."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features

@@ -6,10 +6,15 @@ norm with weight ``gamma``, bias ``beta`` and ``eps``. The functions named after
 differentiates them.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from composer_attn.ops.normalization import Running, weighted
+
+if TYPE_CHECKING:  # which imports this package
+    from composer_attn.attention.base import ChannelAttention
 
 
 def traced() -> bool:
@@ -41,7 +46,7 @@ def finite(mean: Tensor) -> Tensor:
     return torch.nan_to_num(mean.detach(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def attention_alone(mean: Tensor, attention: nn.Module) -> Tensor:
+def attention_alone(mean: Tensor, attention: "ChannelAttention") -> Tensor:
     """Compute the excitation ``(N, C)``, in the dtype of the means.
 
     Logits of a user's own may change what they are given in place, and may have any shape that

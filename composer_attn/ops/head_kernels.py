@@ -180,7 +180,7 @@ def normalization(
     found = plain.empty_results(mean)
     given = (s, mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
     _run(
-        _normalization, (*given, *found), (kept.count,), mean,
+        _normalization, (*given, *found), (kept.number,), mean,
         EPS=eps, MOMENTUM=float(kept.momentum), WEIGHT=weight is not None, BIAS=bias is not None,
         KEPT=running is not None, FIXED=kept.fixed,
     )  # fmt: skip

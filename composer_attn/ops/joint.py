@@ -1,5 +1,7 @@
 """Attention, and attention joined with batch norm, in two passes forward and two backward."""
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from composer_attn.errors import ArgumentError
@@ -12,6 +14,9 @@ from composer_attn.ops.passes import spread
 from composer_attn.ops.reference import scale_channels
 from composer_attn.ops.stages import excite, normalize
 
+if TYPE_CHECKING:  # which imports this package
+    from composer_attn.attention.base import ChannelAttention
+
 # What differentiates the arithmetic between the passes where there is no way by hand.
 _HEADS = {AttentionFirst: head.attention_then_norm, NormFirst: head.norm_then_attention}
 # A tuple, which torch.compile reads.
@@ -21,7 +26,7 @@ _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 def attend_then_normalize(
     x: Tensor,
-    attention: nn.Module,
+    attention: "ChannelAttention",
     norm: nn.Module,
     backend: str = "reference",
     *,
@@ -84,7 +89,7 @@ def attend_then_normalize(
 
 def normalize_then_attend(
     x: Tensor,
-    attention: nn.Module,
+    attention: "ChannelAttention",
     norm: nn.Module,
     backend: str = "reference",
     *,
@@ -117,7 +122,7 @@ def normalize_then_attend(
     return _joined(x, NormFirst, attention, norm, backend, activation, shortcut)
 
 
-def attend(x: Tensor, attention: nn.Module, backend: str = "reference") -> Tensor:
+def attend(x: Tensor, attention: "ChannelAttention", backend: str = "reference") -> Tensor:
     """Compute ``attention(x)``, with a backward that reads ``x`` once and the gradient twice.
 
     ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means, given ``ds = sum(dy x)``.
@@ -179,7 +184,7 @@ def _end(y: Tensor, activation: Activation, shortcut: Tensor | None) -> Tensor:
     return phi(y if shortcut is None else y + shortcut, activation)
 
 
-def plain_enough(x: Tensor, attention: nn.Module) -> bool:
+def plain_enough(x: Tensor, attention: "ChannelAttention") -> bool:
     """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
     return takes(x, attention.channels) and attention.squeeze == "avg"
 
@@ -189,7 +194,7 @@ def takes(x: Tensor, channels: int) -> bool:
     return 3 <= x.dim() <= 5 and x.is_floating_point() and x.shape[1] == channels and x.numel() > 0
 
 
-def joinable(x: Tensor, attention: nn.Module, norm: nn.Module) -> bool:
+def joinable(x: Tensor, attention: "ChannelAttention", norm: nn.Module) -> bool:
     """Say whether attention and norm can be computed jointly on ``x``, or better by themselves."""
     return plain_enough(x, attention) and fits_norm(x, norm)
 

@@ -148,9 +148,9 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, rel
     """Compute ``scale x + shift [+ shortcut]`` (:func:`composer_attn.ops.passes.affine`)."""
     x, last = dense(x)
     scale, shift = numbers(x, statistics_dtype(x), scale, shift)
-    y, joined = torch.empty_like(x), shortcut is not None
-    shortcut = like(shortcut, last) if joined else None
-    write_map(_affine, x, last, x, scale, shift, shortcut, y, JOINED=joined, RELU=relu)
+    y, joined = torch.empty_like(x), None if shortcut is None else like(shortcut, last)
+    flags = {"JOINED": joined is not None, "RELU": relu}
+    write_map(_affine, x, last, x, scale, shift, joined, y, **flags)
     return y
 
 
@@ -160,15 +160,13 @@ def gradient_sums(
     """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
     x, last = dense(x)
     dy = like(dy, last)
-    output, computed = isinstance(mask, Tensor), isinstance(mask, tuple)
-    scale, shift = mask if computed else (None, None)
-    centre, scale, shift = numbers(x, statistics_dtype(x), centre, scale, shift)
-    first, second = (empty_numbers(x, centre.dtype) for _ in range(2))
-    y, g = (like(mask, last), torch.empty_like(x)) if output else (None, dy)
-    tensors = (dy, x, centre, scale, shift, y, g, first, second)
-    reduce_map(
-        _gradient_sums, 4 if output else 2, x, last, *tensors, COMPUTED=computed, OUTPUT=output
-    )
+    dtype = statistics_dtype(x)
+    given = numbers(x, dtype, centre, *(mask if isinstance(mask, tuple) else (None, None)))
+    first, second = (empty_numbers(x, dtype) for _ in range(2))
+    y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
+    tensors = (dy, x, *given, y, g, first, second)
+    flags = {"COMPUTED": isinstance(mask, tuple), "OUTPUT": y is not None}
+    reduce_map(_gradient_sums, 2 if y is None else 4, x, last, *tensors, **flags)
     return first, second, g
 
 

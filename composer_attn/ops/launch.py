@@ -41,7 +41,7 @@ def launch(
     tensors: tuple[Tensor, ...],
     numbers: tuple[int, ...],
     warps: int,
-    **constants: bool | float | int,
+    **constants: bool | float | int | str,
 ) -> None:
     """Start a kernel on the current stream of the device that its tensors are on.
 

@@ -5,8 +5,13 @@ side by side. Kernels get addresses, and see neither strides nor dtypes: whateve
 goes through here.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+# Where all are there, so are all that come back.
+_Numbers = TypeVar("_Numbers", Tensor, Tensor | None)
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -39,7 +44,7 @@ def like(x: Tensor, last: bool) -> Tensor:
     return x.contiguous(memory_format=_LAST[x.dim()])
 
 
-def numbers(x: Tensor, dtype: torch.dtype, *values: Tensor | None) -> list[Tensor | None]:
+def numbers(x: Tensor, dtype: torch.dtype, *values: _Numbers) -> list[_Numbers]:
     """Return numbers of each sample and channel of ``x`` as a kernel reads them.
 
     They come from anywhere: from logits of a user's own, from autograd, which hands over sums and

@@ -6,12 +6,15 @@ where a layer has no bias.
 """
 
 from types import ModuleType
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Parameters = tuple[Tensor | None, ...]
+# Of two linear layers, only biases can be absent.
+_TwoLayers = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 
 
 class Bottleneck:
@@ -20,7 +23,7 @@ class Bottleneck:
     @staticmethod
     def forward(passes: ModuleType, means: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Return the logits ``(N, C)``, and the hidden layer, which the gradient needs."""
-        w1, b1, w2, b2 = parameters
+        w1, b1, w2, b2 = cast(_TwoLayers, parameters)
         hidden = F.linear(means, w1, b1).relu_()
         return F.linear(hidden, w2, b2), hidden
 
@@ -29,7 +32,7 @@ class Bottleneck:
         passes: ModuleType, d_logits: Tensor, means: Tensor, hidden: Tensor, parameters: Parameters
     ) -> tuple[Tensor, Parameters]:
         """Return the gradients of the means and of the parameters."""
-        w1, b1, w2, b2 = parameters
+        w1, b1, w2, b2 = cast(_TwoLayers, parameters)
         d_hidden = torch.ops.aten.threshold_backward(torch.mm(d_logits, w2), hidden, 0)
         d_b1, d_b2 = (None if b is None else d.sum(0) for b, d in ((b1, d_hidden), (b2, d_logits)))
         d_w1, d_w2 = torch.mm(d_hidden.t(), means), torch.mm(d_logits.t(), hidden)
@@ -46,7 +49,11 @@ class Neighbours:
 
     @staticmethod
     def backward(
-        passes: ModuleType, d_logits: Tensor, means: Tensor, hidden: None, parameters: Parameters
+        passes: ModuleType,
+        d_logits: Tensor,
+        means: Tensor,
+        hidden: Tensor | None,
+        parameters: Parameters,
     ) -> tuple[Tensor, Parameters]:
         """Return the gradients of the means and of the kernel."""
         d_means, d_kernel = passes.convolve_gradient(d_logits, means, parameters[0])

@@ -6,7 +6,7 @@ memory in order (``benchmarks/op.py`` has both in one table).
 """
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from composer_attn.ops.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.normalization import Running
 from composer_attn.ops.passes import statistics_dtype
 
-Function = ctypes._CFuncPtr
+Function = Callable[..., None]
 FOLDER = Path(__file__).parent / "cpp"
 _SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 # Pointers, then N, C, L, channels last, threads.
 SIZES = [ctypes.c_int64] * 3 + [ctypes.c_bool, ctypes.c_int]
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, list] = {
     "moments": [ctypes.c_void_p] * 4 + SIZES,
     "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + SIZES,
     "gradient_sums": [ctypes.c_void_p] * 9 + SIZES,
@@ -108,11 +108,11 @@ def gradient_sums(
     """Sum a gradient over space (:func:`composer_attn.ops.passes.gradient_sums`)."""
     x, last = dense(x)
     dy = like(dy, last)
-    scale, shift = mask if isinstance(mask, tuple) else (None, None)
-    centre, scale, shift = numbers(x, statistics_dtype(x), centre, scale, shift)
-    first, second = (empty_numbers(x, centre.dtype) for _ in range(2))
+    dtype = statistics_dtype(x)
+    given = numbers(x, dtype, centre, *(mask if isinstance(mask, tuple) else (None, None)))
+    first, second = (empty_numbers(x, dtype) for _ in range(2))
     y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
-    _run("gradient_sums", x, last, dy, x, centre, scale, shift, y, g, first, second)
+    _run("gradient_sums", x, last, dy, x, *given, y, g, first, second)
     return first, second, g
 
 
@@ -145,9 +145,9 @@ def normalization(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
     kept = (None, None) if running is None else running[:2]
-    rates = (0, 0, False)
+    rates: tuple[float | Tensor, float, bool] = (0, 0, False)
     if running is not None:
-        rates = (running.momentum, running.count / (running.count - 1), running.fixed)
+        rates = (running.momentum, running.number / (running.number - 1), running.fixed)
     if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
     s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
@@ -172,9 +172,9 @@ def normalization_gradient(
     given = (d_scale, d_shift, s, mean, variance)
     if not _all_like(mean, mu, inverse, weight):
         return plain.normalization_gradient(*given, mu, inverse, weight, fixed)
-    given = numbers(mean, mean.dtype, *given)
+    dense_ones = numbers(mean, mean.dtype, *given)
     found = plain.empty_gradients(mean)
-    pointers = _pointers((*given, mu, inverse, weight, *found))
+    pointers = _pointers((*dense_ones, mu, inverse, weight, *found))
     load()["normalization_gradient", mean.dtype](*pointers, fixed, *mean.shape)
     return found
 

@@ -17,19 +17,19 @@ class Running(NamedTuple):
         mean: ``(C,)``.
         variance: likewise, unbiased.
         momentum: the share of the new ones.
-        count: how many values of a channel the new ones are of, at least 2.
+        number: how many values of a channel the new ones are of, at least 2.
         fixed: whether to normalize by them, as in evaluation mode, and not to move them.
     """
 
     mean: Tensor
     variance: Tensor
     momentum: float | Tensor
-    count: int
+    number: int
     fixed: bool = False
 
     def move(self, mean: Tensor, variance: Tensor) -> None:
         """Move them towards the statistics of a batch, as ``nn.BatchNorm`` does."""
-        unbiased = variance * (self.count / (self.count - 1))
+        unbiased = variance * (self.number / (self.number - 1))
         with torch.no_grad():
             for running, new in ((self.mean, mean), (self.variance, unbiased)):
                 # Uncounted, as by torch: other calls of the norm have kept them for backward.
@@ -43,8 +43,9 @@ def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:
 
 def empty_results(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Allocate what :func:`normalization` returns."""
-    shapes = (mean.shape, mean.shape, mean.shape[1:], mean.shape[1:])
-    return tuple(mean.new_empty(shape) for shape in shapes)
+    whole, channels = mean.shape, mean.shape[1:]
+    empty = mean.new_empty
+    return empty(whole), empty(whole), empty(channels), empty(channels)
 
 
 def empty_gradients(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

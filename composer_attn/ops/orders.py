@@ -8,7 +8,7 @@ over space, ``s`` the excitation, ``w = gamma / sqrt(var + eps)``. The gradients
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Excitation(NamedTuple):
         clips: whether that is 0 somewhere, as it is then for infinite gradients too.
     """
 
-    layers: type
+    layers: Any  # the class
     gate: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     clips: bool

@@ -39,7 +39,7 @@ class Region:
             reaches ``Moments`` has been cut off by the ReLU already, or there is none.
     """
 
-    passes: ModuleType
+    passes: Any
     relu: bool
     scale: Tensor | None = None
     shift: Tensor | None = None

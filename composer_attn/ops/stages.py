@@ -10,9 +10,11 @@ been done when one of them is there.
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_attn.ops import head, passes
 from composer_attn.ops.backends import find_passes
@@ -28,6 +30,9 @@ from composer_attn.ops.region import (
     Whole,
     in_full_precision,
 )
+
+if TYPE_CHECKING:  # which imports this package
+    from composer_attn.attention.base import ChannelAttention
 
 Make = Callable[[], Tensor]
 
@@ -82,7 +87,7 @@ class Excited:
         zero = torch.zeros_like(self.mean)
         return Affine.apply(self.s, zero, None, self.x.detach(), zero, way, self.region)
 
-    def normalized(self, norm: nn.Module) -> "Normalized":
+    def normalized(self, norm: _BatchNorm) -> "Normalized":
         """Normalize it: the call of a batch norm, of which nothing but the map is left to write."""
         x, mean, variance = self.x, self.mean, self.variance
         count = x.shape[2:].numel()
@@ -126,7 +131,7 @@ class Normalized:
     """
 
     x: Tensor
-    passes: ModuleType
+    passes: Any  # a backend, or what ends it in an activation
     centre: Tensor
     scale: Tensor
     shift: Tensor
@@ -162,7 +167,7 @@ class Normalized:
         if self.by_hand is not None:
             arguments = (self.x, shortcut, *self.parameters)
             return Whole.apply(self, relu, make, *arguments)
-        if make is None and self.way is not None:
+        if make is None and self.way is not None and self.region is not None:
             # One use only: what way it takes back to the map depends on the ReLU.
             way, self.way = self.way, None
             self.region.relu = relu
@@ -176,7 +181,7 @@ class Normalized:
         return y.relu() if relu else y
 
 
-def excite(x: Tensor, attention: nn.Module, backend: str, called: bool = False) -> Excited:
+def excite(x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False) -> Excited:
     """Begin an attention over averages: all of its call but the scaling.
 
     Args:
@@ -200,7 +205,11 @@ def excite(x: Tensor, attention: nn.Module, backend: str, called: bool = False) 
 
 
 def normalize(
-    x: Tensor, attention: nn.Module, norm: nn.Module, backend: str, called: bool = False
+    x: Tensor,
+    attention: "ChannelAttention",
+    norm: _BatchNorm,
+    backend: str,
+    called: bool = False,
 ) -> Normalized:
     """Begin a norm that is attended itself: both calls, but for the map to write.
 
@@ -225,7 +234,7 @@ def normalize(
     return Normalized(x, found, mean, scale, shift, hand, (norm.weight, norm.bias, *parameters))
 
 
-def _excitation(attention: nn.Module, called: bool, layers: type, parameters: tuple):
+def _excitation(attention: "ChannelAttention", called: bool, layers: Any, parameters: tuple):
     layers = Called(attention, layers) if called else layers
     gate = (attention.gated, attention.gate_slope, attention.gate_clips)
     return Excitation(layers, *gate), parameters

@@ -72,7 +72,7 @@ def offsets_of(c, positions, C, L, LAST: tl.constexpr, WIDE: tl.constexpr):
 
 
 def reduce_map(
-    kernel, maps: int, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool
+    kernel, maps: int, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
 ) -> None:
     """Start a kernel that sums over space: a program for each sample and block of channels."""
     samples, channels, positions = sizes = _sizes(x)
@@ -82,7 +82,9 @@ def reduce_map(
     _run(kernel, programs, x, arguments, warps, **flags, **constants, STAGES=stages)
 
 
-def write_map(kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool) -> None:
+def write_map(
+    kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
+) -> None:
     """Start a kernel that writes a map: a program for each of its tiles."""
     samples, channels, positions = _sizes(x)
     if last:
@@ -128,7 +130,7 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return samples, channels, x.numel() // (samples * channels)
 
 
-def _run(kernel, programs: int, x: Tensor, arguments, warps: int, **constants: int) -> None:
+def _run(kernel, programs: int, x: Tensor, arguments, warps: int, **constants: float | str) -> None:
     """Start a kernel; ``x`` stands in for tensors that are absent, which it does not touch."""
     tensors = tuple(x if each is None else each for each in arguments)
     launch(kernel, programs, tensors, _sizes(x)[1:], warps, **constants)

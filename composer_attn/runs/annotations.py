@@ -14,9 +14,15 @@ def annotations_of(build: Callable[..., Any]) -> dict[str, Any]:
     while isinstance(build, partial):
         build = build.func
     try:
-        return get_type_hints(build.__init__ if isinstance(build, type) else build)
+        return get_type_hints(_called(build))
     except (NameError, TypeError):  # names that the module imports for type checkers alone
         return {}
+
+
+def _called(build: Any) -> Any:
+    """Return what a call of a function or class calls: of a class, whichever __init__ it has."""
+    is_class = isinstance(build, type)
+    return build.__init__ if is_class else build
 
 
 def misfit(value: Any, annotation: Any) -> str:

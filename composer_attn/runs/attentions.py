@@ -79,7 +79,8 @@ def algorithm_for(name: str) -> Callable[..., Algorithm]:
     taken = [p.name for p in shared]
     added = [p for name, p in (own or {}).items() if name not in taken]
     added = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in added]
-    build.__signature__ = inspect.Signature([*added, *shared])
+    shown: Any = build  # annotations of functions know no __signature__
+    shown.__signature__ = inspect.Signature([*added, *shared])
     # What sizes an attention may be {pattern: value}, whatever its type is by itself.
     sized_by = Recipe(attention, {}).sized_by
     types = {n: t for n, t in annotations_of(attention).items() if n in (own or ())}

@@ -112,7 +112,7 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
     # Ours before one that the config may name: the first is the one that Composer resumes from.
     callbacks = [*([saver] if saver else []), *parts.callbacks]
     resumes = config.autoresume and saver is not None
-    begun = resumes and Path(saver.folder, LATEST.format(rank=0)).exists()
+    begun = resumes and saver is not None and Path(saver.folder, LATEST.format(rank=0)).exists()
     if parts.start.weights and not begun:
         callbacks.append(WeightsWithoutAttention(parts.start.weights))
     return Trainer(

@@ -112,7 +112,7 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
         attempts[f"algorithms.{name}"] = partial(_try_algorithm, config, name)
     if _OURS in config.callbacks:
         attempts[f"callbacks.{_OURS}"] = partial(_try_callback, config)
-    mistakes = []
+    mistakes: list[Any] = []  # whatever a ConfigError lists
     keys = [mistake.key for mistake in known]
     for key, attempt in attempts.items():
         if any(f"{k}.".startswith(f"{key}.") or f"{key}.".startswith(f"{k}.") for k in keys):

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -151,7 +151,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     located = ConfigFile(merged, layers).located([*mistakes, *unresolved])
     if unresolved:
         raise ConfigError(*located)
-    config = OmegaConf.to_object(merged)
+    config = cast(RunConfig, OmegaConf.to_object(merged))  # which it was structured by
     located += ConfigFile(config, layers).located(_nulls(config))
     return ConfigFile(config, layers, tuple(located))
 
@@ -222,7 +222,8 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
 
 def _unresolved(merged: DictConfig) -> list[Mistake]:
     """List the keys whose ``${...}`` cannot be filled in."""
-    mistakes = check_interpolations(OmegaConf.to_container(merged, resolve=False))
+    written = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False))  # of a mapping
+    mistakes = check_interpolations(written)
     if mistakes:
         return mistakes
     for key in KEYS:

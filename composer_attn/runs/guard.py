@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import composer.algorithms
 import numpy
@@ -65,7 +65,7 @@ def check_checkpoint(path: str | os.PathLike) -> tuple[str, ...]:
     if known in _passed:
         return _passed[known]
     content = open_safely(path, ALLOWED, legacy=False)
-    state = content.get("state") if isinstance(content, Mapping) else None
+    state: Any = content.get("state") if isinstance(content, Mapping) else None
     model = state.get("model") if isinstance(state, Mapping) else None
     if not isinstance(model, Mapping) or not all(isinstance(v, Tensor) for v in model.values()):
         raise CheckpointError(f"{path} is no checkpoint of Composer's: it has no state of a model")
@@ -140,10 +140,11 @@ def _check_algorithm(name: str, text: str, path: str | os.PathLike) -> None:
 
 def _check_registered(text: str, path: str | os.PathLike) -> None:
     """Make sure that an attention is known: Composer would go on without it."""
-    call = ast.parse(text, mode="eval").body
+    call = cast(ast.Call, ast.parse(text, mode="eval").body)  # as _builds has seen
     named = [*call.args, *(k.value for k in call.keywords if k.arg == "attention")]
     try:
-        find_attention(named[0].value if named and isinstance(named[0], ast.Constant) else None)
+        given: Any = named[0].value if named and isinstance(named[0], ast.Constant) else None
+        find_attention(given)
     except ArgumentError as error:
         raise CheckpointError(
             f"{path} was made with an attention that is not here: {error}"

@@ -95,7 +95,8 @@ class History(Callback):
         kept = {name: value if isfinite(value) else None for name, value in figures.items()}
         path = self.folder / FILE
         with saving(path), path.open("a") as file:
-            file.write(json.dumps(asdict(Moment(kind, *counts, seconds, kept))) + "\n")
+            moment = asdict(Moment(kind, *counts, seconds, figures)) | {"figures": kept}
+            file.write(json.dumps(moment) + "\n")
 
 
 def read_history(folder: Path) -> list[Moment]:

@@ -220,9 +220,11 @@ def _default_shape(name: str, network: nn.Module) -> _Shape:
     if name in _SHAPES:
         return _SHAPES[name]
     if name.startswith("timm/"):
-        return tuple(network.default_cfg.get("input_size", (3, 224, 224)))
-    if isinstance(getattr(network, "image_size", None), int):
-        return 3, network.image_size, network.image_size
+        settings: Any = network.default_cfg  # a dict, on all of timm's
+        return tuple(settings.get("input_size", (3, 224, 224)))
+    side = getattr(network, "image_size", None)
+    if isinstance(side, int):
+        return 3, side, side
     published = list(models.get_model_weights(name)) if name in models.list_models() else []
     size = published[-1].transforms.keywords.get("crop_size", 224) if published else 224
     sides = (size, size) if isinstance(size, int) else tuple(size)

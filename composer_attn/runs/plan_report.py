@@ -6,14 +6,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from composer_attn.runs.plan import Planned
-from composer_attn.surgery import NetworkCost, Site
+from composer_attn.surgery import NetworkCost, Site, SiteCost
 from composer_attn.surgery.table import site_name, width_label
 
 _MIB = 2**20
@@ -34,12 +34,12 @@ def show(planned: Planned, everything: bool = False, console: Console | None = N
     for note, number in notes.items():
         console.print(f"[{number}] {note}", markup=False)
     console.print(f"\n{_passed_over(plan.sites)}\n", markup=False)
-    console.print(_totals(plan.plain, plan.attended))
+    console.print(_totals(*_networks(planned)))
 
 
 def as_json(planned: Planned) -> str:
     """Write a plan as one JSON document."""
-    plan = planned.plan
+    plan, (plain, attended) = planned.plan, _networks(planned)
     document = {
         "model": planned.model,
         "algorithm": planned.algorithm,
@@ -47,8 +47,8 @@ def as_json(planned: Planned) -> str:
         "image": planned.image,
         "batch": planned.batch,
         "attention": plan.attention,
-        "plain": asdict(plan.plain),
-        "attended": asdict(plan.attended),
+        "plain": asdict(plain),
+        "attended": asdict(attended),
         "sites": [_record(site) for site in plan.sites],
     }
     return json.dumps(document, indent=2)
@@ -64,6 +64,15 @@ def write_csv(planned: Planned) -> None:
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
+
+
+# A plan is shown here once it was made on an example, which prices the network and every site.
+def _networks(planned: Planned) -> tuple[NetworkCost, NetworkCost]:
+    return cast(NetworkCost, planned.plan.plain), cast(NetworkCost, planned.plan.attended)
+
+
+def _cost(site: Site) -> SiteCost:
+    return cast(SiteCost, site.cost)
 
 
 def _record(site: Site) -> dict[str, Any]:
@@ -103,16 +112,16 @@ def _sites(planned: Planned, sites: tuple[Site, ...], notes: dict[str, int], wid
 
 def _columns(planned: Planned, sites: tuple[Site, ...]) -> dict[str, list[str]]:
     costs: dict[str, Callable[[Site], str]] = {
-        width_label(planned.plan): lambda site: str(site.cost.width or "-"),
+        width_label(planned.plan): lambda site: str(_cost(site).width or "-"),
         "params": lambda site: _short(site.parameters),
-        "params %": lambda site: _percent(site.cost.parameters_share),
-        "MACs": lambda site: _short(site.cost.macs),
-        "MiB": lambda site: _mib(site.cost.activation_bytes),
-        "MiB %": lambda site: _percent(site.cost.activation_share),
+        "params %": lambda site: _percent(_cost(site).parameters_share),
+        "MACs": lambda site: _short(_cost(site).macs),
+        "MiB": lambda site: _mib(_cost(site).activation_bytes),
+        "MiB %": lambda site: _percent(_cost(site).activation_share),
     }
     return {
         "chan": [str(site.channels) for site in sites],
-        "size": [_sizes(site.cost.sizes) for site in sites],
+        "size": [_sizes(_cost(site).sizes) for site in sites],
     } | {
         name: [write(site) if site.chosen else "-" for site in sites]
         for name, write in costs.items()

@@ -6,9 +6,9 @@ Nothing is imported by a name from YAML, and nothing evaluated: what is not in a
 import inspect
 import re
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import composer.algorithms
 import composer.callbacks
@@ -150,7 +150,8 @@ def is_attention(name: str) -> bool:
 
 ALGORITHMS = Kind(
     "algorithm",
-    ChainMap(Attentions(_OTHERS), _OTHERS),
+    # Nobody writes to it, who would need a first mapping that can be written to.
+    ChainMap(cast(MutableMapping, Attentions(_OTHERS)), _OTHERS),
     supplied=("filter_fn",),  # a function, which YAML cannot hold
 )
 

@@ -1,6 +1,7 @@
 """A dry run: build everything, say what would be trained, and stop."""
 
 from dataclasses import replace
+from typing import Any
 
 from composer import Trainer
 from composer.utils import dist
@@ -64,7 +65,8 @@ def _sizes(config: RunConfig, parts: Parts, before: int) -> Table:
         table.add_row("multiply-accumulates", f"{macs:,} an image")
     for name, data in (("train", parts.train_data), ("eval", parts.eval_data)):
         if data is not None:
-            samples, batches = len(data.dataloader.dataset), len(data.dataloader)
+            loader: Any = data.dataloader  # both it and its dataset have a length
+            samples, batches = len(loader.dataset), len(loader)
             table.add_row(f"{name} samples", f"{samples:,} in {batches:,} batches a rank")
     if parts.start.text:
         table.add_row("starts from", parts.start.text)

@@ -24,7 +24,7 @@ def named_sections(layer: DictConfig) -> DictConfig:
 
     What holds ``${...}`` stays as it is: it may stand for a whole section.
     """
-    raw = OmegaConf.to_container(layer, resolve=False)
+    raw: Any = OmegaConf.to_container(layer, resolve=False)  # of a mapping, a dict
     for key in SINGLE:
         value = raw.get(key)
         if isinstance(value, str) and "${" not in value and value != "???":
@@ -44,7 +44,8 @@ def take_out(key: str, below: DictConfig, layer: DictConfig) -> tuple[DictConfig
         The layer's section without these; and a mistake for each that there is nothing below of.
     """
     section = OmegaConf.masked_copy(layer, key)
-    raw = OmegaConf.to_container(layer, resolve=False)[key]
+    whole: Any = OmegaConf.to_container(layer, resolve=False)  # of a mapping, a dict
+    raw = whole[key]
     if raw is None:
         below[key], section[key] = {}, {}
     mistakes = []

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
 from composer.devices import Device
@@ -43,7 +44,7 @@ class StopRequests:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Receive signals meanwhile; outside of the main thread there are none to receive."""
-        before: dict[int, object] = {}
+        before: dict[signal.Signals, Any] = {}  # functions, or numbers that stand for one
         try:
             for number in _SIGNALS:
                 before[number] = signal.signal(number, self.receive)

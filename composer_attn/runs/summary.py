@@ -4,12 +4,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import cast
 
 import torch
 from composer import Trainer
 from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from composer_attn.functional import attended_modules
 from composer_attn.runs.agree import versions
@@ -128,7 +130,7 @@ def macs_of(config: RunConfig, parts: Parts) -> int | None:
     """Count the multiply-accumulates of one image, where one rank holds all parameters."""
     if config.parallelism != "ddp":
         return None
-    network = parts.model.module
+    network = cast(nn.Module, parts.model.module)  # of a ComposerClassifier
     parameter = next(network.parameters())
     image = torch.zeros(1, *parts.train_source.image_shape)
     return count_macs(network, image.to(parameter.device, parameter.dtype))

@@ -74,9 +74,10 @@ def _save_folder(config: RunConfig) -> Iterator[str]:
     answer: list[str | ComposerAttnError] = [""]
     if dist.get_global_rank() == 0:
         try:
-            answer = [_make(Path(config.save_folder), config.autoresume, made)]
+            folder = _make(Path(config.save_folder), config.autoresume, made)
+            answer = [folder]
             if config.autoresume:
-                find_checkpoint(answer[0])
+                find_checkpoint(folder)
         except CheckpointError as error:
             answer = [error]
         except OSError as error:
@@ -88,8 +89,8 @@ def _save_folder(config: RunConfig) -> Iterator[str]:
         yield answer[0]
     except BaseException:
         with suppress(OSError):  # of the first that holds something
-            for folder in made:
-                folder.rmdir()
+            for each in made:
+                each.rmdir()
         raise
 
 

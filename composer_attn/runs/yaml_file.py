@@ -30,7 +30,7 @@ def read_yaml(path: str | os.PathLike) -> str:
 
 def _measure(text: str) -> None:
     """Count nodes and levels event by event: nothing is built, so nothing can swell."""
-    sizes: dict[str, int] = {}  # of what each anchor stands for
+    sizes: dict[str | None, int] = {}  # of what each anchor stands for
     open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count when it began
     count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):

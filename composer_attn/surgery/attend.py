@@ -7,6 +7,7 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 
 from collections.abc import Callable
 from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -37,10 +38,16 @@ CHILD = "attention"
 MARK = "_attn_side"
 
 # By the original class and by what is attended. A class lives as long as something uses it.
-_attended_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
+_attended_classes: "WeakValueDictionary[tuple[type, type], type[Attends]]" = WeakValueDictionary()
+
+# What has it mixed in is a module. At run time the module's own class stands behind it instead.
+if TYPE_CHECKING:
+    _Module = nn.Module
+else:
+    _Module = object
 
 
-class Attends:
+class Attends(_Module):
     """Mixed into the class of every attended module."""
 
     attention: nn.Module
@@ -147,14 +154,14 @@ def _make_attended(make: Callable, args: tuple, side: str):
     return module
 
 
-def attended_class(original: type, side: str = "output") -> type:
+def attended_class(original: type[nn.Module], side: str = "output") -> type[Attends]:
     """Return the class that extends ``original`` by attention; one for each original and side."""
     mixin = SIDES[side]
     found = _attended_classes.get((original, mixin))
     if found is None:
         # torch.fx keeps a module whole where its class comes from torch.nn: so does ours, then, and
         # what finds a network's convolutions in its graph (WeightStandardization) still does.
-        attributes = {
+        attributes: dict[str, Any] = {
             "__module__": original.__module__,
             "_attn_input": first_parameter(original.forward),
             "__init__": building(original, _extended_class),
@@ -162,7 +169,8 @@ def attended_class(original: type, side: str = "output") -> type:
         }
         dimensions = (n for kind, n in BATCH_DIMENSIONS.items() if issubclass(original, kind))
         attributes["_attn_dimensions"] = next(dimensions, 0)
-        found = type(f"Attended{original.__name__}", (mixin, original), attributes)
+        made = type(f"Attended{original.__name__}", (mixin, original), attributes)
+        found = cast(type[Attends], made)  # by its first base
         _attended_classes[original, mixin] = found
         refuse_fuse_modules(found, original)
     return found
@@ -178,7 +186,9 @@ def building(original: type, extended: Callable[[nn.Module], type]) -> Callable:
         extended: returns it, given a module of the class that extends it.
     """
 
-    @wraps(original.__init__)
+    copied: Any = original  # its __init__ only lends name and docstring
+
+    @wraps(copied.__init__)
     def build(self, *args, **kwargs):
         attention, cls = vars(self).get("_modules", {}).get(CHILD), type(self)
         set_class(self, extended(self))
@@ -192,14 +202,19 @@ def building(original: type, extended: Callable[[nn.Module], type]) -> Callable:
     return build
 
 
-def _extended_class(module: nn.Module) -> type:
+def _extended_class(module: nn.Module) -> type[nn.Module]:
     mro = type(module).__mro__
     return mro[mro.index(Attends) + 1]
 
 
-def original_class(module: nn.Module) -> type:
+def original_class(module: nn.Module) -> type[nn.Module]:
     """Return the class that an attended module had before."""
     return class_before(module) if is_moved(module) else _extended_class(module)
+
+
+def attention_of(module: nn.Module) -> nn.Module:
+    """Return the attention that a surgery added to a module, whether it still attends or not."""
+    return cast(nn.Module, module._modules[CHILD])  # a surgery leaves no None there
 
 
 def attended_side(module: nn.Module) -> str:
@@ -207,7 +222,7 @@ def attended_side(module: nn.Module) -> str:
     return next(side for side, mixin in SIDES.items() if isinstance(module, mixin))
 
 
-def is_attended(module: nn.Module) -> bool:
+def is_attended(module: nn.Module | None) -> TypeGuard[Attends]:
     """Say whether a module passes its output (or input, or shortcut) through attention of ours."""
     return isinstance(module, Attends)
 
@@ -242,7 +257,8 @@ def attend(
     """
     cls = type(module)
     if is_parametrized(module):
-        attended = move_upon(cls, attended_class(cls.__bases__[0], side))
+        made = move_upon(cls, attended_class(cls.__bases__[0], side))
+        attended = cast(type[Attends], made)  # by its one base
     else:
         attended = attended_class(cls, side)
     module._modules[CHILD] = attention

@@ -16,7 +16,7 @@ It is right whichever way it is used, since it is a wrapper of torch's own makin
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from composer_attn.surgery.tensor_functions import (
     SEES_GRADIENT,
 )
 
+_Kind = TypeVar("_Kind", bound=Stage)
 _no_function = torch._C.DisableTorchFunctionSubclass
 # Of two threads that need numbers, one computes them.
 _lock = threading.RLock()
@@ -65,7 +66,7 @@ class Deferred(Tensor):
         x = standing.stage.x
 
         def make() -> Tensor:
-            made = cls._make_wrapper_subclass(
+            made = cls._make_wrapper_subclass(  # type: ignore[attr-defined]  # not in torch's stubs
                 cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
             )
             made._standing = standing
@@ -77,15 +78,16 @@ class Deferred(Tensor):
             standing.version = None if made.is_inference() else made._version
         return made
 
-    def taken_apart(self, kind: type[Stage]) -> Stage | None:
+    def taken_apart(self, kind: type[_Kind]) -> _Kind | None:
         """Return the stage it stands for; None where it is of another kind, or not just that."""
         standing = self._standing
-        if type(standing.stage) is not kind or standing.shortcut is not None:
+        stage = standing.stage
+        if type(stage) is not kind or standing.shortcut is not None:
             return None
         if not self._is_intact():
             return None
         standing.taken = standing.gradients
-        return standing.stage
+        return stage
 
     def exposed(self) -> tuple[Tensor, ...]:
         """Return the tensors that it is computed from and others hold."""
@@ -108,7 +110,7 @@ class Deferred(Tensor):
     def _relu(self, in_place: bool) -> Tensor:
         standing = self._standing
         standing.taken = standing.gradients
-        y = standing.stage.result(True, standing.shortcut)
+        y = cast(Normalized, standing.stage).result(True, standing.shortcut)
         return self._become(y) if in_place else y
 
     def _become(self, y: Tensor) -> Tensor:
@@ -126,7 +128,7 @@ class Deferred(Tensor):
         standing = self._standing
         if not standing.until_relu or standing.version is None or shortcut.is_inference():
             standing.taken = standing.gradients
-            y = standing.stage.result(False, shortcut)
+            y = cast(Normalized, standing.stage).result(False, shortcut)
             return self._become(y) if in_place else y
         exposed = (*standing.exposed, (shortcut, shortcut._version))
         if in_place:

@@ -70,8 +70,8 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
             if user.op == "output" and user.args[0] is node:
                 return Finish(addition)
             if user.op == "call_module" and user.args == (node,) and not user.kwargs:
-                if not proofs.passes(parent, user.target):
-                    return Finish(addition, _relu_in(proofs, join(parent, user.target)))
+                if not proofs.passes(parent, str(user.target)):
+                    return Finish(addition, _relu_in(proofs, join(parent, str(user.target))))
             elif not addition and _adds(user, node):
                 addition = join(parent, user.name)
             elif _rectifies(user, node):

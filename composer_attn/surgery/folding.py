@@ -6,7 +6,11 @@ the convolution other weights, or a bias that it did not have.
 """
 
 import sys
+from contextlib import suppress
+from importlib import import_module
 from itertools import product
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +18,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_attn.errors import ModelError
 
-try:
-    from torch.ao.quantization import fuser_method_mappings
-except ImportError:  # where torch has given it to another package
-    fuser_method_mappings = None
+fuser_method_mappings: Any = None
+with suppress(ImportError):  # where torch has given it to another package
+    fuser_method_mappings = import_module("torch.ao.quantization.fuser_method_mappings")
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 ADVICE = (
     "fold before the surgery, or call detach_attention first (it returns the trained attentions); "
@@ -31,10 +35,11 @@ def is_rescaled_by(norm: nn.Module, old: Tensor | None, new: Tensor | None) -> b
     """Say whether new weights of a convolution are the old ones times the scale of a norm."""
     if old is None or new is None or old.shape != new.shape or old.is_meta or new.is_meta:
         return False
-    variance, weight = norm.running_var, norm.weight
+    held: Any = norm  # what has running statistics has these, of whichever package it is
+    variance, weight = held.running_var, held.weight
     if variance is None or variance.numel() != len(old) or variance.device != old.device:
         return False
-    scale = torch.rsqrt(variance + norm.eps) * (1 if weight is None else weight.detach())
+    scale = torch.rsqrt(variance + held.eps) * (1 if weight is None else weight.detach())
     expected = old.detach() * scale.reshape(-1, *[1] * (old.dim() - 1))
     return torch.allclose(new.detach().double(), expected.double(), rtol=1e-3)
 
@@ -44,7 +49,7 @@ def norms_of_caller() -> list[nn.Module]:
 
     Other weights alone do not tell a fold from a new initialization; with the norm at hand they do.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     on_the_way = ("torch.nn.modules.module", "composer_attn.surgery.registration", __name__)
     while frame is not None and frame.f_globals.get("__name__") in on_the_way:
         frame = frame.f_back

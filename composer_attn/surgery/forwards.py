@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
 
+from torch import nn
+
 
 def first_parameter(forward: Callable) -> str | None:
     """Return the name after self; None where there is none, or no signature."""
@@ -15,7 +17,7 @@ def first_parameter(forward: Callable) -> str | None:
     return parameters[1].name if named else None
 
 
-def staying(mixin: type, one_input: bool) -> Callable:
+def staying(mixin: type[nn.Module], one_input: bool) -> Callable:
     """Return a forward that computes what the module does now, however long it has been kept.
 
     Others (Accelerate) keep a module's forward, and set another on the instance that calls it:

@@ -9,13 +9,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.errors import ModelError
-from composer_attn.surgery.attend import attended_side, is_attended, original_class, set_class
+from composer_attn.surgery.attend import (
+    Attends,
+    attended_side,
+    is_attended,
+    original_class,
+    set_class,
+)
 from composer_attn.surgery.finish import find_finish
 from composer_attn.surgery.fusion_plan import FusedSite, FusionPlan
 from composer_attn.surgery.handoff import Link, is_ours
 from composer_attn.surgery.joined_norms import (
     AttendedNorm,
     Ending,
+    Joined,
     NextNorm,
     is_joined,
     joined_class,
@@ -34,9 +41,9 @@ _FRESH = {
 }
 
 
-def _fuse(model: nn.Module, backends: Mapping[nn.Module, str]) -> FusionPlan:
+def _fuse(model: nn.Module, backends: Mapping[Attends, str]) -> FusionPlan:
     """Fuse attended modules of a network in which nothing is fused."""
-    found = _plan(model, [m for m in model.modules() if m in backends])
+    found = _plan(model, [m for m in model.modules() if is_attended(m) and m in backends])
     modules = dict(model.named_modules(remove_duplicate=False))
     with ExitStack() as undo:
         undo.callback(take_apart, model)
@@ -49,7 +56,7 @@ def _fuse(model: nn.Module, backends: Mapping[nn.Module, str]) -> FusionPlan:
     return FusionPlan(kinds, tuple(found))
 
 
-def backends_of(model: nn.Module) -> dict[nn.Module, str]:
+def backends_of(model: nn.Module) -> dict[Attends, str]:
     """Return the attended modules that are fused, and what computes each."""
     sites = [module for module in model.modules() if is_attended(module)]
     return {site: site._attn_backend for site in sites if site._attn_backend is not None}
@@ -61,7 +68,7 @@ def take_apart(model: nn.Module) -> Callable[[], None]:
     Raises:
         ModelError: the class of a fused module was extended since. Nothing was changed.
     """
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     covered = [
         name
         for name, module in modules.items()
@@ -89,7 +96,7 @@ def take_apart(model: nn.Module) -> Callable[[], None]:
     return bring_back
 
 
-def fuse_anew(model: nn.Module, backends: Mapping[nn.Module, str]) -> FusionPlan:
+def fuse_anew(model: nn.Module, backends: Mapping[Attends, str]) -> FusionPlan:
     """Compute attended modules by a backend each, jointly with their norms where that is proved.
 
     Args:
@@ -122,9 +129,11 @@ def apart(model: nn.Module) -> Iterator[None]:
         _fuse(model, backends)
 
 
-def _plan(model: nn.Module, sites: list[nn.Module]) -> list[FusedSite]:
+def _plan(model: nn.Module, sites: list[Attends]) -> list[FusedSite]:
     proofs = Proofs(model)
-    found, taken, added = [], {}, set()
+    found: list[FusedSite] = []
+    taken: dict[str, str] = {}
+    added: set[str] = set()
     for module in sites:
         name = proofs.names[module][0]
         plain = FusedSite(name, original_class(module).__name__)
@@ -141,7 +150,7 @@ def _plan(model: nn.Module, sites: list[nn.Module]) -> list[FusedSite]:
     return found
 
 
-def _find(proofs: Proofs, site: nn.Module, plain: FusedSite) -> FusedSite:
+def _find(proofs: Proofs, site: Attends, plain: FusedSite) -> FusedSite:
     """Find the norm of a site."""
     if attended_side(site) != "output":
         raise UnprovedError(f"its {attended_side(site)} is attended, not its output")
@@ -176,7 +185,7 @@ def _with_finish(proofs: Proofs, site: FusedSite, added: Collection[str]) -> Fus
     return replace(site, addition=finish.addition, relu=finish.relu)
 
 
-def _check_norm(norm: nn.Module, kind: type, role: type) -> None:
+def _check_norm(norm: nn.Module, kind: type[nn.Module], role: type[Joined]) -> None:
     """Make sure that a norm computes what every torch.nn.BatchNorm does."""
     if not isinstance(norm, _NORMS):
         raise UnprovedError("not a BatchNorm1d, 2d or 3d")
@@ -187,8 +196,8 @@ def _check_norm(norm: nn.Module, kind: type, role: type) -> None:
     try:
         joined_class(type(norm), role)
     except Exception as error:  # whatever a class raises that refuses to be extended
-        kind = type(norm).__name__
-        raise UnprovedError(f"the class {kind} cannot be extended: {error}") from None
+        name = type(norm).__name__
+        raise UnprovedError(f"the class {name} cannot be extended: {error}") from None
 
 
 def _join(modules: dict[str, nn.Module], found: FusedSite) -> None:

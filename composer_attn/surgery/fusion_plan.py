@@ -63,7 +63,7 @@ class FusionPlan:
             f"with a norm, {sum(bool(site.relu) for site in self.sites)} with a ReLU, "
             f"{sum(bool(site.addition) for site in self.sites)} with an addition"
         )
-        rows = [("site", "kind", "norm", "addition", "relu", "fused")]
+        rows: list[tuple[str, ...]] = [("site", "kind", "norm", "addition", "relu", "fused")]
         for site in self.sites:
             name = site.name or "(the model itself)"
             verdict = "yes" if site.fused else f"no: {site.reason}"

@@ -5,6 +5,8 @@ Outside of ``torch.compile`` it is a value: see :mod:`composer_attn.surgery.defe
 tensor that it gets was computed from; what nobody needs then, the compiler leaves out.
 """
 
+from typing import TYPE_CHECKING, Any, TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,9 @@ from composer_attn.ops.joint import plain_enough
 from composer_attn.ops.layout import is_last
 from composer_attn.ops.stages import excite
 from composer_attn.surgery.deferred_tensor import Deferred
+
+if TYPE_CHECKING:  # which imports this module
+    from composer_attn.surgery.attend import Attends
 
 
 class Link:
@@ -29,25 +34,26 @@ class Link:
 
     def __init__(self, fresh: bool = False):
         self.fresh = fresh
-        self.traced: tuple[Tensor, Tensor, nn.Module] | None = None
+        self.traced: tuple[Tensor, Tensor, Attends] | None = None
 
     def __reduce__(self):
         return Link, (self.fresh,)
 
-    def take(self, y: Tensor) -> tuple[Tensor, nn.Module] | None:
+    def take(self, y: Tensor) -> "tuple[Tensor, Attends] | None":
         """Return what an attended output was computed from, and by whom; None for another."""
         given, self.traced = self.traced, None
         return given[1:] if given is not None and given[0] is y else None
 
 
-def attended(module: nn.Module, x: Tensor, link: Link | None = None) -> Tensor:
+def attended(module: "Attends", x: Tensor, link: Link | None = None) -> Tensor:
     """Return the attended output of a fused module, which a norm may take apart given a link."""
-    attention = module.attention
+    attention: Any = module.attention  # one of ours, as fusion has seen
+    backend: Any = module._attn_backend  # one has been set on what is fused
 
     def begin(x: Tensor) -> Tensor:
         if not can_be_deferred(x) or not plain_enough(x, attention):
             return type(attention).forward(attention, x)
-        excited = excite(x, attention, module._attn_backend, has_watched_layers(attention))
+        excited = excite(x, attention, backend, has_watched_layers(attention))
         if link is None or not (link.fresh or keeps_versions(x)):
             return excited.result()
         return Deferred.of(excited, exposed=() if link.fresh else (x,))
@@ -84,7 +90,10 @@ def has_hooks_before(module: nn.Module) -> bool:
 
 def has_watched_layers(attention: nn.Module) -> bool:
     """Say whether the layers of an attention have to be called, rather than computed."""
-    return any(is_watched(layer) or has_own_call(layer) for layer in attention._modules.values())
+    return any(
+        layer is not None and (is_watched(layer) or has_own_call(layer))
+        for layer in attention._modules.values()
+    )
 
 
 def has_own_call(module: nn.Module) -> bool:
@@ -100,7 +109,7 @@ def needs_plain_operations() -> bool:
     return exported() or (not torch.compiler.is_compiling() and traced())
 
 
-def is_ours(attention: nn.Module) -> bool:
+def is_ours(attention: nn.Module) -> TypeGuard[ChannelAttention]:
     """Say whether an attention computes what every attention of ours does."""
     return (
         isinstance(attention, ChannelAttention)
@@ -109,6 +118,6 @@ def is_ours(attention: nn.Module) -> bool:
     )
 
 
-def can_be_joined(attention: nn.Module) -> bool:
+def can_be_joined(attention: nn.Module) -> TypeGuard[ChannelAttention]:
     """Say whether an attention may be computed in parts."""
     return is_ours(attention) and attention.squeeze == "avg" and not has_own_call(attention)

@@ -6,12 +6,15 @@ before, whose class extends its own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ModelError
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
 from composer_attn.ops.called import keeping
@@ -32,7 +35,7 @@ from composer_attn.surgery.handoff import (
     needs_plain_operations,
 )
 
-_joined_classes: "WeakValueDictionary[tuple[type, type], type]" = WeakValueDictionary()
+_joined_classes: "WeakValueDictionary[tuple[type, type], type[Joined]]" = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,14 @@ class Ending:
     until_relu: bool = False
 
 
-class Joined:
+# What has it mixed in is a batch norm. At run time the norm's own class stands behind it instead.
+if TYPE_CHECKING:
+    _Norm = _BatchNorm
+else:
+    _Norm = object
+
+
+class Joined(_Norm):
     """Mixed into the class of every norm that takes part in a joint computation."""
 
     _attn_takes: Link | None = None
@@ -75,6 +85,9 @@ class Joined:
 class AttendedNorm(Joined):
     """A batch norm that is attended itself: computes ``attention(norm(x))`` jointly."""
 
+    attention: ChannelAttention  # nothing else is joined
+    _attn_backend: str  # set where it is joined
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalize and attend."""
         if not self._may_join(input):
@@ -95,8 +108,9 @@ class AttendedNorm(Joined):
 
     def _without_attention(self, x: Tensor) -> Tensor:
         """Return what goes into the attention, for someone to look at; move no statistics."""
-        running = (None, None) if uses_batch(self) else (self.running_mean, self.running_var)
-        return F.batch_norm(x, *running, self.weight, self.bias, uses_batch(self), 0, self.eps)
+        batch = uses_batch(self)
+        mean, variance = (None, None) if batch else (self.running_mean, self.running_var)
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, batch, 0, self.eps)
 
     def _may_join(self, x: Tensor) -> bool:
         if needs_plain_operations() or not isinstance(x, Tensor):
@@ -113,6 +127,8 @@ class AttendedNorm(Joined):
 class NextNorm(Joined):
     """The batch norm after an attended module: computes ``norm(attention(x))`` jointly."""
 
+    _attn_takes: Link  # set where it is joined
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalize what is given, which may be an attended output not computed yet."""
         if torch.compiler.is_compiling():
@@ -120,7 +136,10 @@ class NextNorm(Joined):
             if found is None:
                 return super().forward(input)
             x, giver = found
-            return attend_then_normalize(x, giver.attention, self, giver._attn_backend)
+            # Fusion has set a backend, and fuses attention of ours alone.
+            attention: Any = giver.attention
+            backend: Any = giver._attn_backend
+            return attend_then_normalize(x, attention, self, backend)
         if type(input) is Deferred:
             excited = input.taken_apart(Excited)
             if excited is not None and fits_norm(excited.x, self):
@@ -128,16 +147,17 @@ class NextNorm(Joined):
         return super().forward(input)
 
 
-def joined_class(original: type, role: type[Joined]) -> type:
+def joined_class(original: type[nn.Module], role: type[Joined]) -> type[Joined]:
     """Return the class that extends ``original`` by a role; one for each of both."""
     found = _joined_classes.get((original, role))
     if found is None:
-        attributes = {
+        attributes: dict[str, Any] = {
             "__module__": original.__module__,
             "__init__": building(original, unjoined_class),
             "forward": staying(role, one_input=True),
         }
-        found = type(f"Joined{original.__name__}", (role, original), attributes)
+        made = type(f"Joined{original.__name__}", (role, original), attributes)
+        found = cast(type[Joined], made)  # by its first base
         _joined_classes[original, role] = found
         refuse_fuse_modules(found, original)
     return found
@@ -160,7 +180,7 @@ def role_of(module: nn.Module) -> type[Joined]:
     return mro[mro.index(Joined) - 1]
 
 
-def unjoined_class(module: nn.Module) -> type:
+def unjoined_class(module: nn.Module) -> type[nn.Module]:
     """Return the class that a joined module had before."""
     mro = type(module).__mro__
     return mro[mro.index(Joined) + 1]

@@ -106,7 +106,7 @@ def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading
 
 def _read_plain(network: nn.Module, plan: SurgeryPlan, arguments: tuple) -> _Reading:
     reading = _Reading()
-    producers: dict[Any, str] = {}
+    producers: dict[Any, str | None] = {}
     handles = [_watch_site(network, site, reading) for site in plan.sites]
     for name, module in network.named_modules():
         is_conv = isinstance(module, CONVOLUTIONS)
@@ -219,17 +219,17 @@ def _watch_attention(name, attention, reading, current, counter) -> None:
 def _last_producers(output: Any, producers: dict[Any, str | None]) -> set[str]:
     """Walk the graph back from the outputs to the first layers with weights; name convolutions."""
     queue = [tensor.grad_fn for tensor in _tensors(output)]
-    seen, found = set(), set()
+    seen, found = set(), set[str]()
     while queue:
         node = queue.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node in producers:
-            found.add(producers[node])
-        else:
+        if node not in producers:
             queue += [following for following, _ in node.next_functions]
-    return found - {None}
+        elif (name := producers[node]) is not None:
+            found.add(name)
+    return found
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

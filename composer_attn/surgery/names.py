@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -39,6 +40,7 @@ def as_patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[st
     """
     if patterns is None:
         return None
+    found: tuple[Any, ...]
     try:
         found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     except TypeError:  # not iterable, or like a tensor of one number only said to be

@@ -169,9 +169,10 @@ def _settings(attention: nn.Module) -> tuple[object, ...]:
 
 def _site(point: Point, reason: str, tried: Mapping[str, Tried]) -> Site:
     parameters = 0 if reason else tried[point.name].parameters
-    replaced = is_replacement(point.module) and not is_attended(point.module)
-    kind = type(point.module.kept.module if replaced else point.module).__name__
-    return Site(point.name, kind, point.channels, reason, parameters, point.side)
+    module = point.module
+    if is_replacement(module) and not is_attended(module):
+        module = module.kept.module
+    return Site(point.name, type(module).__name__, point.channels, reason, parameters, point.side)
 
 
 def _build(model: nn.Module, recipe: Recipe, point: Point, built: set[int]) -> nn.Module:

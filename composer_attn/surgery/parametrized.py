@@ -9,7 +9,7 @@ from torch import nn
 _BEFORE = "_attn_before"
 
 
-def move_upon(cls: type, base: type) -> type:
+def move_upon(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
     """Return the class of a parametrized module upon another base.
 
     Args:
@@ -32,7 +32,7 @@ def has_more_properties(module: nn.Module) -> bool:
     return bool(_properties(cls) - _properties(vars(cls)[_BEFORE]))
 
 
-def class_before(module: nn.Module) -> type:
+def class_before(module: nn.Module) -> type[nn.Module]:
     """Return the class of before :func:`move_upon`, less what was removed from it meanwhile."""
     cls = type(module)
     before, kept = vars(cls)[_BEFORE], _properties(cls)
@@ -41,7 +41,7 @@ def class_before(module: nn.Module) -> type:
     return _copied(before, before.__bases__, before.__name__, kept)
 
 
-def _copied(cls: type, bases: tuple[type, ...], name: str, properties: set[str]) -> type:
+def _copied(cls: type, bases: tuple[type, ...], name: str, properties: set[str]) -> type[nn.Module]:
     left_out = {"__dict__", "__weakref__"} | (_properties(cls) - properties)
     return type(name, bases, {n: v for n, v in vars(cls).items() if n not in left_out})
 

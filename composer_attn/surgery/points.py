@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import cast
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from composer_attn.errors import ArgumentError, PlacementError
 from composer_attn.surgery.attend import CHILD, is_attended
@@ -218,9 +220,10 @@ def _at_child(
 
 def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.Module]:
     """Go down to what a Sequential starts or ends with: it would run an attention of its own."""
-    while type(module).forward is nn.Sequential.forward and len(module):
+    # What runs the forward of a Sequential has a length, and calls each of its children.
+    while type(module).forward is nn.Sequential.forward and len(cast(nn.Sequential, module)):
         child = list(module._modules)[-1 if side == "output" else 0]
-        path, module = f"{path}.{child}", module._modules[child]
+        path, module = f"{path}.{child}", cast(nn.Module, module._modules[child])
     return path, module
 
 
@@ -253,7 +256,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
             yield from _parts(child)
 
 
-def norm_channels(norm: nn.Module) -> int:
+def norm_channels(norm: nn.GroupNorm | _NormBase) -> int:
     """Return the number of channels that a norm normalizes."""
     return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
 

@@ -1,7 +1,7 @@
 """Prove which module alone takes the output of another, and takes nothing else."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import fx, nn
 
@@ -87,8 +87,8 @@ class Proofs:
                 return ""
             if user.op != "call_module" or user.args != (node,) or user.kwargs:
                 raise UnprovedError(f"its output goes to {_title(user)}")
-            if not self.passes(parent, user.target):
-                return user.target
+            if not self.passes(parent, str(user.target)):
+                return str(user.target)
             node = user
 
     def first(self, name: str) -> str:
@@ -138,7 +138,7 @@ def _title(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else node.target.__name__
 
 
-def is_sequential(module: nn.Module) -> bool:
+def is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Say whether a module calls its children one after the other."""
     kind = original_class(module) if is_attended(module) else type(module)
     return kind.forward is nn.Sequential.forward and "forward" not in vars(module)

@@ -106,7 +106,7 @@ class _Recorder(TorchDispatchMode):
         return enter
 
     def _check_order(self, module: nn.Module, x: Tensor) -> None:
-        sides = (module.in_features,) if isinstance(module, nn.Linear) else ()
+        sides: tuple[int, ...] = (module.in_features,) if isinstance(module, nn.Linear) else ()
         sides = module.normalized_shape[-1:] if isinstance(module, nn.LayerNorm) else sides
         if sides and x.shape[-1] != sides[0] and x.numel() >= self._size:
             raise ChannelsLastError("it takes maps whose channels are the last side")

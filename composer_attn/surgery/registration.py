@@ -7,6 +7,7 @@ attention goes over to it. Whatever else would lose attention in silence is an e
 
 from collections.abc import Collection, Iterator
 from itertools import pairwise
+from typing import TypeGuard
 from weakref import WeakSet
 
 from torch import nn
@@ -28,6 +29,7 @@ from composer_attn.surgery.attend import (
 from composer_attn.surgery.folding import (
     ADVICE,
     CONVOLUTIONS,
+    Convolution,
     is_rescaled_by,
     norms_of_caller,
 )
@@ -52,7 +54,7 @@ def side_of(attention: nn.Module | None) -> str:
     return "" if attention is None else vars(attention).get(MARK, "")
 
 
-def is_norm(module: nn.Module | None) -> bool:
+def is_norm(module: nn.Module | None) -> TypeGuard[nn.Module]:
     """Say whether a module normalizes channels: torch's, frozen ones, those of other packages."""
     known = isinstance(module, (_NormBase, nn.GroupNorm))
     return known or getattr(module, "running_var", None) is not None
@@ -124,7 +126,7 @@ def _check_norm_stays(holder: nn.Module, name: str, norm: nn.Module) -> None:
             )
 
 
-def _check_nothing_folded(holder: nn.Module, name: str, old: nn.Module, new: nn.Module) -> None:
+def _check_nothing_folded(holder: nn.Module, name: str, old: Convolution, new: Convolution) -> None:
     """Refuse a convolution into which the attended norm after it was folded."""
     for conv, norm in _neighbours(holder):
         if conv is not old or not is_attended(norm):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -62,7 +63,7 @@ def reason_against(point: Point, selection: Selection) -> str:
     """Say why a point is passed over; empty where it is chosen."""
     if point.obstacle:
         return point.obstacle
-    if point.channels < selection.min_channels:
+    if point.channels < cast(int, selection.min_channels):  # filled in as it was made
         return f"fewer channels than min_channels={selection.min_channels}"
     if selection.include is not None and not matches(point.names, selection.include):
         return "not in include"

@@ -55,29 +55,31 @@ class Shadow:
         if isinstance(value, nn.Module):
             return self._module(value)
         if isinstance(value, Tensor):
-            found = self._copies[id(value)] = _meta(value)
-            return found
+            tensor = self._copies[id(value)] = _meta(value)
+            return tensor
         if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
             return MethodType(value.__func__, self._copy(value.__self__))
         if isinstance(value, FunctionType | type):
             return value
         if type(value) is list:
-            found = self._copies[id(value)] = []
-            found.extend(self._copy(item) for item in value)
-            return found
+            items: list[object] = []
+            self._copies[id(value)] = items
+            items.extend(self._copy(item) for item in value)
+            return items
         if type(value) is tuple:
             return tuple(self._copy(item) for item in value)
         if isinstance(value, dict):
-            found = self._copies[id(value)] = copy.copy(value)
-            found.update({key: self._copy(item) for key, item in value.items()})
-            return found
+            table = self._copies[id(value)] = copy.copy(value)
+            table.update({key: self._copy(item) for key, item in value.items()})
+            return table
         return copy.deepcopy(value, self._copies)
 
     def _module(self, original: nn.Module) -> nn.Module:
         if "forward" in vars(original):
             raise ValueError("its forward was replaced on the instance")
         cls = original_class(original) if is_attended(original) else type(original)
-        found = self._copies[id(original)] = object.__new__(cls)
+        found: nn.Module = object.__new__(cls)
+        self._copies[id(original)] = found
         tables = {
             name: type(value)() if name in _HOOKS else self._copy(value)
             for name, value in vars(original).items()

@@ -1,7 +1,7 @@
 """Modules of ours that stand where a block has none, or had an attention of its own."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from torch import nn
 
@@ -59,12 +59,12 @@ class Replacement(nn.Identity):
 Slot = tuple[str, str]
 
 
-def is_shortcut(module: nn.Module | None) -> bool:
+def is_shortcut(module: nn.Module | None) -> TypeGuard[Shortcut]:
     """Say whether a module only stands in for a shortcut."""
     return isinstance(module, Shortcut)
 
 
-def is_replacement(module: nn.Module | None) -> bool:
+def is_replacement(module: nn.Module | None) -> TypeGuard[Replacement]:
     """Say whether a module stands where a network had an attention of its own."""
     return isinstance(module, Replacement)
 

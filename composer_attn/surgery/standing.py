@@ -1,6 +1,7 @@
 """What a deferred tensor stands for, and what autograd knows of it until it is written."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ class Standing:
         "stage", "taken", "until_relu", "version",
     )  # fmt: skip
 
+    node: Any
+    version: int | None
+
     def __init__(
         self,
         stage: Stage,
@@ -57,7 +61,8 @@ class Standing:
         with torch.inference_mode(self.version is None):
             if self.shortcut is None:
                 return self.stage.values()
-            return self.stage.values(shortcut=self.shortcut.detach())
+            # Nothing is added to an attention before its norm.
+            return cast(Normalized, self.stage).values(shortcut=self.shortcut.detach())
 
     def is_outdated(self) -> bool:
         """Say whether somebody changed what it is computed from."""

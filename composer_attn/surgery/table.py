@@ -11,6 +11,7 @@ def draw(plan: Any) -> str:
         f"{plan.attention}: {len(plan.chosen)} of {len(plan.sites)} candidates chosen, "
         f"{plan.parameters:,} parameters added"
     )
+    rows: list[tuple[str, ...]]
     if plan.plain is None:
         rows = [("site", "kind", "channels", "parameters", "chosen")]
         rows += [_row(site) for site in plan.sites]
@@ -54,7 +55,7 @@ def _row_with_cost(site: Any) -> tuple[str, ...]:
 
 
 def _totals(plan: Any) -> list[tuple[str, ...]]:
-    rows = [("network", "parameters", "MACs", "activation bytes")]
+    rows: list[tuple[str, ...]] = [("network", "parameters", "MACs", "activation bytes")]
     for label, cost in (("plain", plan.plain), ("with attention", plan.attended)):
         counts = (cost.parameters, cost.macs, cost.activation_bytes)
         rows.append((label, *(f"{count:,}" for count in counts)))

@@ -14,6 +14,10 @@ def _getters(names: str) -> set:
     return {getattr(Tensor, name).__get__ for name in names.split()}
 
 
+def _setters(names: str) -> set:
+    return {getattr(Tensor, name).__set__ for name in names.split()}
+
+
 def _methods(names: str) -> set:
     return {getattr(Tensor, name) for name in names.split()}
 
@@ -28,20 +32,17 @@ ASKS = _getters(
 )
 
 # What sees, or changes, the gradient that passes through a tensor.
-SEES_GRADIENT = _methods("register_hook register_post_accumulate_grad_hook retain_grad") | {
-    Tensor.grad_fn.__get__,
-    getattr(Tensor, "_backward_hooks").__get__,  # noqa: B009
-    getattr(Tensor, "_backward_hooks").__set__,  # noqa: B009
-}
+SEES_GRADIENT = (
+    _methods("register_hook register_post_accumulate_grad_hook retain_grad")
+    | _getters("grad_fn _backward_hooks")
+    | _setters("_backward_hooks")
+)
 
 # What changes the history of a tensor, and not of a view of it.
-CHANGES_HISTORY = _methods("requires_grad_ detach_ backward") | {
-    Tensor.requires_grad.__set__,
-    Tensor.grad.__set__,
-}
+CHANGES_HISTORY = _methods("requires_grad_ detach_ backward") | _setters("requires_grad grad")
 
 # What gives a tensor another shape, or other memory, for whoever holds it.
 RESHAPES_IN_PLACE = _methods(
     "set_ resize_ resize_as_ unsqueeze_ squeeze_ t_ transpose_ swapaxes_ swapdims_ as_strided_ "
     "rename_"
-) | {Tensor.data.__set__}
+) | _setters("data")

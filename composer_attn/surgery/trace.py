@@ -39,7 +39,7 @@ def traced_block(module: nn.Module) -> Block | None:
     shortcut, branch = own if sizes[0] < sizes[1] else own[::-1]
     unshared = branch
     branch = sides[own.index(branch)]
-    parts = [n for n in _children(branch) if _has_channels(module.get_submodule(n.target))]
+    parts = [n for n in _children(branch) if _has_channels(module.get_submodule(str(n.target)))]
     if not parts or any(len(n.users) > 1 for n in unshared) or len(_children(shortcut)) > 1:
         return None
     # Between the last part and the addition only what leaves channels alone: dropout, no function.
@@ -47,7 +47,7 @@ def traced_block(module: nn.Module) -> Block | None:
     targets = [str(node.target) for node in parts]
     if any(node.op != "call_module" for node in behind) or len(set(targets)) < len(targets):
         return None
-    name = _children(shortcut)[0].target if _children(shortcut) else ""
+    name = str(_children(shortcut)[0].target) if _children(shortcut) else ""
     output = next(node for node in graph.nodes if node.op == "output")
     adds_input = inputs[0] in addition.args
     adds_last = output.args[0] is addition and bool(name or adds_input)
@@ -57,7 +57,7 @@ def traced_block(module: nn.Module) -> Block | None:
 
 def _size(module: nn.Module, path: list[fx.Node]) -> tuple[int, int]:
     """Count the children that a path calls, and the modules in them."""
-    children = [module.get_submodule(node.target) for node in _children(path)]
+    children = [module.get_submodule(str(node.target)) for node in _children(path)]
     return len(children), sum(len(list(child.modules())) for child in children)
 
 

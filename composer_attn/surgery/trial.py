@@ -18,7 +18,7 @@ from composer_attn.surgery.slots import is_replacement
 # Spatial sizes to try, the same in every dimension. What takes only one of them gets to it.
 _SIZES = (8, 7, 14, 16, 28, 32, 56)
 _BATCH = 2
-_DIMENSIONS = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+_DIMENSIONS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,19 @@
 """Take attention out of a network: ours, exactly, or what the network came with."""
 
 from itertools import chain
+from typing import cast
 
 from torch import nn
 from torch.optim import Optimizer
 
 from composer_attn.errors import ModelError, PlacementError
-from composer_attn.surgery.attend import CHILD, detach, is_attended, is_extended_further
+from composer_attn.surgery.attend import (
+    Attends,
+    attention_of,
+    detach,
+    is_attended,
+    is_extended_further,
+)
 from composer_attn.surgery.fold_methods import allow_folding
 from composer_attn.surgery.fuse import apart, take_apart
 from composer_attn.surgery.names import walk
@@ -20,10 +27,17 @@ from composer_attn.surgery.optimizers import (
 from composer_attn.surgery.orphans import find_orphans
 from composer_attn.surgery.refusals import check_model
 from composer_attn.surgery.select import Selection, select
-from composer_attn.surgery.slots import Place, is_replacement, is_shortcut, split_name, vacate
+from composer_attn.surgery.slots import (
+    Place,
+    Replacement,
+    is_replacement,
+    is_shortcut,
+    split_name,
+    vacate,
+)
 
 
-def find_attended(model: nn.Module) -> dict[str, nn.Module]:
+def find_attended(model: nn.Module) -> dict[str, Attends]:
     """Return the attended modules of a model by name; a shared module comes once."""
     return {name: module for name, module in model.named_modules() if is_attended(module)}
 
@@ -33,8 +47,8 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
     check_model(model, orphans=True)
     found_optimizers = as_optimizers(optimizers)
     bring_back = take_apart(model)
-    sites = find_attended(model)
-    covered = [name for name, m in sites.items() if is_extended_further(m)]
+    attended = find_attended(model)
+    covered = [name for name, m in attended.items() if is_extended_further(m)]
     if covered:
         bring_back()
         raise ModelError(
@@ -42,8 +56,8 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
             "parametrization, or a wrapper): undo that first, then detach"
         )
     # What others' code made of attended modules keeps its class, and loses the attention.
-    sites = {**sites, **find_orphans(model)}
-    attentions = {name: module._modules[CHILD] for name, module in sites.items()}
+    sites: dict[str, nn.Module] = {**attended, **find_orphans(model)}
+    attentions = {name: attention_of(module) for name, module in sites.items()}
     # The last first: what an optimizer held goes back to where it was before the first.
     for name, module in reversed(sites.items()):
         detach(module)
@@ -67,12 +81,13 @@ def remove_all(
         points = [point for point, reason in select(model, selection) if not reason]
     except PlacementError:
         return {}
+    # Of what can be replaced and is not attended yet, a point's module is the replacement.
+    removed = {point.name: cast(Replacement, point.module).kept.module for point in points}
     with apart(model):
         for point in points:
             for parent, child in point.slots:
-                identity = nn.Identity().train(point.module.kept.module.training)
+                identity = nn.Identity().train(removed[point.name].training)
                 model.get_submodule(parent)._modules[child] = identity
-    removed = {point.name: point.module.kept.module for point in points}
     for module in removed.values():
         leave(live, module, model)
     return removed
@@ -86,7 +101,7 @@ def _bring_back(
     places: tuple[Place, ...],
 ) -> None:
     """Ready the attention that a network came with to be where ours was until now."""
-    replacement = model.get_submodule(name)
+    replacement = cast(Replacement, model.get_submodule(name))  # as the caller has seen
     kept, parent = replacement.kept, model.get_submodule(split_name(name)[0])
     like = next(chain(attention.parameters(), parent.parameters(), model.parameters()), None)
     if like is not None:

@@ -52,7 +52,9 @@ def test_a_model_is_exported_and_takes_other_batches(surgery, save_format, tmp_p
 
 @each_algorithm
 @each_format
-def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(algorithm, apply, save_format, tmp_path):
+def test_a_trainer_exports_what_it_trained_as_does_its_checkpoint(
+    algorithm, apply, save_format, tmp_path
+):
     x = NETWORK.batch()
     model = ComposerClassifier(NETWORK.build(), num_classes=10)
     trainer = Trainer(

@@ -1,5 +1,7 @@
 """The datasets that a config can name."""
 
+from collections.abc import Callable
+
 from composer_attn.runs.data.cifar import cifar10, cifar100
 from composer_attn.runs.data.digits import digits
 from composer_attn.runs.data.image_folder import image_folder
@@ -8,7 +10,7 @@ from composer_attn.runs.data.mds import mds
 from composer_attn.runs.data.source import Source
 from composer_attn.runs.data.synthetic import synthetic
 
-DATASETS = {
+DATASETS: dict[str, Callable[..., Source]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "digits": digits,

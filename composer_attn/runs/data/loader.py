@@ -1,11 +1,12 @@
 """From a dataset to the batches of one rank."""
 
-from typing import Any
+from collections.abc import Callable, Sized
+from typing import Any, cast
 
 import torch
 from composer.core import DataSpec
 from composer.utils import dist
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.seeded import SeededDataset, SeededSampler
@@ -53,16 +54,18 @@ def build_loader(
     build = _stream if source.streams else _sampled
     loader = build(source, options, train, seed)
     if not len(loader):
-        raise ArgumentError(f"{len(loader.dataset)} samples do not fill one batch of {batch_size}")
+        count = len(cast(Sized, loader.dataset))  # as the loader itself asks
+        raise ArgumentError(f"{count} samples do not fill one batch of {batch_size}")
     return DataSpec(loader, microbatch_transforms=_on_images(source.device_transform))
 
 
 def _sampled(source: Source, options: dict[str, Any], train: bool, seed: int) -> DataLoader:
-    dataset, kind = source.dataset, DistributedSampler
+    dataset = cast(Dataset, source.dataset)  # only of a stream it is what builds one
+    kind: type[DistributedSampler] = DistributedSampler
     if source.random:
-        dataset, kind = SeededDataset(source.dataset, seed), SeededSampler
+        dataset, kind = SeededDataset(dataset, seed), SeededSampler
     # What composer.utils.dist.get_sampler builds, for a class of sampler of our choice.
-    sampler = kind(
+    sampler: DistributedSampler = kind(
         dataset,
         num_replicas=dist.get_world_size(),
         rank=dist.get_global_rank(),
@@ -76,7 +79,8 @@ def _sampled(source: Source, options: dict[str, Any], train: bool, seed: int) ->
 def _stream(source: Source, options: dict[str, Any], train: bool, seed: int) -> DataLoader:
     from streaming import StreamingDataLoader
 
-    dataset = source.dataset(batch_size=options["batch_size"], shuffle=train, shuffle_seed=seed)
+    build = cast(Callable[..., Any], source.dataset)  # of a stream
+    dataset = build(batch_size=options["batch_size"], shuffle=train, shuffle_seed=seed)
     return StreamingDataLoader(dataset, pin_memory=torch.cuda.is_available(), **options)
 
 

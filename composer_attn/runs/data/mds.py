@@ -54,7 +54,7 @@ def mds(
     class Images(StreamingDataset):
         """Decodes and augments; the stream itself takes care of the order, ranks and resuming."""
 
-        def __getitem__(self, sample_id: int) -> tuple[Any, int]:
+        def __getitem__(self, sample_id: Any) -> tuple[Any, int]:
             sample = super().__getitem__(sample_id)
             with seeded(self.shuffle_seed, self.next_epoch, sample_id):
                 image = transform(to_rgb(sample[image_column]))

@@ -5,9 +5,9 @@ restore. Here each draw is seeded by (seed, epoch, index), so that a run which w
 the pixels that an uninterrupted one sees, whatever the number of workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset, DistributedSampler
@@ -44,7 +44,7 @@ class SeededDataset(Dataset):
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(cast(Sized, self.dataset))  # what DistributedSampler asks of it too
 
     def __getitem__(self, position: tuple[int, int]) -> Any:
         epoch, index = position

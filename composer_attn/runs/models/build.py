@@ -1,13 +1,14 @@
 """From a config's model section to a ComposerClassifier."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from composer.loss import binary_cross_entropy_with_logits, soft_cross_entropy
 from composer.metrics import CrossEntropy
 from composer.models import ComposerClassifier
 from torch import nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from composer_attn.checks import whole_number
@@ -20,7 +21,7 @@ from composer_attn.runs.models.weights import is_file
 MODEL_ARGUMENTS = {"weights": str | None, "loss": str}
 
 # Both take class indices and, as mixup and label smoothing make them, probabilities of classes.
-LOSSES = {
+LOSSES: dict[str, Callable[..., Any]] = {
     "binary_cross_entropy": binary_cross_entropy_with_logits,
     "cross_entropy": soft_cross_entropy,
 }
@@ -91,7 +92,7 @@ def build_model(section: dict[str, Any]) -> ComposerClassifier:
 
 
 def _metrics(num_classes: int) -> MetricCollection:
-    metrics = {
+    metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes=num_classes, average="micro"),
         "cross_entropy": CrossEntropy(),
     }

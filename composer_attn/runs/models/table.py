@@ -60,7 +60,7 @@ def _one_output(build: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
     if arguments.pop("aux_logits", False):
         raise ArgumentError("auxiliary classifiers cannot be trained here: leave out aux_logits")
     arguments.setdefault("init_weights", not arguments.get("weights"))
-    network = build(**arguments, aux_logits=True)  # published weights insist on it
+    network: Any = build(**arguments, aux_logits=True)  # published weights insist on it
     network.aux_logits = False
     for name in AUXILIARY:
         if hasattr(network, name):

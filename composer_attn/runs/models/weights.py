@@ -1,14 +1,14 @@
 """Which weights a section of YAML means: a file, or published ones."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torchvision
 
 from composer_attn.errors import ArgumentError
 
 
-def is_file(weights: Any) -> bool:
+def is_file(weights: Any) -> TypeGuard[str]:
     """Say whether ``weights`` means a file, rather than the name of published weights."""
     text = str(weights)
     return (
