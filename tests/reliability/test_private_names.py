@@ -22,7 +22,11 @@ OF_MODULES = {
     "_buffers",
     "_compiled_call_impl",
     "_forward_hooks",
+    "_forward_hooks_always_called",
+    "_forward_hooks_with_kwargs",
     "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_is_full_backward_hook",
     "_modules",
     "_parameters",
 }
@@ -44,6 +48,7 @@ OF_TORCH = {
     "torch.nn.modules.batchnorm._NormBase",
     "torch.utils._python_dispatch",
     "torch.utils._python_dispatch.TorchDispatchMode",
+    "torch.utils._python_dispatch._disable_current_modes",
     "torch.utils._pytree",
     "torch.utils._pytree.tree_leaves",
     "torch.utils._pytree.tree_map_only",
@@ -79,6 +84,8 @@ def references(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names if alias.name.startswith("torch.")}
             aliases |= {a.asname or a.name.split(".")[0]: (a.asname and a.name) or "torch"
                         for a in node.names if a.name.split(".")[0] == "torch"}  # fmt: skip
+        elif isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("import_module('"):
+            aliases[ast.unparse(node.targets[0])] = ast.literal_eval(node.value.args[0])
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             found.add(dotted(node, aliases))
@@ -142,12 +149,13 @@ def test_the_search_finds_what_it_is_for():
 import torch
 from torch import nn
 from torch._C import Graph
+c = import_module("torch.nn.c")
 def f(module):
-    torch._dynamo.reset()
+    torch._dynamo.reset(), c._table
     nn.modules.conv._ConvNd
     return module._forward_hooks, getattr(module, "_backward_hooks"), module._own
 """
     assert references(ast.parse(code)) == {
         "torch._C", "torch._C.Graph", "torch._dynamo", "torch._dynamo.reset",
-        "torch.nn.modules.conv._ConvNd", "_forward_hooks", "_backward_hooks",
+        "torch.nn.c._table", "torch.nn.modules.conv._ConvNd", "_forward_hooks", "_backward_hooks",
     }  # fmt: skip
