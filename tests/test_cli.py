@@ -181,7 +181,7 @@ def test_a_plan_s_options_reach_the_function_and_json_stands_alone(write, capfd)
         "bias": True,
     }
     chosen = [site for site in document["sites"] if site["chosen"]]
-    assert [site["latent_channels"] for site in chosen] == [8, 8, 16, 16, 32, 32]
+    assert [site["width"] for site in chosen] == [8, 8, 16, 16, 32, 32]
     assert document["attended"]["parameters"] - document["plain"]["parameters"] == sum(
         2 * (2 * c * (c // 16) + c + c // 16) for c in (128, 256, 512)
     )

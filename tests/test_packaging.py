@@ -37,6 +37,8 @@ NEEDS = {
     "benchmarks": "dev",
     "tests": "dev",
 }
+# Functions that import what their first argument names.
+IMPORTING = r"\b(import_module|importorskip)$"
 # Not declared: torch brings Triton where there is a GPU for it.
 BROUGHT_BY_TORCH = {"triton"}
 # Declared for what they do, not to be imported.
@@ -76,7 +78,7 @@ def modules_in(path: str) -> frozenset[str]:
             modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             modules.add(node.module.partition(".")[0])
-        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+        elif isinstance(node, ast.Call) and re.search(IMPORTING, ast.unparse(node.func)):
             given = node.args[0]
             if isinstance(given, ast.Constant):
                 modules.add(given.value.partition(".")[0])

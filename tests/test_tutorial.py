@@ -81,4 +81,4 @@ def test_the_study_ends_with_a_page(folder):
     out = folder / "runs" / "photos_study"
     assert (out / "report.html").is_file()
     results = json.loads((out / "results.json").read_text())
-    assert [variant["name"] for variant in results["variants"]] == ["plain", "eca"]
+    assert [variant["variant"] for variant in results["variants"]] == ["plain", "eca"]

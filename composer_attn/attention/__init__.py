@@ -1,10 +1,8 @@
 """The attention modules, the rules that size them, and their names. Needs torch alone."""
 
+# isort: off
+# Attentions are listed, in plans and reports, in the order in which they are registered.
 from composer_attn.attention.base import ChannelAttention
-from composer_attn.attention.efficient_channel_attention import (
-    EfficientChannelAttention,
-    eca_kernel_size,
-)
 from composer_attn.attention.registry import (
     attention_names,
     find_attention,
@@ -12,6 +10,11 @@ from composer_attn.attention.registry import (
     register_attention,
 )
 from composer_attn.attention.squeeze_excitation import SqueezeExcitation
+from composer_attn.attention.efficient_channel_attention import (
+    EfficientChannelAttention,
+    eca_kernel_size,
+)
+# isort: on
 
 __all__ = [
     "ChannelAttention",

@@ -221,7 +221,7 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
 
 
 def _unresolved(merged: DictConfig) -> list[Mistake]:
-    """List the keys whose ``${...}`` cannot be filled in."""
+    """List the keys whose ``${...}`` cannot be filled in, or that hold a ``???``."""
     written = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False))  # of a mapping
     mistakes = check_interpolations(written)
     if mistakes:
@@ -230,7 +230,7 @@ def _unresolved(merged: DictConfig) -> list[Mistake]:
         try:
             value = merged[key]
             if OmegaConf.is_config(value):
-                OmegaConf.to_container(value, resolve=True)
+                OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
             mistakes.append(Mistake(key, _first_line(error)))
     return mistakes

@@ -247,13 +247,15 @@ def channels_in(module: nn.Module) -> int:
     return 0
 
 
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
+def _parts(module: nn.Module, above: tuple[nn.Module, ...] = ()) -> Iterator[nn.Module]:
     """Walk through a module, but not into attentions, whose convolutions say nothing of it."""
     yield module
+    above = (*above, module)
     own = CHILD if is_attended(module) else None
     for name, child in module.named_children():
-        if name != own and not is_attention(child):
-            yield from _parts(child)
+        # A module may be below itself.
+        if name != own and not any(child is each for each in above) and not is_attention(child):
+            yield from _parts(child, above)
 
 
 def norm_channels(norm: nn.GroupNorm | _NormBase) -> int:

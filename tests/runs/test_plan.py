@@ -86,7 +86,7 @@ def test_a_detection_network_takes_a_list_of_images():
     [
         (("resnet5", "eca", {}), "no model, and no file, named 'resnet5'; nearest: resnet50"),
         (("resnet18", "ecaa", {}), "unknown algorithm 'ecaa'; did you mean 'eca'?"),
-        (("resnet18", None, {}), "say which algorithm: --algorithm eca or squeeze_excite"),
+        (("resnet18", None, {}), "say which algorithm: --algorithm squeeze_excite or eca"),
         (("absent.yaml", "eca", {}), "absent.yaml: cannot be read: No such file"),
         (("resnet18", "eca", {"latent_channels": 8}), "unknown argument of eca 'latent_channels'"),
         (
@@ -171,8 +171,8 @@ def test_long_names_cost_a_column_before_they_cost_a_line():
     header = next(line.split() for line in lines if line.startswith("site"))
     assert header == ["site", "chan", "size", "kernel", "params", "MACs", "MiB", "%", "note"]
     row = next(line.split() for line in lines if line.startswith("classifier.4"))
-    assert (row[1], row[-1]) == ("21", "[1]")
-    assert "[1] its output is the network's output: consider exclude" in lines
+    assert (row[1], row[-1]) == ("21", "[2]")
+    assert "[2] its output is the network's output: consider exclude" in lines
 
 
 def test_json_is_one_document_of_everything(config):
