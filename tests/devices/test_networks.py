@@ -89,13 +89,13 @@ def test_a_fused_network_goes_to_a_device_and_back(device):
     assert_equal({"": fused(x).detach()}, {"": expected}, 1e-12)
 
 
-@each_device
+@only_cuda  # tests/export/test_compile.py has this on a CPU
 @pytest.mark.parametrize("surgery", ["squeeze_excite", "eca"])
-def test_compiled_as_a_whole_it_agrees(surgery, device):
+def test_compiled_as_a_whole_it_agrees(surgery):
     plain, fused = pair(Net, surgery, dtype=torch.float32, min_channels=8)
-    x = torch.randn(4, 3, 9, 9, device=device)
+    x = torch.randn(4, 3, 9, 9, device="cuda")
     losses = []
-    for model in (plain.to(device), torch.compile(fused.to(device))):
+    for model in (plain.cuda(), torch.compile(fused.cuda())):
         loss = model(x).square().mean()
         loss.backward()
         losses.append(loss.detach())
