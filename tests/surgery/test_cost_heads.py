@@ -31,7 +31,9 @@ def test_a_head_shared_over_levels_and_its_predictions_are_pointed_out():
         for kind in ("classification", "regression")
         for i in range(4)
     }
-    assert noted(plan) == convolutions | {"head.classification_head.cls_logits": (LEVELS, OUTPUT)}
+    last = {f"backbone.fpn.extra_blocks.p{i}": (ONE_POSITION,) for i in (6, 7)}
+    logits = {"head.classification_head.cls_logits": (LEVELS, OUTPUT)}
+    assert noted(plan) == convolutions | logits | last
     boxes = next(site for site in plan.sites if site.name == "head.regression_head.bbox_reg")
     assert (boxes.chosen, boxes.notes) == (False, (LEVELS, OUTPUT))
     shared = next(site for site in plan.chosen if site.name == "head.regression_head.conv.0.0")
