@@ -95,3 +95,13 @@ class UntrainedAttentionWarning(UserWarning):
 
 class IdleGatesWarning(UserWarning):
     """The gates of an attention are saturated, or never move."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none.
+
+    Example:
+        >>> first_line(ValueError("no such file\\nlooked in ...")), first_line(KeyError())
+        ('no such file', 'KeyError')
+    """
+    return (str(error) or type(error).__name__).splitlines()[0]

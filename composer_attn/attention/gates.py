@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from composer_attn.errors import ArgumentError
+from composer_attn.ops.excitations import GATES as PLAIN_GATES
 
 Gate = Callable[[Tensor], Tensor]
 
@@ -41,12 +42,7 @@ def _relu_from_one(z: Tensor) -> Tensor:
 
 # Each "identity" gate is exactly 1 at z = 0 in every float format, with a slope that is not 0.
 GATES: dict[str, dict[str, Gate]] = {
-    "paper": {
-        "sigmoid": torch.sigmoid,
-        "hard_sigmoid": F.hardsigmoid,
-        "tanh": torch.tanh,
-        "relu": torch.relu,
-    },
+    "paper": {name: gate.value for name, gate in PLAIN_GATES.items()},
     "identity": {
         "sigmoid": _doubled_sigmoid,
         "hard_sigmoid": _doubled_hard_sigmoid,
@@ -56,16 +52,11 @@ GATES: dict[str, dict[str, Gate]] = {
 }
 
 # Gates that are constant somewhere: torch's gradient is 0 there, even that of an infinite one.
-CLIPPED = ("hard_sigmoid", "relu")
+CLIPPED = tuple(name for name, gate in PLAIN_GATES.items() if gate.clips)
 
 # The derivative of each gate, as a function of the scales that it gave.
 SLOPES: dict[str, dict[str, Gate]] = {
-    "paper": {
-        "sigmoid": lambda s: torch.addcmul(s, s, s, value=-1),
-        "hard_sigmoid": lambda s: ((s > 0) & (s < 1)) * (1 / 6),
-        "tanh": lambda s: 1 - s * s,
-        "relu": lambda s: ~(s <= 0),
-    },
+    "paper": {name: gate.slope for name, gate in PLAIN_GATES.items()},
     "identity": {
         "sigmoid": lambda s: torch.addcmul(s, s, s, value=-0.5),
         "hard_sigmoid": lambda s: ((s > 0) & (s < 2)) * (1 / 3),

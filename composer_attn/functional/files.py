@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, serialization
 
-from composer_attn.errors import CheckpointError, TornCheckpointError
+from composer_attn.errors import CheckpointError, TornCheckpointError, first_line
 
 _LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 
@@ -138,4 +138,4 @@ def _named(path: str | os.PathLike, zipped: bool) -> str:
 
 
 def _first(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)

@@ -25,10 +25,10 @@ from torch.autograd.function import once_differentiable
 from composer_attn.ops import activated as plain_activated
 from composer_attn.ops import passes as plain
 from composer_attn.ops.activations import IDENTITY, RELU, Activation
-from composer_attn.ops.head import traced
 from composer_attn.ops.layout import empty_numbers
+from composer_attn.ops.logits import cast_parameters
 from composer_attn.ops.orders import Excitation, Norm
-from composer_attn.ops.region import in_full_precision, is_batch
+from composer_attn.ops.region import in_dtypes_of, in_full_precision, needs_plain_passes
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Stages:
 
     def back(self, dy: Tensor) -> tuple[ModuleType, ModuleType]:
         """Return the passes to go back by: plain ones where gradients come in batches."""
-        if traced() or is_batch(dy):
+        if needs_plain_passes(dy):
             return plain, plain_activated
         return self.passes, self.activated
 
@@ -77,7 +77,7 @@ def compute(
     if stages.excitation is not None:
         m = _squeezed(stages, x, bias, of_norm)
         layers = stages.excitation.layers
-        logits, hidden = layers.forward(stages.passes, m, _cast(parameters, m))
+        logits, hidden = layers.forward(stages.passes, m, cast_parameters(parameters, m.dtype))
         s, of_attention = stages.excitation.gate(logits), (m, hidden)
     y = stages.activated.activate(x, scale, shift, s, shortcut, stages.activation)
     return y, (*of_norm, s, *of_attention)
@@ -137,7 +137,7 @@ class Activated(torch.autograd.Function):
         if stages.excitation is not None:
             with in_full_precision(dy):
                 d_logits = stages.excitation.gradient(rest[0], s)
-                given = (m, hidden, _cast(parameters, m))
+                given = (m, hidden, cast_parameters(parameters, m.dtype))
                 d_m, of_layers = stages.excitation.layers.backward(passes, d_logits, *given)
             k = d_m / x.shape[2:].numel()
             b, d = (
@@ -154,7 +154,8 @@ class Activated(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             factors = (scale, shift, scale * s, scale * k, mean, d_mean, d_variance)
             dx = activated.activated_gradient(dy, x, *factors, stages.activation)
-        gradients = _like((d_weight, d_bias, *of_layers), (weight, bias, *parameters))
+        of_each = (d_weight, d_bias, *of_layers)
+        gradients = in_dtypes_of((weight, bias, *parameters), of_each)
         return None, dx, dy if ctx.joined else None, *gradients
 
 
@@ -191,15 +192,4 @@ class Added(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             d_variance = None if stages.fixed else d_variance
             dx = passes.input_gradient(g, x, scale, mean, d_mean, d_variance, None)
-        return None, dx, g, *_like(of_norm, (weight, bias))
-
-
-def _cast(parameters, like: Tensor) -> tuple[Tensor | None, ...]:
-    """Give parameters of 16 bits the dtype of the statistics."""
-    return tuple(None if p is None else p.to(like.dtype) for p in parameters)
-
-
-def _like(gradients, parameters) -> list[Tensor | None]:
-    """Give gradients the dtype of what they are of; what is absent has none."""
-    pairs = zip(gradients, parameters, strict=True)
-    return [None if p is None or d is None else d.to(p.dtype) for d, p in pairs]
+        return None, dx, g, *in_dtypes_of((weight, bias), of_norm)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import passes as plain
 from composer_attn.ops.activations import Activation, find_activation, phi, slope
-from composer_attn.ops.logits import Neighbours, Parameters
+from composer_attn.ops.logits import Neighbours, Parameters, cast_parameters
 from composer_attn.ops.orders import Excitation
 
 # A tuple, which torch.compile reads.
@@ -126,7 +126,7 @@ class Described:
 
     def scales(self, means: Tensor) -> Tensor:
         """Compute the scales ``(N, C)`` from averages by plain operations, for autograd."""
-        parameters = tuple(None if p is None else p.to(means.dtype) for p in self.parameters)
+        parameters = cast_parameters(self.parameters, means.dtype)
         # The reference: what is looked at is plain operations.
         logits, _ = self.layers.forward(plain, means, parameters)
         return self.excitation.gate(logits)

@@ -17,6 +17,11 @@ Parameters = tuple[Tensor | None, ...]
 _TwoLayers = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 
 
+def cast_parameters(parameters: Parameters, dtype: torch.dtype) -> Parameters:
+    """Give parameters, of 16 bits say, the dtype of the statistics."""
+    return tuple(None if p is None else p.to(dtype) for p in parameters)
+
+
 class Bottleneck:
     """``W2 relu(W1 m + b1) + b2``: the logits of Squeeze-and-Excitation."""
 

@@ -12,7 +12,7 @@ which ``Affine`` alone takes: by it, autograd carries the output's gradient back
 whatever the arithmetic depends on, and however often anyone goes back through any part of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
@@ -167,9 +167,7 @@ class Whole(torch.autograd.Function):
             # Not 0, which makes NaN of an infinite value.
             d_variance = None if ctx.fixed else d_variance
             dx = passes.input_gradient(*of_map, d_mean, d_variance, shift)
-        of_norm = (
-            None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias))
-        )
+        of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
         return None, None, None, dx, dy if ctx.joined else None, *of_norm, *of_layers
 
 
@@ -244,8 +242,21 @@ class Shifted(torch.autograd.Function):
 
 def _backward_passes(passes: ModuleType, *gradients: Tensor | None) -> ModuleType:
     """Return the passes to go back by: plain ones where gradients come in batches."""
-    by_hand = not (traced() or any(map(is_batch, gradients)))
+    by_hand = not needs_plain_passes(*gradients)
     return passes if by_hand else getattr(passes, "in_plain_torch", plain)
+
+
+def needs_plain_passes(*gradients: Tensor | None) -> bool:
+    """Say whether somebody looks on, or gradients come in batches, which no kernel takes."""
+    return traced() or any(map(_is_batch, gradients))
+
+
+def in_dtypes_of(
+    parameters: Iterable[Tensor | None], gradients: Iterable[Tensor | None]
+) -> list[Tensor | None]:
+    """Give gradients the dtype of what they are of; what is absent has none."""
+    pairs = zip(parameters, gradients, strict=True)
+    return [None if p is None or d is None else d.to(p.dtype) for p, d in pairs]
 
 
 def _sums(
@@ -259,6 +270,6 @@ def _sums(
     return d_shift, d_scale, dy, (dy, x, scale, centre, shift)
 
 
-def is_batch(gradient: Tensor | None) -> bool:
+def _is_batch(gradient: Tensor | None) -> bool:
     """Say whether many gradients come as one (``is_grads_batched``, vectorized jacobians)."""
     return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)

@@ -75,18 +75,18 @@ def reduce_map(
     kernel, maps: int, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
 ) -> None:
     """Start a kernel that sums over space: a program for each sample and block of channels."""
-    samples, channels, positions = sizes = _sizes(x)
+    samples, channels, _ = sizes = _sizes(x)
     across, along, warps, stages = _reduction_tile(*sizes, last, x.element_size(), maps)
     programs = samples * ceil_divide(channels, across)
-    constants = {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
-    _run(kernel, programs, x, arguments, warps, **flags, **constants, STAGES=stages)
+    constants = _constants(sizes, last, across, along) | {"STAGES": stages}
+    _run(kernel, programs, x, sizes, arguments, warps, **flags, **constants)
 
 
 def write_map(
     kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
 ) -> None:
     """Start a kernel that writes a map: a program for each of its tiles."""
-    samples, channels, positions = _sizes(x)
+    samples, channels, positions = sizes = _sizes(x)
     if last:
         across = min(64, next_power_of_2(channels))
         along = _TILE // 64
@@ -94,8 +94,8 @@ def write_map(
         along = min(1024, next_power_of_2(positions))
         across = min(_TILE // along, next_power_of_2(channels))
     programs = samples * ceil_divide(channels, across) * ceil_divide(positions, along)
-    constants = {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
-    _run(kernel, programs, x, arguments, _WARPS, **flags, **constants)
+    constants = _constants(sizes, last, across, along)
+    _run(kernel, programs, x, sizes, arguments, _WARPS, **flags, **constants)
 
 
 def _reduction_tile(
@@ -130,7 +130,18 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return samples, channels, x.numel() // (samples * channels)
 
 
-def _run(kernel, programs: int, x: Tensor, arguments, warps: int, **constants: float | str) -> None:
+def _constants(
+    sizes: tuple[int, int, int], last: bool, across: int, along: int
+) -> dict[str, float | str]:
+    """Return what all kernels of maps are compiled for, in their order."""
+    _, channels, positions = sizes
+    return {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
+
+
+def _run(
+    kernel, programs: int, x: Tensor, sizes: tuple[int, int, int], arguments, warps: int,
+    **constants: float | str,
+) -> None:  # fmt: skip
     """Start a kernel; ``x`` stands in for tensors that are absent, which it does not touch."""
     tensors = tuple(x if each is None else each for each in arguments)
-    launch(kernel, programs, tensors, _sizes(x)[1:], warps, **constants)
+    launch(kernel, programs, tensors, sizes[1:], warps, **constants)

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.errors import ArgumentError, ConfigError, first_line
 from composer_attn.runs.interpolation import check_interpolations
 from composer_attn.runs.mistakes import Mistake, foreign, unknown
 from composer_attn.runs.shorthands import SEVERAL, named_sections, nothing_below, take_out
@@ -141,7 +141,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
             except TypeError:  # what OmegaConf says of a list where a mapping belongs
                 mistakes.append(Mistake(str(key), "must be a mapping {...}", source))
             except OmegaConfBaseException as error:
-                mistakes.append(Mistake(str(key), _first_line(error), source))
+                mistakes.append(Mistake(str(key), first_line(error), source))
     mistakes += [
         Mistake(key, "is required, like {name: ...}", str(path))
         for key in REQUIRED
@@ -232,13 +232,9 @@ def _unresolved(merged: DictConfig) -> list[Mistake]:
             if OmegaConf.is_config(value):
                 OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            mistakes.append(Mistake(key, _first_line(error)))
+            mistakes.append(Mistake(key, first_line(error)))
     return mistakes
 
 
 def _error(path: Path, message: str) -> ConfigError:
     return ConfigError(Mistake("", message, str(path)))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from composer_attn.errors import ArgumentError
+from composer_attn.errors import ArgumentError, first_line
 from composer_attn.surgery.points import CONVOLUTIONS
 
 Example = Tensor | tuple | None
@@ -101,7 +101,7 @@ def check_dtypes(network: nn.Module) -> None:
 def refusal(model: nn.Module, arguments: tuple, error: Exception) -> str:
     """Say what was given and what the model takes, where its forward fails on an example."""
     given = [_describe(leaf) for leaf in tree_leaves(arguments)] or ["no arguments"]
-    why = (str(error) or type(error).__name__).splitlines()[0]
+    why = first_line(error)
     return (
         f"the model's forward fails on the example: {type(error).__name__}: {why}. "
         f"Given: {', '.join(given[:3])}{', ...' if len(given) > 3 else ''}. {_expected(model)}"

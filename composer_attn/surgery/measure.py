@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer_attn.errors import ArgumentError, ModelError
+from composer_attn.errors import ArgumentError, ModelError, first_line
 from composer_attn.surgery.attend import CHILD
 from composer_attn.surgery.cost import NetworkCost, SiteCost, notes_on
 from composer_attn.surgery.example import (
@@ -91,7 +91,7 @@ def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading
     try:
         context, network, copies = trial(model, arguments)
     except Exception as error:  # whatever an attribute raises that is copied
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise ModelError(
             f"an example is tried on a copy of the model, which cannot be copied: {why}"
         ) from error
@@ -134,7 +134,7 @@ def _read_attended(network: nn.Module, plan: SurgeryPlan, arguments: tuple) -> _
             network(*arguments)
         except Exception as error:
             where = f"{current[-1] or 'the model'}: " if current else ""
-            why = (str(error) or type(error).__name__).splitlines()[0]
+            why = first_line(error)
             raise ModelError(
                 f"{where}the model's forward works on the example, but not once it is attended: "
                 f"{type(error).__name__}: {why}"

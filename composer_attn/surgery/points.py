@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from composer_attn.errors import ArgumentError, PlacementError
+from composer_attn.errors import ArgumentError, PlacementError, first_line
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.blocks import Block, known_block
 from composer_attn.surgery.existing_attention import existing_attentions, inside, is_attention
@@ -141,7 +141,7 @@ def _block_of(module: nn.Module, untraced: dict[nn.Module, str]) -> Block | None
     try:
         return traced_block(module)
     except Exception as error:  # whatever a forward raises on symbolic inputs
-        untraced[module] = (str(error) or type(error).__name__).splitlines()[0]
+        untraced[module] = first_line(error)
         return None
 
 

@@ -5,6 +5,7 @@ from typing import Any, TypeGuard
 
 from torch import fx, nn
 
+from composer_attn.errors import first_line
 from composer_attn.surgery.attend import is_attended, original_class
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.shallow_trace import trace_children
@@ -108,7 +109,7 @@ class Proofs:
                     raise ValueError("its forward was replaced on the instance")
                 self._graphs[parent] = [trace_children(module, mode) for mode in (True, False)]
             except Exception as error:  # whatever a forward raises on symbolic inputs
-                why = (str(error) or type(error).__name__).splitlines()[0]
+                why = first_line(error)
                 self._graphs[parent] = f"{parent or 'the model'} cannot be traced: {why}"
         found = self._graphs[parent]
         if isinstance(found, str):

@@ -6,6 +6,7 @@ from itertools import product
 
 from torch import nn
 
+from composer_attn.errors import first_line
 from composer_attn.surgery.attend import is_attended, original_class
 from composer_attn.surgery.recording import ChannelsLastError, Recording, record
 from composer_attn.surgery.rescaling import Reading, shows_nothing
@@ -91,7 +92,7 @@ def _find_by_width(module: nn.Module, widths: list[int], dimensions: int) -> Fin
         except ChannelsLastError:
             raise
         except Exception as error:  # whatever a forward raises
-            trouble = trouble or _first_line(error)
+            trouble = trouble or first_line(error)
             continue
         found = _read(recording)
         if found.rescales:
@@ -149,7 +150,3 @@ def _dimensions(module: nn.Module) -> tuple[int, ...]:
         return (3,)
     # A kernel over channels is one of one dimension, whatever the map has.
     return (1, 2, 3) if "1d" in kinds else (2, 1, 3)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
