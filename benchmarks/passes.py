@@ -12,8 +12,8 @@ import typer
 
 from benchmarks.common import RATIO, RESULTS, Layout, append, ratios, show, surroundings, take_turns
 from benchmarks.op import SHAPES, Dtype
-from composer_attn.ops.backends import find_passes
-from composer_attn.ops.passes import statistics_dtype
+from composer_attn.ops.backends.reference import statistics_dtype
+from composer_attn.ops.backends.table import find_passes
 
 # Maps that a pass reads and writes; a copy does one of each.
 _MAPS = {

@@ -18,7 +18,7 @@ from composer_attn import (
     apply_eca,
     apply_squeeze_excite,
 )
-from composer_attn.runs.cost import count_macs, count_parameters
+from composer_attn.runs.training.network_cost import count_macs, count_parameters
 
 # What the code in a row can name.
 _NAMES = {

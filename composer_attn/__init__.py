@@ -34,14 +34,8 @@ if TYPE_CHECKING:
         remove_attention,
         unfuse_attention,
     )
-    from composer_attn.surgery import (
-        FusedSite,
-        FusionPlan,
-        Site,
-        SurgeryPlan,
-        register_block,
-        register_existing_attention,
-    )
+    from composer_attn.fusion import FusedSite, FusionPlan
+    from composer_attn.surgery import Site, SurgeryPlan, register_block, register_existing_attention
 
 __version__ = "0.1.0"
 
@@ -51,8 +45,8 @@ _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
-    "FusedSite": "surgery",
-    "FusionPlan": "surgery",
+    "FusedSite": "fusion",
+    "FusionPlan": "fusion",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",

@@ -56,7 +56,7 @@ def main(
     if not _imported:
         return
     from composer_attn.errors import ArgumentError
-    from composer_attn.runs.imports import import_modules
+    from composer_attn.runs.components.project_imports import import_modules
 
     try:
         import_modules(_imported)
@@ -80,9 +80,9 @@ def train(
     from composer.utils import dist
 
     from composer_attn.errors import ComposerAttnError, RunStoppedError, SaveError
-    from composer_attn.runs.check import load_checked
-    from composer_attn.runs.rehearse import rehearse
-    from composer_attn.runs.train import train as run
+    from composer_attn.runs.components.config_check import load_checked
+    from composer_attn.runs.training.dry_run import rehearse
+    from composer_attn.runs.training.train import train as run
 
     try:
         checked = load_checked(config, overrides)
@@ -113,7 +113,7 @@ def _again(config: Path, overrides: list[str] | None, folder: str) -> str:
 def validate(configs: _Files) -> None:
     """Report every mistake in runs' YAML files; build only what costs nothing."""
     from composer_attn.errors import ConfigError
-    from composer_attn.runs.check import load_checked
+    from composer_attn.runs.components.config_check import load_checked
 
     invalid = 0
     for config in configs:
@@ -168,9 +168,13 @@ def plan(
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
     from composer_attn.errors import ArgumentError, ComposerAttnError
-    from composer_attn.runs.plan import make_plan, parse_arguments, parse_kernel_sizes
-    from composer_attn.runs.plan_report import as_json, show, write_csv
-    from composer_attn.runs.shorthands import parse_number
+    from composer_attn.runs.config.shorthands import parse_number
+    from composer_attn.runs.planning.network_plan import (
+        make_plan,
+        parse_arguments,
+        parse_kernel_sizes,
+    )
+    from composer_attn.runs.planning.plan_report import as_json, show, write_csv
 
     try:
         if json and csv:
@@ -221,7 +225,7 @@ def study(
 ) -> None:
     """Train variants of one recipe, or go on with it; show live how they do; write a report."""
     from composer_attn.errors import ComposerAttnError
-    from composer_attn.runs.study_command import run_study
+    from composer_attn.runs.study.study_command import run_study
 
     try:
         failed = run_study(config or [], variants.split(","), seeds, out, ranks, _imported)

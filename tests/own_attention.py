@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from composer_attn.surgery.existing_attention import RESCALING
+from composer_attn.surgery.existing_attention.known import RESCALING
 
 
 def count(model):

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,32 +14,75 @@ import composer_attn
 
 ROOT = Path(composer_attn.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-FLOORS = {
-    "errors": 0, "extras": 0, "checks": 0, "attention": 0, "ops": 0,
-    "surgery": 1, "functional": 1,
-    "algorithms": 2, "callbacks": 2,
-    "runs": 3,
-    "cli": 4, "__main__": 5, "__init__": 5,
-}  # fmt: skip
+# From below: each part imports those before its line, and itself.
+LAYERS = [
+    ["errors"],
+    ["checks", "extras"],
+    ["ops"],
+    ["attention"],
+    ["surgery"],
+    ["costs", "fusion"],
+    ["functional"],
+    ["algorithms", "callbacks"],
+    ["runs.config"],
+    ["runs.data", "runs.models"],
+    ["runs.components"],
+    ["runs.training", "runs.planning"],
+    ["runs.report"],
+    ["runs.study"],
+    ["runs"],
+    ["cli"],
+    ["__main__", "__init__"],
+]
+FLOORS = {part: floor for floor, parts in enumerate(LAYERS) for part in parts}
+COMPOSERS = FLOORS["algorithms"]
 
 
-def part_of(file: Path) -> str:
-    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+def part_of(module: str) -> str:
+    """Name the part of the package that a module, named below it, belongs to."""
+    first, *rest = module.split(".")
+    within = f"{first}.{rest[0]}" if rest else first
+    return within if within in FLOORS else first
+
+
+def name_of(file: Path) -> str:
+    """Name the module in a file, below the package."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+# As others import them, and below the package.
+MODULES = {
+    f"composer_attn.{name_of(file)}".removesuffix(".__init__"): name_of(file) for file in FILES
+}
+
+
+def is_for_types(node: ast.AST) -> bool:
+    """Say whether a node is what type checkers alone follow: ``if TYPE_CHECKING: ...``."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def imports_of(file: Path) -> set[str]:
     """List every module that a file imports, wherever in it, relative ones spelled out."""
     package = ".".join(file.relative_to(ROOT.parent).parent.parts)
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    unrun = {node for block in ast.walk(tree) if is_for_types(block) for node in block.body}
+    for node in set(ast.walk(tree)) - unrun:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) + 1 - node.level]
             base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            # A module of a package, or a name in a module.
             deeper = {f"{base}.{alias.name}" for alias in node.names}
-            found |= deeper if base == "composer_attn" else {base}
+            found |= {name if name in MODULES else base for name in deeper}
     return found
+
+
+def own_imports_of(file: Path) -> set[str]:
+    """List the modules of the package that a file imports, named below it."""
+    # The package itself holds the version, and loads nothing before it is asked for it.
+    return {MODULES[name] for name in imports_of(file) & MODULES.keys() - {"composer_attn"}}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -51,24 +95,31 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_every_part_of_the_package_has_a_floor():
-    assert {part_of(file) for file in FILES} <= set(FLOORS)
+    assert {part_of(name_of(file)) for file in FILES} == set(FLOORS)
     assert len(FILES) > 20
 
 
 def test_imports_go_down_only():
     upwards = {
-        str(file.relative_to(ROOT)): part
+        (name_of(file), part)
         for file in FILES
-        for part in (n.split(".")[1] for n in imports_of(file) if n.startswith("composer_attn."))
-        if FLOORS.get(part, 0) > FLOORS[part_of(file)]
+        for part in map(part_of, own_imports_of(file))
+        if part != part_of(name_of(file)) and FLOORS[part] >= FLOORS[part_of(name_of(file))]
     }
-    assert upwards == {}
+    assert upwards == set()
+
+
+def test_imports_go_in_no_circle():
+    # A package imports its modules, so whoever imports a package itself depends on all of them.
+    graph = {name_of(file): own_imports_of(file) for file in FILES}
+    assert len(graph) > 100
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_the_lower_floors_need_torch_alone():
     known = {"torch", "typing_extensions", "composer_attn", *sys.stdlib_module_names}
     more = {}
-    for file in (file for file in FILES if FLOORS[part_of(file)] <= 1):
+    for file in (file for file in FILES if FLOORS[part_of(name_of(file))] < COMPOSERS):
         # Torch for CUDA brings Triton; the files of kernels are loaded when they first run.
         kernels = file.name.endswith("kernels.py") or file.name == "launch.py"
         allowed = known | ({"triton"} if kernels else set())

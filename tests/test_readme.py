@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from composer_attn.runs.check import load_checked
+from composer_attn.runs.components.config_check import load_checked
 from tests.commands import ROOT, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

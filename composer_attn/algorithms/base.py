@@ -33,17 +33,15 @@ from composer_attn.functional import apply_attention, plan_attention
 from composer_attn.functional.common import attends_nothing, why_nothing
 from composer_attn.functional.keywords import DEFAULTS as SURGERY_DEFAULTS
 from composer_attn.functional.keywords import SITES, Filter, Where, split
+from composer_attn.fusion import FusionPlan, backends_of, fuse
 from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import (
-    FusionPlan,
     Selection,
     SurgeryPlan,
-    backends_of,
     check_model,
     describe_orphans,
     end_guard,
     find_attended,
-    fuse_anew,
     leave_to_guard,
 )
 from composer_attn.surgery.names import unwrapped
@@ -220,7 +218,7 @@ class AttentionAlgorithm(Algorithm):
         try:
             check_model(state.model)
             backends = {**backends_of(state.model), **dict.fromkeys(own, self.backend)}
-            self.fusion = fuse_anew(state.model, backends)
+            self.fusion = fuse(state.model, backends)
         except ModelError as error:  # sharded, say: attention is computed as ever, only slower
             log.warning("%r fuses nothing: %s", self, error)
             return

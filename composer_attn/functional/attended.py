@@ -6,13 +6,8 @@ from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.functional.common import Optimizers, Patterns
-from composer_attn.surgery import (
-    Selection,
-    check_no_orphans,
-    detach_all,
-    find_attended,
-    remove_all,
-)
+from composer_attn.functional.detach import detach_all, remove_all
+from composer_attn.surgery import Selection, check_no_orphans, find_attended
 
 
 def attended_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -7,9 +7,10 @@ from typing_extensions import Unpack
 
 from composer_attn.attention.registry import Attention, find_attention
 from composer_attn.attention.signatures import signed
+from composer_attn.functional.apply import apply_surgery, plan_surgery
 from composer_attn.functional.common import Example, warn_if_nothing
 from composer_attn.functional.keywords import DEFAULTS, SITES, TRAINED, AnySurgery, split
-from composer_attn.surgery import Recipe, Selection, SurgeryPlan, operate, plan_surgery
+from composer_attn.surgery import Recipe, Selection, SurgeryPlan
 
 
 @overload
@@ -152,7 +153,7 @@ def plan_attention(
 def attend_by(attention: Attention, model: nn.Module, keywords: dict[str, Any]) -> SurgeryPlan:
     """Do what a public function was called for, right below it: it is its caller that is warned."""
     recipe, selection, trained = _prepare(attention, keywords)
-    return warn_if_nothing(operate(model, recipe, selection, **trained))
+    return warn_if_nothing(apply_surgery(model, recipe, selection, **trained))
 
 
 def plan_by(

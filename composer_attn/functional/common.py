@@ -3,10 +3,11 @@
 import warnings
 from collections import Counter
 
+from composer_attn.costs import Example
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.functional.keywords import Filter, Patterns
-from composer_attn.surgery import Example, Optimizers, SurgeryPlan
-from composer_attn.surgery.points import ATTENDED_ALREADY
+from composer_attn.surgery import Optimizers, SurgeryPlan
+from composer_attn.surgery.sites import ATTENDED_ALREADY
 
 __all__ = [
     "Example",

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from composer_attn.attention.efficient_channel_attention import ChannelConvolution
 from composer_attn.errors import ModelError
-from composer_attn.surgery import check_model, find_attended, take_apart
+from composer_attn.fusion import unfuse
+from composer_attn.surgery import check_model, find_attended
 from composer_attn.surgery.attend import (
     attended_side,
     attention_of,
@@ -45,7 +46,7 @@ def expanded_copy(model: nn.Module) -> nn.Module:
     """
     check_model(model)
     spread = copy.deepcopy(model)
-    take_apart(spread)
+    unfuse(spread)
     attended = find_attended(spread)
     covered = [name for name, module in attended.items() if is_extended_further(module)]
     if covered:

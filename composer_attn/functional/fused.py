@@ -6,15 +6,9 @@ import torch
 from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
+from composer_attn.fusion import FusionPlan, backends_of, fuse, unfuse
 from composer_attn.ops import check_backend, prepare
-from composer_attn.surgery import (
-    FusionPlan,
-    backends_of,
-    check_model,
-    find_attended,
-    fuse_anew,
-    take_apart,
-)
+from composer_attn.surgery import check_model, find_attended
 
 
 def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
@@ -65,7 +59,7 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
     backends = dict.fromkeys(find_attended(model).values(), backend)
     if not backends:
         warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
-    plan = fuse_anew(model, backends)
+    plan = fuse(model, backends)
     # With a GPU at hand the network may be on its way there: then the first pass builds what it is.
     if backend != "auto" or not torch.cuda.is_available():
         prepare(backend, (p.device for site in backends for p in site.attention.parameters()))
@@ -96,5 +90,5 @@ def unfuse_attention(model: nn.Module) -> list[str]:
     check_model(model)
     fused = backends_of(model)
     names = [name for name, module in find_attended(model).items() if module in fused]
-    take_apart(model)
+    unfuse(model)
     return names

@@ -1,20 +1,21 @@
 """The keywords that the functions and algorithms share, once: names and types.
 
-Their defaults are those of :class:`composer_attn.surgery.Selection` and :func:`operate`, which take
-them in the end; what they mean stands in the docstring of :func:`apply_attention`.
+Their defaults are those of :class:`composer_attn.surgery.Selection` and :func:`apply_surgery`,
+which take them in the end; what they mean stands in the docstring of :func:`apply_attention`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
-from composer_attn.surgery import Optimizers, Selection, operate
+from composer_attn.functional.apply import apply_surgery
+from composer_attn.surgery import Optimizers, Selection
 
 Patterns = str | Iterable[str] | None
 # The module as Any: which attributes it has (in_channels, say), the caller knows.
 Filter = Callable[[str, Any], bool] | None
 
 # What knows the defaults.
-DEFAULTS = (Selection, operate)
+DEFAULTS = (Selection, apply_surgery)
 
 
 class Where(TypedDict, total=False):

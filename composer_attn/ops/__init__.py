@@ -1,13 +1,13 @@
 """The passes over feature maps that channel attention is made of. Needs torch alone."""
 
-from composer_attn.ops.activate import (
+from composer_attn.ops.backends.table import BACKENDS, check_backend, prepare
+from composer_attn.ops.fused import attend, attend_then_normalize, normalize_then_attend
+from composer_attn.ops.fused_activation import (
     activate_attend,
     normalize_activate,
     normalize_activate_attend,
 )
-from composer_attn.ops.backends import BACKENDS, check_backend, prepare
-from composer_attn.ops.joint import attend, attend_then_normalize, normalize_then_attend
-from composer_attn.ops.reference import (
+from composer_attn.ops.squeeze_and_scale import (
     channel_deviations,
     channel_maxima,
     channel_means,

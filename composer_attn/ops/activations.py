@@ -1,6 +1,7 @@
 """Activations that the passes compute: ``phi`` and its derivative, in plain torch.
 
-To add one: a line here; a struct in ``cpp/activations.h``; a branch in ``activated_kernels.py``.
+To add one: a line here; a struct in ``backends/cpp_sources/activations.h``; a branch in
+``backends/activated_triton_kernels.py``.
 Then every order, backend, dtype and test has it.
 
 ===========  =======================================  ==================================

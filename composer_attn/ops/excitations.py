@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_attn.errors import ArgumentError
-from composer_attn.ops import passes as plain
 from composer_attn.ops.activations import Activation, find_activation, phi, slope
+from composer_attn.ops.backends import reference as plain
 from composer_attn.ops.logits import Neighbours, Parameters, cast_parameters
-from composer_attn.ops.orders import Excitation
+from composer_attn.ops.manual_gradients import Excitation
 
 # A tuple, which torch.compile reads.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from composer_attn.ops import head, passes
-from composer_attn.ops.backends import find_passes
-from composer_attn.ops.called import Called
-from composer_attn.ops.ending import Ending
-from composer_attn.ops.orders import AttentionFirst, Excitation, Norm, NormFirst, Order
-from composer_attn.ops.region import (
+from composer_attn.ops import autograd_path
+from composer_attn.ops.activation_passes import Ending
+from composer_attn.ops.backends import reference as passes
+from composer_attn.ops.backends.table import find_passes
+from composer_attn.ops.fused_functions import (
     Affine,
     Moments,
     Region,
@@ -30,6 +29,8 @@ from composer_attn.ops.region import (
     Whole,
     in_full_precision,
 )
+from composer_attn.ops.manual_gradients import AttentionFirst, Excitation, Norm, NormFirst, Order
+from composer_attn.ops.module_calls import Called
 
 if TYPE_CHECKING:  # which imports this package
     from composer_attn.attention.base import ChannelAttention
@@ -50,7 +51,7 @@ class Excited:
         excitation: what computed it, where that is differentiated by hand.
         parameters: of its layers, likewise.
         hidden: what the layers keep, likewise.
-        way: of :class:`~composer_attn.ops.region.Moments`, where autograd differentiates.
+        way: of :class:`~composer_attn.ops.fused_functions.Moments`, where autograd differentiates.
     """
 
     x: Tensor
@@ -92,11 +93,13 @@ class Excited:
         x, mean, variance = self.x, self.mean, self.variance
         count = x.shape[2:].numel()
         if self.excitation is None:
-            centre = head.finite(mean)
-            found = head.norm_of_scaled(self.s, mean, variance, centre, count, norm)
+            centre = autograd_path.finite(mean)
+            found = autograd_path.norm_of_scaled(self.s, mean, variance, centre, count, norm)
             return Normalized(x, self.passes, centre, *found, way=self.way, region=self.region)
         with in_full_precision(x), torch.no_grad():
-            of_norm = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
+            of_norm = Norm(
+                norm.eps, autograd_path.running_statistics(norm, x.numel() // x.shape[1])
+            )
             scale, shift, kept = AttentionFirst.normalized(
                 self.passes, mean, variance, self.s, self.hidden, norm.weight, norm.bias, of_norm
             )
@@ -195,7 +198,7 @@ def excite(x: Tensor, attention: "ChannelAttention", backend: str, called: bool 
     if by_hand is None:
         region = Region(found, relu=False)
         mean, variance, way = Moments.apply(x, region)
-        s = head.attention_alone(mean, attention)
+        s = autograd_path.attention_alone(mean, attention)
         return Excited(x, found, mean, variance, s, way=way, region=region)
     excitation, parameters = _excitation(attention, called, *by_hand)
     with in_full_precision(x), torch.no_grad():
@@ -220,13 +223,15 @@ def normalize(
     if by_hand is None:
         region = Region(found, relu=False)
         mean, variance, way = Moments.apply(x, region)
-        centre, count = head.finite(mean), x.shape[2:].numel()
-        scale, shift = head.norm_then_attention(mean, variance, centre, count, attention, norm)
+        centre, count = autograd_path.finite(mean), x.shape[2:].numel()
+        scale, shift = autograd_path.norm_then_attention(
+            mean, variance, centre, count, attention, norm
+        )
         return Normalized(x, found, centre, scale, shift, way=way, region=region)
     excitation, parameters = _excitation(attention, called, *by_hand)
     with in_full_precision(x), torch.no_grad():
         mean, variance = found.moments(x)
-        of_norm = Norm(norm.eps, head.running_statistics(norm, x.numel() // x.shape[1]))
+        of_norm = Norm(norm.eps, autograd_path.running_statistics(norm, x.numel() // x.shape[1]))
         scale, shift, kept = NormFirst.forward(
             found, mean, variance, norm.weight, norm.bias, of_norm, excitation, parameters
         )

@@ -7,16 +7,14 @@ are; ``torch.nn.utils.parametrize`` works in the same way.
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 from weakref import WeakValueDictionary
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.errors import ModelError
-from composer_attn.ops import attend as attend_alone
 from composer_attn.surgery.feature_maps import (
     BATCH_DIMENSIONS,
     follow_pruning,
@@ -24,7 +22,6 @@ from composer_attn.surgery.feature_maps import (
 )
 from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.forwards import first_parameter, staying
-from composer_attn.surgery.handoff import Link, attended, can_be_joined, needs_plain_operations
 from composer_attn.surgery.parametrized import (
     class_before,
     has_more_properties,
@@ -47,6 +44,16 @@ else:
     _Module = object
 
 
+class FusedAttention(Protocol):
+    """Computes the attention of a fused module, by a backend."""
+
+    backend: str
+
+    def attend(self, module: "Attends", x: Any, is_output: bool) -> Any:
+        """Return ``x`` attended, which is the module's own output, or what goes into it."""
+        ...
+
+
 class Attends(_Module):
     """Mixed into the class of every attended module."""
 
@@ -55,9 +62,8 @@ class Attends(_Module):
     # How many dimensions a batch has; 0 where that cannot be told.
     _attn_dimensions: int = 0
 
-    # Set on modules that are fused, by surgery.fuse.
-    _attn_backend: str | None = None
-    _attn_gives: Link | None = None
+    # Set on modules that are fused, by the package above this one.
+    _attn_fused: "FusedAttention | None" = None
     # What the module's own forward calls its first input.
     _attn_input: str | None = None
 
@@ -71,19 +77,11 @@ class Attends(_Module):
         rest = {name: value for name, value in kwargs.items() if name != self._attn_input}
         return kwargs[self._attn_input], rest
 
-    def _attend(self, x, link: Link | None = None):
+    def _attend(self, x, is_output=False):
         follow_pruning(self, x)
-        backend = self._attn_backend
-        if backend is None or needs_plain_operations() or not isinstance(x, Tensor):
+        if self._attn_fused is None:
             return self.attention(x)
-        if not can_be_joined(self.attention):
-            return self.attention(x)
-        if not torch.compiler.is_compiling():
-            return attended(self, x, link)
-        y = attend_alone(x, self.attention, backend)
-        if link is not None:
-            link.traced = (y, x, self)
-        return y
+        return self._attn_fused.attend(self, x, is_output)
 
     def _attend_sample(self, x, given):
         """Attend what came of ``given``, which may be one sample without a batch."""
@@ -114,7 +112,7 @@ class AttendsOutput(Attends):
         given = args[0] if args else next(iter(kwargs.values()), None)
         if is_sample(given, self._attn_dimensions):
             return self._attend_sample(x, given)
-        return self._attend(x, self._attn_gives)
+        return self._attend(x, is_output=True)
 
 
 class AttendsInput(Attends):
@@ -220,6 +218,11 @@ def attention_of(module: nn.Module) -> nn.Module:
 def attended_side(module: nn.Module) -> str:
     """Return what an attended module passes through its attention: a key of :data:`SIDES`."""
     return next(side for side, mixin in SIDES.items() if isinstance(module, mixin))
+
+
+def find_attended(model: nn.Module) -> dict[str, Attends]:
+    """Return the attended modules of a model by name; a shared module comes once."""
+    return {name: module for name, module in model.named_modules() if is_attended(module)}
 
 
 def is_attended(module: nn.Module | None) -> TypeGuard[Attends]:

@@ -2,7 +2,7 @@
 
 A block computes ``y = shortcut(x) + branch(x)``, with or without an activation after the addition.
 The table is matched by qualified class names, so that timm need not be installed. A block that is
-not in it is traced: see :mod:`composer_attn.surgery.trace`.
+not in it is traced: see :mod:`composer_attn.surgery.block_tracing`.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from composer_attn.errors import OptimizerError
 from composer_attn.surgery.attend import CHILD
-from composer_attn.surgery.slots import Place
+from composer_attn.surgery.stand_ins import Place
 
 Optimizers = Optimizer | Iterable[Optimizer] | None
 

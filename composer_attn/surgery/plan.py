@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from composer_attn.surgery.cost import NetworkCost, SiteCost
-from composer_attn.surgery.table import draw
+from composer_attn.surgery.plan_table import draw
+from composer_attn.surgery.site_cost import NetworkCost, SiteCost
 
 
 @dataclass(frozen=True)

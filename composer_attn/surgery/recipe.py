@@ -132,7 +132,7 @@ class Recipe:
     ) -> nn.Module:
         """Build the attention of the site that goes by these names, on a device, in a dtype.
 
-        As far as what builds it heeds these: see :func:`composer_attn.surgery.trial.moved`.
+        As far as what builds it heeds these: see :func:`.attention_trial.moved`.
 
         Raises:
             ArgumentError: it does not build, or not a module; the message says what it raised.

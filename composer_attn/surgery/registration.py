@@ -97,7 +97,7 @@ def _replace(name: str, old: nn.Module, new: nn.Module | None) -> None:
         return  # a wrapper around the old one, or one that is attended itself
     if is_norm(old) and is_norm(new) and _width(new) == _width(old):
         new._modules[CHILD] = attention
-        for key in ("_attn_dimensions", "_attn_backend"):
+        for key in ("_attn_dimensions", "_attn_fused"):
             if key in vars(old):
                 vars(new)[key] = vars(old)[key]
         set_class(new, attended_class(type(new), attended_side(old)))

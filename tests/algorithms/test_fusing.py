@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from composer_attn import ECA, SqueezeExcite
-from composer_attn.ops import backends, native
-from composer_attn.ops.build import build
-from composer_attn.surgery.joined_norms import is_joined
+from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.ops.backends import cpp, table
+from composer_attn.ops.backends.cpp_build import build
 from tests.algorithms.training import (
     ALGORITHMS,
     assert_same,
@@ -59,9 +59,9 @@ def test_fusing_is_on_by_default_and_logged(key):
 @pytest.mark.parametrize(("fuse", "builds"), [(True, 1), (False, 0)])
 def test_what_computes_it_is_built_before_training(key, fuse, builds, monkeypatch):
     built = []
-    monkeypatch.setattr(native, "build", lambda source: built.append("cpp") or build(source))
-    native.load.cache_clear()
-    backends._ready.cache_clear()
+    monkeypatch.setattr(cpp, "build", lambda source: built.append("cpp") or build(source))
+    cpp.load.cache_clear()
+    table._ready.cache_clear()
     run = trainer([ALGORITHMS[key](fuse=fuse)])
     assert len(built) == builds
     run.fit()

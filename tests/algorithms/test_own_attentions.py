@@ -24,7 +24,7 @@ from composer_attn import (
 )
 from composer_attn.callbacks import excitations
 from composer_attn.errors import ArgumentError, CheckpointError
-from composer_attn.runs.guard import check_checkpoint
+from composer_attn.runs.training.checkpoint_safety import check_checkpoint
 from tests.own_attentions import CHANNEL, NETWORKS, build, each_network, each_own, own
 
 __all__ = ["own"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks import common
 from benchmarks.variants import COMPILED, EAGER, VARIANTS, chosen
-from composer_attn.surgery.joined_norms import is_joined
+from composer_attn.fusion.fused_norms import is_joined
 from tests.commands import ROOT, run
 
 SMALL = ("--model", "resnet18", "--batch", "2", "--image", "32", "--warmups", "0")

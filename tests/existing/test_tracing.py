@@ -16,7 +16,7 @@ from torch import nn
 from composer_attn import register_existing_attention
 from composer_attn.errors import ArgumentError, PlacementError
 from composer_attn.functional import apply_eca, plan_eca, remove_attention
-from composer_attn.surgery import recording
+from composer_attn.surgery.existing_attention import recording
 from tests import snapshots
 from tests.existing.channel import SE_Block, SEWithNorm
 from tests.existing.table import CHANNELS, Network, each_written, network
@@ -224,12 +224,12 @@ def test_an_example_shows_the_sites_of_one_position():
 
 @pytest.fixture
 def unregistered():
-    from composer_attn.surgery import existing_attention
+    from composer_attn.surgery.existing_attention import known
 
-    before = dict(existing_attention._registered)
+    before = dict(known._registered)
     yield
-    existing_attention._registered.clear()
-    existing_attention._registered.update(before)
+    known._registered.clear()
+    known._registered.update(before)
 
 
 @pytest.mark.usefixtures("unregistered")

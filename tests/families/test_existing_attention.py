@@ -7,7 +7,7 @@ import timm
 import torch
 import torchvision
 
-from composer_attn.surgery.existing_attention import (
+from composer_attn.surgery.existing_attention.known import (
     ATTENTIONS,
     RESCALING,
     existing,

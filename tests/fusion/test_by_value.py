@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from composer_attn.errors import ModelError
 from composer_attn.functional import fuse_attention
-from composer_attn.surgery.deferred_tensor import Deferred
+from composer_attn.fusion.deferred_tensor import Deferred
 from tests.fusion.programs import Cube, DoubledInPlace, Reverse, Same, scripted
 from tests.fusion.test_numbers import assert_equal, gradients
 from tests.surgeries import SURGERIES

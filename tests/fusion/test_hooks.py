@@ -6,8 +6,8 @@ from torch import nn
 
 from composer_attn.functional import fuse_attention
 from tests.fusion.networks import Net, pair
+from tests.fusion.test_dataflow import Nested
 from tests.fusion.test_numbers import assert_equal, gradients
-from tests.fusion.test_proof import Nested
 
 WATCHED = [
     "conv1",

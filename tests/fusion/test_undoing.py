@@ -17,7 +17,7 @@ from composer_attn.functional import (
     plan_eca,
     unfuse_attention,
 )
-from composer_attn.surgery.joined_norms import is_joined
+from composer_attn.fusion.fused_norms import is_joined
 from tests import snapshots
 from tests.fusion.networks import Net, each_shape, fused_net, pair
 from tests.networks import MIN_CHANNELS

@@ -6,8 +6,8 @@ from types import ModuleType
 import torch
 
 from composer_attn.ops.activations import ACTIVATIONS, Activation
+from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.normalization import Running
-from composer_attn.ops.passes import statistics_dtype
 from tests.ops.regions import distance, draw
 
 # The largest relative difference of two backends.

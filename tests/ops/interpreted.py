@@ -4,7 +4,9 @@ import json
 
 import torch
 
-from composer_attn.ops import activated, activated_kernels, kernels, passes
+from composer_attn.ops.backends import activated_reference as activated
+from composer_attn.ops.backends import activated_triton_kernels, triton_kernels
+from composer_attn.ops.backends import reference as passes
 from tests.ops.calls import (
     ALLOWED,
     calls_between,
@@ -48,7 +50,7 @@ def table(device: str) -> dict[str, tuple[float, float]]:
     found = {
         f"{case} {name}": (error, ALLOWED[case[0]])
         for case, group in calls.items()
-        for name, error in errors(group, kernels, passes).items()
+        for name, error in errors(group, triton_kernels, passes).items()
     }
     some = [torch.float64, torch.bfloat16] if device == "cpu" else ALLOWED
     found |= {
@@ -57,10 +59,10 @@ def table(device: str) -> dict[str, tuple[float, float]]:
         for shape in (SHAPES[0], *(LARGE if gpu else ()))
         for last in (False, True)
         for name, error in errors(
-            calls_of_activations(shape, dtype, last, device), activated_kernels, activated
+            calls_of_activations(shape, dtype, last, device), activated_triton_kernels, activated
         ).items()
     }
-    infinite = spread(infinite_calls(3, 6, device), kernels, passes)
+    infinite = spread(infinite_calls(3, 6, device), triton_kernels, passes)
     return found | {f"infinite {name}": (error, 1e-12) for name, error in infinite.items()}
 
 

@@ -19,7 +19,7 @@ from tests.attention.attentions import GATES
 from tests.ops import regions
 from tests.ops.activated_regions import FOREIGN, MODULES, PARTS, build, differences
 from tests.ops.regions import ATTENTIONS, SHAPES, SMALL, draw
-from tests.ops.test_joint import SETTINGS
+from tests.ops.test_fused import SETTINGS
 
 each_backend = pytest.mark.parametrize("backend", ["reference", "cpp"])
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)

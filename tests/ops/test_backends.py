@@ -10,7 +10,9 @@ from torch import nn
 
 from composer_attn import apply_eca, fuse_attention
 from composer_attn.errors import BackendWarning
-from composer_attn.ops import BACKENDS, backends, check_backend, kernels, native, passes
+from composer_attn.ops import BACKENDS, check_backend
+from composer_attn.ops.backends import cpp, table, triton_kernels
+from composer_attn.ops.backends import reference as passes
 from tests.commands import ROOT
 
 
@@ -21,37 +23,37 @@ def test_the_names_are_valid(name):
 
 def test_a_cpu_gets_the_passes_in_cpp_and_what_they_do_not_take_the_reference():
     x = torch.ones(2, 3, 4, 4)
-    assert backends.find_passes("auto", x) is native
-    assert backends.find_passes("auto", x.bfloat16()) is native
-    assert backends.find_passes("auto", x.half()) is passes
-    assert backends.find_passes("reference", x) is passes
+    assert table.find_passes("auto", x) is cpp
+    assert table.find_passes("auto", x.bfloat16()) is cpp
+    assert table.find_passes("auto", x.half()) is passes
+    assert table.find_passes("reference", x) is passes
 
 
 def test_triton_without_cuda_falls_back_with_one_warning():
     if torch.cuda.is_available():
         pytest.skip("CUDA is available")
-    backends._ready.cache_clear()
+    table._ready.cache_clear()
     x = torch.ones(2, 3, 4, 4)
     with pytest.warns(BackendWarning, match="triton backend is not available here") as caught:
-        assert [backends.find_passes("triton", x) for _ in range(3)] == [passes] * 3
+        assert [table.find_passes("triton", x) for _ in range(3)] == [passes] * 3
     assert len([w for w in caught if w.category is BackendWarning]) == 1
 
 
 def test_the_same_library_is_found_again_and_a_new_compiler_flag_builds_another(tmp_path):
-    from composer_attn.ops import build
+    from composer_attn.ops.backends import cpp_build
 
     source = tmp_path / "half.cpp"
     source.write_text('extern "C" int half(int x) { return x / 2; }')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPOSER_ATTN_CACHE", str(tmp_path / "cache"))
-        assert build.build(source).half(8) == 4
-        assert build.build(source).half(8) == 4
+        assert cpp_build.build(source).half(8) == 4
+        assert cpp_build.build(source).half(8) == 4
         assert len(list((tmp_path / "cache").iterdir())) == 1
         source.write_text('extern "C" int half(int x) { return x / 2 + 1; }')
-        assert build.build(source).half(8) == 5
+        assert cpp_build.build(source).half(8) == 5
         source.write_text("no C++")
         with pytest.raises(OSError, match="failed: "):
-            build.build(source)
+            cpp_build.build(source)
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
@@ -59,11 +61,11 @@ def test_the_same_library_is_found_again_and_a_new_compiler_flag_builds_another(
 def built(monkeypatch):
     """List the backends that are built, here for the first time in their process."""
     found = []
-    for name, module in (("cpp", native), ("triton", kernels)):
+    for name, module in (("cpp", cpp), ("triton", triton_kernels)):
         monkeypatch.setattr(module, "load", lambda name=name: found.append(name))
-    backends._ready.cache_clear()
+    table._ready.cache_clear()
     yield found
-    backends._ready.cache_clear()
+    table._ready.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -80,15 +82,15 @@ def built(monkeypatch):
     ],
 )
 def test_a_backend_is_built_beforehand_for_the_device_it_runs_on(built, name, device, builds):
-    backends.prepare(name, [torch.device(device)] * 2)
+    table.prepare(name, [torch.device(device)] * 2)
     assert built == builds
-    backends.prepare(name, [torch.device(device)])
+    table.prepare(name, [torch.device(device)])
     assert built == builds
 
 
 def test_what_is_built_beforehand_is_what_the_first_pass_finds(built):
-    backends.prepare("auto", [torch.device("cpu")])
-    assert backends.find_passes("auto", torch.ones(2, 3, 4, 4)) is native
+    table.prepare("auto", [torch.device("cpu")])
+    assert table.find_passes("auto", torch.ones(2, 3, 4, 4)) is cpp
     assert built == ["cpp"]
 
 

@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
-from composer_attn.ops import attend_then_normalize, native, passes
+from composer_attn.ops import attend_then_normalize
+from composer_attn.ops.backends import cpp
+from composer_attn.ops.backends import reference as passes
 from tests.ops.regions import SMALL, build, differences
 
-BACKENDS = {"reference": passes, "cpp": native}
+BACKENDS = {"reference": passes, "cpp": cpp}
 each_backend = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 # A kernel wider than the channels; fewer and more channels than a vector holds.
 LAYERS = {

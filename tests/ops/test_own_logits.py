@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composer_attn.attention import SqueezeExcitation
 from composer_attn.ops import attend, stages
-from composer_attn.ops.region import Region
+from composer_attn.ops.fused_functions import Region
 from tests.ops.regions import SMALL, build, draw
 
 CHANNELS = SMALL[1]

@@ -14,7 +14,7 @@ from composer_attn import register_block
 from composer_attn.errors import ArgumentError, ModelError, PlacementError
 from composer_attn.functional import apply_eca, attended_modules, detach_attention, plan_eca
 from composer_attn.surgery import blocks
-from composer_attn.surgery.trace import traced_block
+from composer_attn.surgery.block_tracing import traced_block
 from tests import snapshots
 
 TORCHVISION = (

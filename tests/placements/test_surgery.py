@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 
 from composer_attn.functional import attended_modules, detach_attention
-from composer_attn.surgery.slots import Shortcut
+from composer_attn.surgery.stand_ins import Shortcut
 from tests import snapshots
 from tests.surgeries import attention_keys, each_surgery, names, train_step
 
@@ -33,7 +33,7 @@ CASES = [
     if count
 ]
 each_case = pytest.mark.parametrize(("name", "placement", "count"), CASES)
-operating = importlib.import_module("composer_attn.surgery.operate")
+operating = importlib.import_module("composer_attn.functional.apply")
 
 
 @cache

@@ -3,8 +3,14 @@
 import yaml
 from hypothesis import strategies as st
 
-from composer_attn.runs.config import KEYS
-from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+from composer_attn.runs.components.registry import (
+    ALGORITHMS,
+    CALLBACKS,
+    LOGGERS,
+    OPTIMIZERS,
+    SCHEDULERS,
+)
+from composer_attn.runs.config.schema import KEYS
 
 VALID = {
     "run_name": "small",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from composer_attn.functional import apply_eca, apply_squeeze_excite, plan_eca, plan_squeeze_excite
-from composer_attn.surgery.points import PLACEMENTS
+from composer_attn.surgery.sites import PLACEMENTS
 from tests.properties.nodes import CONTAINERS, LEAVES, SIZE
 
 CHANNELS = (4, 8, 16)

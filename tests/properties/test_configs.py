@@ -5,8 +5,8 @@ from hypothesis import given
 
 from composer_attn.algorithms import ECA, SqueezeExcite
 from composer_attn.errors import ComposerAttnError, ConfigError
-from composer_attn.runs.check import load_checked
-from composer_attn.runs.config import RunConfig
+from composer_attn.runs.components.config_check import load_checked
+from composer_attn.runs.config.schema import RunConfig
 from tests.properties.configs import overrides, texts
 from tests.properties.examples import examples
 from tests.properties.strategies import surgeries

@@ -18,9 +18,9 @@ import torch
 from composer import Callback
 from composer.utils import dist
 
-from composer_attn.runs.check import load_checked
-from composer_attn.runs.registry import CALLBACKS
-from composer_attn.runs.train import train
+from composer_attn.runs.components.config_check import load_checked
+from composer_attn.runs.components.registry import CALLBACKS
+from composer_attn.runs.training.train import train
 from tests.commands import free_port
 
 BATCHES, SAVED_EVERY = 16, 2

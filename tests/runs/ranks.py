@@ -12,7 +12,8 @@ from pathlib import Path
 
 from composer_attn import ECA, EfficientChannelAttention
 from composer_attn.cli import app
-from composer_attn.runs import agree, attentions, registry
+from composer_attn.runs.components import attention_algorithms, registry
+from composer_attn.runs.training import rank_consistency
 from tests.runs.killed import Witness
 
 RANK = int(os.environ.get("RANK", "0"))  # pytest imports this file too, to look for examples
@@ -49,12 +50,12 @@ def killed_at(moment: str, batch: int, rank: int = 1):
 
 def another_version():
     if RANK == 1:
-        agree.__version__ = "0.0.9"
+        rank_consistency.__version__ = "0.0.9"
 
 
 def another_surgery():
     if RANK == 1:  # as where a rank's code is another
-        attentions._CLASSES[EfficientChannelAttention] = partial(ECA, exclude="conv5.*")
+        attention_algorithms._CLASSES[EfficientChannelAttention] = partial(ECA, exclude="conv5.*")
 
 
 def full_disk():

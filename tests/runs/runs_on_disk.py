@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from composer_attn.attention import EfficientChannelAttention
 from composer_attn.callbacks import excitations
 from composer_attn.callbacks.tally import Tally
-from composer_attn.runs.config import RunConfig
-from composer_attn.runs.history import Moment
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.training.history import Moment
 
 EPOCH = 1000  # images
 

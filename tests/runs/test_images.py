@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from composer_attn.errors import ConfigError
-from composer_attn.runs.check import load_checked
-from composer_attn.runs.train import train
+from composer_attn.runs.components.config_check import load_checked
+from composer_attn.runs.training.train import train
 from tests.pictures import write_image_folder, write_mds
 
 COMMON = """

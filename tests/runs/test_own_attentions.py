@@ -8,15 +8,15 @@ import yaml
 
 from composer_attn.attention import attention_names, register_attention
 from composer_attn.errors import ArgumentError, CheckpointError, ConfigError
-from composer_attn.runs.build import build_parts
-from composer_attn.runs.check import load_checked
-from composer_attn.runs.imports import import_modules
-from composer_attn.runs.plan import make_plan, parse_arguments
-from composer_attn.runs.plan_report import as_json
-from composer_attn.runs.registry import ALGORITHMS
+from composer_attn.runs.components.config_check import load_checked
+from composer_attn.runs.components.project_imports import import_modules
+from composer_attn.runs.components.registry import ALGORITHMS
+from composer_attn.runs.components.variants import attention_of, make_variants
+from composer_attn.runs.planning.network_plan import make_plan, parse_arguments
+from composer_attn.runs.planning.plan_report import as_json
 from composer_attn.runs.report.records import Record
-from composer_attn.runs.train import train
-from composer_attn.runs.variants import attention_of, make_variants
+from composer_attn.runs.training.build import build_parts
+from composer_attn.runs.training.train import train
 from tests.commands import ROOT, invoke, run
 from tests.own_attentions import each_own, import_printed, own, printed
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from composer_attn.functional import attended_modules
-from composer_attn.runs.build import build_parts, build_trainer
-from composer_attn.runs.check import load_checked
-from composer_attn.runs.cost import count_parameters
+from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.models.simplified_efficientnet import BLOCKS
-from composer_attn.runs.train import train
+from composer_attn.runs.training.build import build_parts, build_trainer
+from composer_attn.runs.training.network_cost import count_parameters
+from composer_attn.runs.training.train import train
 from tests.commands import ROOT
 
 RECIPES = sorted((ROOT / "yamls").glob("*.yaml"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from packaging.version import Version
 
-from composer_attn.runs.parallel import _FSDP2_TORCH
+from composer_attn.runs.config.parallelism import _FSDP2_TORCH
 from tests.commands import ROOT, free_port, invoke, launch, start
 
 CONFIG = """

@@ -14,7 +14,7 @@ from tests.networks import NETWORKS
 from tests.surgeries import each_network, each_surgery, train_step
 
 # The modules, not the functions of the same names.
-operating = importlib.import_module("composer_attn.surgery.operate")
+operating = importlib.import_module("composer_attn.functional.apply")
 joining = importlib.import_module("composer_attn.surgery.optimizers")
 
 

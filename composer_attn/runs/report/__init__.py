@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from composer_attn.errors import ConfigError
-from composer_attn.runs.mistakes import Mistake
+from composer_attn.runs.config.config_errors import Mistake
 from composer_attn.runs.report.compare import compare
 from composer_attn.runs.report.records import find_records
 from composer_attn.runs.report.results import write_results

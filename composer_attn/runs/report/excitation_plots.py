@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from composer_attn.callbacks.excitations import Excitations, Layer
-from composer_attn.runs.report.compare import Comparison, Variant
+from composer_attn.runs.report.comparison import Comparison, VariantResults
 from composer_attn.runs.report.style import INK, series, style_of
 
 _DEPTHS = 3
@@ -25,7 +25,7 @@ def excitation_plots(comparison: Comparison) -> Iterator[_Drawn]:
             yield _by_class(comparison, variant, found, place, layer)
 
 
-def looked_at(variant: Variant) -> Excitations | None:
+def looked_at(variant: VariantResults) -> Excitations | None:
     """Return what a monitor kept of a variant."""
     kept = (run.excitations for run in variant.runs if run.excitations)
     return next(kept, None)
@@ -37,7 +37,7 @@ def _spread_out(layers: tuple[Layer, ...]) -> list[tuple[str, Layer]]:
     return [(f"{place + 1} of {len(layers)}", layers[place]) for place in places]
 
 
-def _by_depth(comparison: Comparison, seen: Iterable[tuple[Variant, Excitations]]) -> _Drawn:
+def _by_depth(comparison: Comparison, seen: Iterable[tuple[VariantResults, Excitations]]) -> _Drawn:
     figure = Figure(figsize=(5.2, 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     told = []
@@ -64,7 +64,7 @@ def _by_depth(comparison: Comparison, seen: Iterable[tuple[Variant, Excitations]
 
 
 def _by_class(
-    comparison: Comparison, variant: Variant, found: Excitations, place: str, layer: Layer
+    comparison: Comparison, variant: VariantResults, found: Excitations, place: str, layer: Layer
 ) -> _Drawn:
     figure = Figure(figsize=(5.2, 3.5), layout="constrained")
     axes = figure.add_subplot()

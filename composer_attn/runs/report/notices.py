@@ -1,18 +1,13 @@
 """What a reader of a comparison has to bear in mind."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from math import isfinite
-from typing import TYPE_CHECKING
 
-from composer_attn.runs.attentions import COMPOSERS
+from composer_attn.runs.components.attention_algorithms import COMPOSERS
+from composer_attn.runs.components.variants import PLAIN
+from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.records import Record, recipe_values
-from composer_attn.runs.variants import PLAIN
-
-if TYPE_CHECKING:
-    from composer_attn.runs.report.compare import Comparison
 
 
 def notices_of(comparison: Comparison) -> Iterator[str]:

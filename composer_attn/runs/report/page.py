@@ -9,7 +9,7 @@ import jinja2
 import yaml
 
 from composer_attn import __version__
-from composer_attn.runs.report.compare import Comparison, Figure, Variant
+from composer_attn.runs.report.comparison import Comparison, Figure, VariantResults
 from composer_attn.runs.report.excitation_plots import looked_at
 from composer_attn.runs.report.plots import Plot
 from composer_attn.runs.report.published import Published
@@ -47,7 +47,7 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
     )
 
 
-def _variant(comparison: Comparison, variant: Variant, index: int) -> dict[str, Any]:
+def _variant(comparison: Comparison, variant: VariantResults, index: int) -> dict[str, Any]:
     result, difference = comparison.result(variant), comparison.difference(variant)
     parameters = variant.closing("parameters_after").mean
     added = variant.figure(lambda run: _added(run.summary or {})).mean
@@ -85,7 +85,7 @@ def _run(run: Any) -> dict[str, Any]:
     }
 
 
-def _gates(variant: Variant) -> list[dict[str, str]]:
+def _gates(variant: VariantResults) -> list[dict[str, str]]:
     """List what every layer of a variant came to at the last evaluation."""
     found = looked_at(variant)
     rows = []
@@ -139,7 +139,7 @@ def _published_names(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(name for row in comparison.published for name in row.values))
 
 
-def _is_of(variant: Variant, row: Published) -> bool:
+def _is_of(variant: VariantResults, row: Published) -> bool:
     models = [run.config.get("model") or {} for run in variant.runs]
     return any(str(m.get("name")).removeprefix("timm/") == row.network for m in models)
 

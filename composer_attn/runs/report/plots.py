@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from composer_attn.runs.history import Moment
-from composer_attn.runs.report.compare import Comparison
+from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.excitation_plots import excitation_plots
 from composer_attn.runs.report.records import Record
 from composer_attn.runs.report.style import RC, inline_svg, style_of
+from composer_attn.runs.training.history import Moment
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import yaml
 from composer_attn.callbacks import excitations
 from composer_attn.callbacks.excitations import Excitations
 from composer_attn.errors import ConfigError
-from composer_attn.runs import history, summary
-from composer_attn.runs.history import Moment, read_history
-from composer_attn.runs.mistakes import Mistake
-from composer_attn.runs.variants import PLAIN, attention_of
+from composer_attn.runs.components.variants import PLAIN, attention_of
+from composer_attn.runs.config.config_errors import Mistake
+from composer_attn.runs.training import history, summary
+from composer_attn.runs.training.history import Moment, read_history
 
 CONFIG = "config.yaml"
 _TRACES = (CONFIG, summary.FILE, history.FILE)

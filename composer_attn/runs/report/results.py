@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from composer_attn.runs.report.compare import Comparison
+from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.records import Record
 
 # Of a run's summary.

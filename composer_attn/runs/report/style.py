@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from composer_attn.runs.report.compare import Comparison, Variant
+from composer_attn.runs.report.comparison import Comparison, VariantResults
 
 INK, GRID = "#1b1f24", "#d5d9de"
 # In light mode; told apart by people with any kind of colour blindness (after Okabe and Ito), and
@@ -47,7 +47,7 @@ def series(index: int) -> dict[str, Any]:
     return {"color": SERIES[i], "linestyle": _LINES[i], "marker": _MARKERS[i]}
 
 
-def style_of(comparison: Comparison, variant: Variant) -> dict[str, Any]:
+def style_of(comparison: Comparison, variant: VariantResults) -> dict[str, Any]:
     """Return how a variant is drawn, alike in all plots."""
     return series(comparison.variants.index(variant))
 

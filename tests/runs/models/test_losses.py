@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from composer_attn.runs.build import build_parts, build_trainer
-from composer_attn.runs.config import RunConfig
+from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.models import build_model
 from composer_attn.runs.models.build import LOSSES
+from composer_attn.runs.training.build import build_parts, build_trainer
 
 
 def model(loss="cross_entropy", num_classes=10):

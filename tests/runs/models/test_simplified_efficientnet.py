@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer_attn.errors import ConfigError
-from composer_attn.runs.build import build_parts
-from composer_attn.runs.config import RunConfig
-from composer_attn.runs.cost import count_macs
+from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.models.simplified_efficientnet import SimplifiedEfficientNet
+from composer_attn.runs.training.build import build_parts
+from composer_attn.runs.training.network_cost import count_macs
 
 DENSE = 2_634_117_120
 DEPTHWISE = 193_898_304

@@ -7,10 +7,10 @@ import torch
 import torchvision
 
 from composer_attn.errors import ConfigError
-from composer_attn.runs.build import build_parts
-from composer_attn.runs.check import find_mistakes, try_components
-from composer_attn.runs.config import RunConfig
+from composer_attn.runs.components.config_check import find_mistakes, try_components
+from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.models import MODELS, build_network
+from composer_attn.runs.training.build import build_parts
 from tests.families.torchvision_networks import FAMILIES, MEMBERS
 
 
@@ -47,7 +47,8 @@ def test_every_classification_network_of_torchvision_has_its_name():
 def test_torchvisions_networks_are_checked_without_their_parameters(name, monkeypatch):
     built = []
     monkeypatch.setattr(
-        "composer_attn.runs.check.build_model", lambda s: built.append(build_network(s))
+        "composer_attn.runs.components.config_check.build_model",
+        lambda s: built.append(build_network(s)),
     )
     assert mistakes(name=name, num_classes=10) == []
     assert all(p.is_meta for network in built for p in network.parameters())

@@ -8,10 +8,10 @@ import torch
 import torchvision
 
 from composer_attn.errors import ConfigError
-from composer_attn.runs.build import build_parts, build_trainer
-from composer_attn.runs.check import try_components
-from composer_attn.runs.config import RunConfig
+from composer_attn.runs.components.config_check import try_components
+from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.models import build_network
+from composer_attn.runs.training.build import build_parts, build_trainer
 
 PLAIN = {
     "shufflenet_v2_x0_5": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=10),

@@ -1,0 +1,188 @@
+"""Plan, then act: every check before the first change, and all of the changes or none."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+
+from torch import nn
+from torch.optim import Optimizer
+
+from composer_attn.costs.example import Example
+from composer_attn.costs.measure import measured
+from composer_attn.fusion.fuse import temporarily_unfused, unfuse
+from composer_attn.surgery.attend import CHILD, attend, attended_class, detach, is_attended
+from composer_attn.surgery.attention_trial import Trials, Tried, moved
+from composer_attn.surgery.feature_maps import batch_dimensions
+from composer_attn.surgery.fold_methods import allow_folding, refuse_folding
+from composer_attn.surgery.optimizers import (
+    Home,
+    Optimizers,
+    as_optimizers,
+    find_homes,
+    join,
+    leave,
+    restorer,
+)
+from composer_attn.surgery.plan import Site, SurgeryPlan
+from composer_attn.surgery.recipe import Recipe
+from composer_attn.surgery.selection import Selection, select
+from composer_attn.surgery.sites import ATTENDED_ALREADY, Point
+from composer_attn.surgery.stand_ins import is_replacement, occupy, vacate
+from composer_attn.surgery.untrained import watch
+from composer_attn.surgery.validation import check_model, check_sites
+
+
+def plan_surgery(
+    model: nn.Module,
+    recipe: Recipe,
+    selection: Selection,
+    optimizers: Optimizers = None,
+    param_group: int | None = None,
+    example: Example = None,
+) -> SurgeryPlan:
+    """Work out what :func:`apply_surgery` would do or raise; change nothing.
+
+    With an example input, also what it would cost: see :func:`measured`.
+    """
+    check_model(model)
+    bring_back = unfuse(model)
+    try:
+        plan = _prepare(model, recipe, selection, as_optimizers(optimizers), param_group)[0]
+        if example is None:
+            return plan
+        chosen = {site.name for site in plan.chosen}
+        again = replace(selection, filter_fn=lambda name, _: name in chosen)
+        return measured(plan, model, example, lambda copy: apply_surgery(copy, recipe, again))
+    finally:
+        bring_back()
+
+
+def apply_surgery(
+    model: nn.Module,
+    recipe: Recipe,
+    selection: Selection,
+    optimizers: Optimizers = None,
+    param_group: int | None = None,
+) -> SurgeryPlan:
+    """Attend the selected sites of a model in place.
+
+    Args:
+        model: the network.
+        recipe: builds the attentions.
+        selection: which sites.
+        optimizers: live optimizers that the new parameters join.
+        param_group: the group that all new parameters join; see :func:`find_homes`.
+
+    Returns:
+        The plan that was carried out.
+
+    Raises:
+        ArgumentError, PatternError, ModelError, OptimizerError: nothing was changed.
+    """
+    check_model(model)
+    live = as_optimizers(optimizers)
+    with temporarily_unfused(model):
+        plan, sites, homes = _prepare(model, recipe, selection, live, param_group)
+        built: set[int] = set()
+        attentions = {point.name: _build(model, recipe, point, built) for point in sites}
+        _attend_all(model, sites, attentions, homes, live)
+    if not live:
+        owners = {p.name: model.get_submodule(p.owner) for p in sites}
+        watch({p.name: (p.module, attentions[p.name], owners[p.name]) for p in sites})
+    return plan
+
+
+def _attend_all(
+    model: nn.Module,
+    sites: list[Point],
+    attentions: dict[str, nn.Module],
+    homes: dict[str, list[Home]],
+    live: list[Optimizer],
+) -> None:
+    with ExitStack() as undo:
+        undo.callback(restorer(live))
+        for point in sites:
+            attention = attentions[point.name]
+            undo.callback(detach, point.module)
+            owner = model.get_submodule(point.owner)
+            dimensions = batch_dimensions(owner) or batch_dimensions(point.module)
+            attend(point.module, attention, point.side, dimensions)
+            for slot in point.slots:
+                undo.callback(vacate, model, slot)
+                occupy(model, slot, point.module)
+            if is_replacement(point.module):
+                kept = point.module.kept
+                kept.places = leave(live, kept.module, model)
+            for home in homes.get(point.name, ()):
+                join(home, attention)
+        undo.callback(allow_folding, model)
+        refuse_folding(model)
+        undo.pop_all()
+
+
+def _prepare(
+    model: nn.Module,
+    recipe: Recipe,
+    selection: Selection,
+    live: list[Optimizer],
+    param_group: int | None,
+) -> tuple[SurgeryPlan, list[Point], dict[str, list[Home]]]:
+    recipe.check()  # wrong arguments: an error even where no site is chosen
+    selected = select(model, selection)
+    sites = [point for point, reason in selected if not reason]
+    recipe.check_matches(p.names for p, reason in selected if reason in ("", ATTENDED_ALREADY))
+    check_sites(sites, model)
+    trials = Trials(model, recipe)
+    tried = {point.name: trials.at(point) for point in sites}
+    # Without parameters there is nothing for an optimizer to hold.
+    owners = {point.name: point.owner for point in sites if tried[point.name].parameters}
+    homes = find_homes(model, owners, live, param_group)
+    kinds = dict.fromkeys(found.kind for found in tried.values())
+    plan = SurgeryPlan(
+        attention=", ".join(kinds) or recipe.name,
+        sites=tuple(
+            _site(point, _detailed(point, reason, trials), tried) for point, reason in selected
+        ),
+    )
+    return plan, sites, homes
+
+
+def _detailed(point: Point, reason: str, trials: Trials) -> str:
+    """Say of an attended point whether its attention is what was asked for."""
+    if reason != ATTENDED_ALREADY:
+        return reason
+    there = point.module._modules[CHILD]
+    asked = trials.at(point).module
+    if type(there) is not type(asked):
+        return f"{ATTENDED_ALREADY} by {type(there).__name__}"
+    alike = _settings(there) == _settings(asked)
+    return ATTENDED_ALREADY if alike else f"{ATTENDED_ALREADY}, with other settings"
+
+
+def _settings(attention: nn.Module) -> tuple[object, ...]:
+    """Return what two attentions of one class may differ in: their arguments and their size."""
+    kinds = (bool, int, float, str)
+    own = {n: v for n, v in vars(attention).items() if n[0] != "_" and isinstance(v, kinds)}
+    own.pop("training", None)
+    return own, sum(parameter.numel() for parameter in attention.parameters())
+
+
+def _site(point: Point, reason: str, tried: Mapping[str, Tried]) -> Site:
+    parameters = 0 if reason else tried[point.name].parameters
+    module = point.module
+    if is_replacement(module) and not is_attended(module):
+        module = module.kept.module
+    return Site(point.name, type(module).__name__, point.channels, reason, parameters, point.side)
+
+
+def _build(model: nn.Module, recipe: Recipe, point: Point, built: set[int]) -> nn.Module:
+    """Build the attention of a site like its owner: device, dtype, training or evaluation."""
+    owner = model.get_submodule(point.owner)
+    weight = next(owner.parameters())
+    attention = recipe.build(point.channels, point.names, weight.device, weight.dtype)
+    attention = moved(attention, weight, model, built)
+    # What can fail, fails before anything has changed.
+    attended_class(type(point.module), point.side)
+    if point.slots:
+        point.module.train(owner.training)
+    return attention.train(owner.training)

@@ -1,0 +1,115 @@
+"""Take attention out of a network: ours, exactly, or what the network came with."""
+
+from itertools import chain
+from typing import cast
+
+from torch import nn
+from torch.optim import Optimizer
+
+from composer_attn.errors import ModelError, PlacementError
+from composer_attn.fusion.fuse import temporarily_unfused, unfuse
+from composer_attn.surgery.attend import (
+    attention_of,
+    detach,
+    find_attended,
+    is_extended_further,
+)
+from composer_attn.surgery.fold_methods import allow_folding
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.optimizers import (
+    Optimizers,
+    as_optimizers,
+    leave,
+    places_of,
+    rejoin,
+)
+from composer_attn.surgery.orphans import find_orphans
+from composer_attn.surgery.selection import Selection, select
+from composer_attn.surgery.stand_ins import (
+    Place,
+    Replacement,
+    is_replacement,
+    is_shortcut,
+    split_name,
+    vacate,
+)
+from composer_attn.surgery.validation import check_model
+
+
+def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.Module]:
+    """Undo every surgery on a model; see :func:`composer_attn.functional.detach_attention`."""
+    check_model(model, orphans=True)
+    found_optimizers = as_optimizers(optimizers)
+    bring_back = unfuse(model)
+    attended = find_attended(model)
+    covered = [name for name, m in attended.items() if is_extended_further(m)]
+    if covered:
+        bring_back()
+        raise ModelError(
+            f"the class of {', '.join(covered)} was extended after the surgery (by a "
+            "parametrization, or a wrapper): undo that first, then detach"
+        )
+    # What others' code made of attended modules keeps its class, and loses the attention.
+    sites: dict[str, nn.Module] = {**attended, **find_orphans(model)}
+    attentions = {name: attention_of(module) for name, module in sites.items()}
+    # The last first: what an optimizer held goes back to where it was before the first.
+    for name, module in reversed(sites.items()):
+        detach(module)
+        places = leave(found_optimizers, attentions[name], model)
+        if is_replacement(module):
+            _bring_back(model, name, attentions[name], found_optimizers, places)
+    stand_ins = (name for name, m in walk(model) if is_shortcut(m) or is_replacement(m))
+    for slot in [split_name(name) for name in stand_ins]:
+        vacate(model, slot)
+    allow_folding(model)
+    return attentions
+
+
+def remove_all(
+    model: nn.Module, selection: Selection, optimizers: Optimizers = None
+) -> dict[str, nn.Module]:
+    """Take out what a network came with; see :func:`composer_attn.functional.remove_attention`."""
+    check_model(model)
+    live = as_optimizers(optimizers)
+    try:
+        points = [point for point, reason in select(model, selection) if not reason]
+    except PlacementError:
+        return {}
+    # Of what can be replaced and is not attended yet, a point's module is the replacement.
+    removed = {point.name: cast(Replacement, point.module).kept.module for point in points}
+    with temporarily_unfused(model):
+        for point in points:
+            for parent, child in point.slots:
+                identity = nn.Identity().train(removed[point.name].training)
+                model.get_submodule(parent)._modules[child] = identity
+    for module in removed.values():
+        leave(live, module, model)
+    return removed
+
+
+def _bring_back(
+    model: nn.Module,
+    name: str,
+    attention: nn.Module,
+    optimizers: list[Optimizer],
+    places: tuple[Place, ...],
+) -> None:
+    """Ready the attention that a network came with to be where ours was until now."""
+    replacement = cast(Replacement, model.get_submodule(name))  # as the caller has seen
+    kept, parent = replacement.kept, model.get_submodule(split_name(name)[0])
+    like = next(chain(attention.parameters(), parent.parameters(), model.parameters()), None)
+    if like is not None:
+        kept.module.to(like.device, like.dtype)
+    kept.module.train(replacement.training)
+    if not places and not any(True for _ in attention.parameters()):
+        # Ours had nothing for an optimizer to hold: the weights beside it tell where.
+        places = places_of(optimizers, parent) or places_of(optimizers, model)
+    if not places:  # the optimizers passed, if any, do not train this network
+        return
+    if not kept.places:  # they were built after the surgery
+        names = [name for name, _ in kept.module.named_parameters()]
+        kept.places = tuple(
+            places[0]._replace(parameter=name, position=places[0].position + i, known_as=None)
+            for i, name in enumerate(names)
+        )
+    rejoin(optimizers, kept.module, kept.places)

@@ -1,0 +1,6 @@
+"""Fusion: attention computed jointly with the norm, addition and activation around it."""
+
+from composer_attn.fusion.fuse import backends_of, fuse, unfuse
+from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
+
+__all__ = ["FusedSite", "FusionPlan", "backends_of", "fuse", "unfuse"]

@@ -1,0 +1,187 @@
+"""The classes of batch norms that are computed jointly with attention.
+
+As an attended module (:mod:`composer_attn.surgery.attend`), a joined one is the same object as
+before, whose class extends its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from composer_attn.attention.base import ChannelAttention
+from composer_attn.errors import ModelError
+from composer_attn.fusion.deferred_tensor import Deferred
+from composer_attn.fusion.handoff import (
+    Link,
+    Producer,
+    can_be_deferred,
+    can_be_joined,
+    has_hooks_before,
+    has_watched_layers,
+    is_watched,
+    keeps_versions,
+    needs_plain_operations,
+)
+from composer_attn.ops import attend_then_normalize, normalize_then_attend
+from composer_attn.ops.autograd_path import uses_batch
+from composer_attn.ops.fused import fits_norm, joinable
+from composer_attn.ops.module_calls import keeping
+from composer_attn.ops.stages import Excited, Normalized, normalize
+from composer_attn.surgery.attend import building, set_class, staying
+from composer_attn.surgery.folding import refuse_fuse_modules
+
+_joined_classes: "WeakValueDictionary[tuple[type, type], type[Joined]]" = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is expected to be done with the output of a norm; any other use is as right, but slower.
+
+    Attributes:
+        until_relu: whether a ReLU is still to come after an addition.
+    """
+
+    until_relu: bool = False
+
+
+# What has it mixed in is a batch norm. At run time the norm's own class stands behind it instead.
+if TYPE_CHECKING:
+    _Norm = _BatchNorm
+else:
+    _Norm = object
+
+
+class Joined(_Norm):
+    """Mixed into the class of every norm that takes part in a joint computation."""
+
+    _attn_takes: Link | None = None
+    _attn_ends: Ending | None = None
+
+    def __reduce_ex__(self, protocol):
+        # As in Attends: the class has no importable name.
+        make, args, *state = super().__reduce_ex__(max(protocol, 2))
+        args = tuple(unjoined_class(self) if arg is type(self) else arg for arg in args)
+        return _make_joined, (make, args, role_of(self)), *state
+
+    def __prepare_scriptable__(self):
+        raise ModelError(
+            "torch.jit.script cannot compile joined modules: use torch.jit.trace or torch.export, "
+            "or call unfuse_attention first"
+        )
+
+    def _finished(self, normalized: Normalized, exposed: tuple[Tensor, ...]) -> Tensor:
+        """Return the output, to be written with what is expected to follow."""
+        ends = self._attn_ends
+        if ends is None or not all(map(keeps_versions, exposed)):
+            return normalized.result()
+        return Deferred.of(normalized, ends.until_relu, exposed)
+
+
+class AttendedNorm(Joined):
+    """A batch norm that is attended itself: computes ``attention(norm(x))`` jointly."""
+
+    attention: ChannelAttention  # nothing else is joined
+    _attn_fused: Producer  # set where it is joined
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize and attend."""
+        if not self._may_join(input):
+            return super().forward(input)
+        if torch.compiler.is_compiling():
+            return normalize_then_attend(input, self.attention, self, self._attn_fused.backend)
+        watched = has_watched_layers(self.attention)
+
+        def joint(_: Tensor | None = None) -> Tensor:
+            normalized = normalize(input, self.attention, self, self._attn_fused.backend, watched)
+            return self._finished(normalized, (input,))
+
+        if not is_watched(self.attention):
+            return joint()
+        with keeping():
+            alone = self._without_attention(input)
+        return self.attention(alone, begin=joint)
+
+    def _without_attention(self, x: Tensor) -> Tensor:
+        """Return what goes into the attention, for someone to look at; move no statistics."""
+        batch = uses_batch(self)
+        mean, variance = (None, None) if batch else (self.running_mean, self.running_var)
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, batch, 0, self.eps)
+
+    def _may_join(self, x: Tensor) -> bool:
+        if needs_plain_operations() or not isinstance(x, Tensor):
+            return False
+        if not torch.compiler.is_compiling() and not can_be_deferred(x):
+            return False
+        # Hooks that come before may change what goes in.
+        if has_hooks_before(self.attention) or not can_be_joined(self.attention):
+            return False
+        # What the passes do not take, they would leave to this very module.
+        return joinable(x, self.attention, self)
+
+
+class NextNorm(Joined):
+    """The batch norm after an attended module: computes ``norm(attention(x))`` jointly."""
+
+    _attn_takes: Link  # set where it is joined
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize what is given, which may be an attended output not computed yet."""
+        if torch.compiler.is_compiling():
+            found = self._attn_takes.take(input)
+            if found is None:
+                return super().forward(input)
+            x, giver = found
+            # Fusion has set a backend, and fuses attention of ours alone.
+            attention: Any = giver.attention
+            backend = cast(Producer, giver._attn_fused).backend
+            return attend_then_normalize(x, attention, self, backend)
+        if type(input) is Deferred:
+            excited = input.taken_apart(Excited)
+            if excited is not None and fits_norm(excited.x, self):
+                return self._finished(excited.normalized(self), input.exposed())
+        return super().forward(input)
+
+
+def joined_class(original: type[nn.Module], role: type[Joined]) -> type[Joined]:
+    """Return the class that extends ``original`` by a role; one for each of both."""
+    found = _joined_classes.get((original, role))
+    if found is None:
+        attributes: dict[str, Any] = {
+            "__module__": original.__module__,
+            "__init__": building(original, unjoined_class),
+            "forward": staying(role, one_input=True),
+        }
+        made = type(f"Joined{original.__name__}", (role, original), attributes)
+        found = cast(type[Joined], made)  # by its first base
+        _joined_classes[original, role] = found
+        refuse_fuse_modules(found, original)
+    return found
+
+
+def _make_joined(make: Callable, args: tuple, role: type[Joined]):
+    module = make(*args)
+    set_class(module, joined_class(type(module), role))
+    return module
+
+
+def is_joined(module: nn.Module) -> bool:
+    """Say whether a module takes part in a joint computation, by its class."""
+    return isinstance(module, Joined)
+
+
+def role_of(module: nn.Module) -> type[Joined]:
+    """Return the part that a joined module plays."""
+    mro = type(module).__mro__
+    return mro[mro.index(Joined) - 1]
+
+
+def unjoined_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class that a joined module had before."""
+    mro = type(module).__mro__
+    return mro[mro.index(Joined) + 1]

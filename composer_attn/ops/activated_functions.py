@@ -1,0 +1,195 @@
+"""One autograd region of norm, activation and attention, differentiated by hand.
+
+With ``z = scale x + shift`` the norm's output, ``m = mean(phi(z))``, ``s = gate(logits(m))`` and
+``y = s phi(z)``, five sums over space are all that the arithmetic between the passes needs::
+
+    B1 = sum dy phi'    D1 = sum dy phi' (x - mean)    S = sum dy phi    P = sum phi'
+    Q  = sum phi' (x - mean)
+
+``S`` is the gradient of ``s``; it goes back through gate and layers to that of ``m``, which is
+``k L``. Then ``B = s B1 + k P`` and ``D = s D1 + k Q`` are the sums that a norm's gradient is made
+of, and ``dx = scale (s dy + k) phi' + d_mean / L + 2 d_variance (x - mean) / L``. Without an
+attention ``s`` is 1 and ``k`` 0; without a norm ``z = x``.
+
+Kept for backward are ``x`` and ``(N, C)`` tensors.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from composer_attn.ops.activations import IDENTITY, RELU, Activation
+from composer_attn.ops.backends import activated_reference as plain_activated
+from composer_attn.ops.backends import reference as plain
+from composer_attn.ops.backends.layout import empty_numbers
+from composer_attn.ops.fused_functions import in_dtypes_of, in_full_precision, needs_plain_passes
+from composer_attn.ops.logits import cast_parameters
+from composer_attn.ops.manual_gradients import Excitation, Norm
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a region is made of.
+
+    Attributes:
+        passes: the four passes that norm and attention are made of.
+        activated: those of an activation (:mod:`composer_attn.ops.backends.activated_reference`).
+        activation: which one.
+        norm: what comes before it; ``None`` where nothing does.
+        excitation: what comes after it; ``None`` where nothing does.
+    """
+
+    passes: ModuleType
+    activated: ModuleType
+    activation: Activation
+    norm: Norm | None
+    excitation: Excitation | None
+
+    def back(self, dy: Tensor) -> tuple[ModuleType, ModuleType]:
+        """Return the passes to go back by: plain ones where gradients come in batches."""
+        if needs_plain_passes(dy):
+            return plain, plain_activated
+        return self.passes, self.activated
+
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing depends on the batch's own statistics."""
+        return self.norm is None or self.norm.fixed
+
+
+def compute(
+    stages: Stages,
+    x: Tensor,
+    shortcut: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *parameters: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Compute the output, and move the running statistics; return also what the gradient needs."""
+    of_norm = _normalized(stages, x, weight, bias)
+    mean, _, scale, shift, *_ = of_norm
+    s = torch.ones_like(mean)
+    of_attention: tuple[Tensor | None, Tensor | None] = (None, None)
+    if stages.excitation is not None:
+        m = _squeezed(stages, x, bias, of_norm)
+        layers = stages.excitation.layers
+        logits, hidden = layers.forward(stages.passes, m, cast_parameters(parameters, m.dtype))
+        s, of_attention = stages.excitation.gate(logits), (m, hidden)
+    y = stages.activated.activate(x, scale, shift, s, shortcut, stages.activation)
+    return y, (*of_norm, s, *of_attention)
+
+
+def _normalized(
+    stages: Stages, x: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Any, ...]:
+    """Return moments, scale and shift ``(N, C)``, mean and inverse deviation ``(C,)``."""
+    one = torch.ones_like(empty_numbers(x, plain.statistics_dtype(x)))
+    if stages.norm is None:
+        zero = torch.zeros_like(one)
+        return zero, None, one, zero, None, None
+    running = stages.norm.running
+    if running is not None and running.fixed:
+        # The moments are not read; the mean is what the gradient's sums are about.
+        mean = running.mean.to(one.dtype).expand_as(one).contiguous()
+        variance = mean
+    else:
+        mean, variance = stages.passes.moments(x)
+    found = stages.passes.normalization(one, mean, variance, weight, bias, *stages.norm)
+    return mean, variance, *found
+
+
+def _squeezed(stages: Stages, x: Tensor, bias: Tensor | None, of_norm) -> Tensor:
+    """Average what is squeezed; of the norm's output itself, the moments know it."""
+    mean, _, scale, shift, mu, _ = of_norm
+    if stages.activation == IDENTITY and not stages.fixed:
+        m = (mean - mu).mul_(scale)  # not scale mean + shift, in which a large mean cancels
+        return m if bias is None else m.add_(bias)
+    return stages.activated.activated_means(x, scale, shift, stages.activation)
+
+
+class Activated(torch.autograd.Function):
+    """:func:`compute`, differentiated by hand."""
+
+    @staticmethod
+    def forward(ctx, stages: Stages, x: Tensor, shortcut: Tensor | None, *parameters) -> Tensor:
+        """Compute the output."""
+        ctx.stages, ctx.joined, ctx.parameters = stages, shortcut is not None, len(parameters)
+        y, kept = compute(stages, x, shortcut, *parameters)
+        ctx.save_for_backward(x, *parameters, *kept)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        """Sum the gradient over space, go back through attention and norm, write that of ``x``."""
+        x, *saved = ctx.saved_tensors
+        (weight, bias, *parameters), kept = saved[: ctx.parameters], saved[ctx.parameters :]
+        stages, dx = ctx.stages, None
+        passes, activated = stages.back(dy)
+        mean, variance, scale, shift, mu, inverse, s, m, hidden = kept
+        numbers = (mean, scale, shift, stages.activation, stages.excitation is not None)
+        b, d, *rest = activated.activated_sums(dy, x, *numbers)
+        k, of_layers = torch.zeros_like(s), [None] * len(parameters)
+        if stages.excitation is not None:
+            with in_full_precision(dy):
+                d_logits = stages.excitation.gradient(rest[0], s)
+                given = (m, hidden, cast_parameters(parameters, m.dtype))
+                d_m, of_layers = stages.excitation.layers.backward(passes, d_logits, *given)
+            k = d_m / x.shape[2:].numel()
+            b, d = (
+                torch.addcmul(s * each, k, of_k)
+                for each, of_k in zip((b, d), rest[1:], strict=True)
+            )
+        d_mean, d_variance, d_weight, d_bias = torch.zeros_like(k), None, None, None
+        if stages.norm is not None:
+            of_norm = (torch.ones_like(s), mean, variance, mu, inverse, weight, stages.fixed)
+            found = passes.normalization_gradient(d, b, *of_norm)
+            # Not 0, which makes NaN of an infinite value.
+            _, d_mean, d_variance, d_weight, d_bias = found
+            d_variance = None if stages.fixed else d_variance
+        if ctx.needs_input_grad[1]:
+            factors = (scale, shift, scale * s, scale * k, mean, d_mean, d_variance)
+            dx = activated.activated_gradient(dy, x, *factors, stages.activation)
+        of_each = (d_weight, d_bias, *of_layers)
+        gradients = in_dtypes_of((weight, bias, *parameters), of_each)
+        return None, dx, dy if ctx.joined else None, *gradients
+
+
+def add(
+    stages: Stages, x: Tensor, shortcut: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Compute ``activation(norm(x) + shortcut)`` of a ReLU or the identity, as above."""
+    mean, variance, scale, shift, *rest = _normalized(stages, x, weight, bias)
+    y = stages.passes.affine(x, scale, shift, shortcut, stages.activation == RELU)
+    return y, (y if stages.activation == RELU else None, mean, variance, scale, *rest)
+
+
+class Added(torch.autograd.Function):
+    """:func:`add`, differentiated by hand."""
+
+    @staticmethod
+    def forward(ctx, stages: Stages, x: Tensor, shortcut: Tensor, weight, bias) -> Tensor:
+        """Compute the output."""
+        ctx.stages = stages
+        y, kept = add(stages, x, shortcut, weight, bias)
+        ctx.save_for_backward(x, weight, bias, *kept)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        """Sum the gradient over space, go back through the norm, write the gradient of ``x``."""
+        x, weight, bias, y, mean, variance, scale, mu, inverse = ctx.saved_tensors
+        stages, dx = ctx.stages, None
+        passes, _ = stages.back(dy)
+        b, d, g = passes.gradient_sums(dy, x, mean, y)
+        of_norm = (torch.ones_like(mean), mean, variance, mu, inverse, weight, stages.fixed)
+        _, d_mean, d_variance, *of_norm = passes.normalization_gradient(d, b, *of_norm)
+        if ctx.needs_input_grad[1]:
+            d_variance = None if stages.fixed else d_variance
+            dx = passes.input_gradient(g, x, scale, mean, d_mean, d_variance, None)
+        return None, dx, g, *in_dtypes_of((weight, bias), of_norm)

@@ -1,0 +1,66 @@
+"""Passes whose ReLU is another activation.
+
+Autograd functions (:mod:`composer_attn.ops.fused_functions`) ask of passes whether a ReLU ends what
+they write. One of these stands for such passes, and puts the activation in its place.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_attn.ops.activations import Activation
+from composer_attn.ops.backends import activated_reference as plain_activated
+from composer_attn.ops.backends import reference as plain_passes
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The passes of a backend, with an activation; nothing is added before it.
+
+    Attributes:
+        passes: the backend's.
+        activated: those that its activations take part in.
+        activation: which one.
+    """
+
+    passes: ModuleType
+    activated: ModuleType
+    activation: Activation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.passes, name)
+
+    @property
+    def in_plain_torch(self) -> "Ending":
+        """The same in plain torch."""
+        return Ending(plain_passes, plain_activated, self.activation)
+
+    def affine(self, x: Tensor, scale: Tensor, shift: Tensor, shortcut: None, relu: bool) -> Tensor:
+        """Compute ``phi(scale x + shift)``."""
+        return self.activated.activate(
+            x, scale, shift, torch.ones_like(scale), shortcut, self.activation
+        )
+
+    def gradient_sums(
+        self, dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum ``dy phi'`` over space, at ``z`` of the scale and shift that are given."""
+        sums = self.activated.activated_sums(dy, x, centre, *mask, self.activation, False)
+        return *sums, dy
+
+    def input_gradient(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        slope: Tensor,
+        mean: Tensor,
+        d_mean: Tensor,
+        d_variance: Tensor | None,
+        shift: Tensor,
+    ) -> Tensor:
+        """Compute ``slope phi' dy + d_mean / L + 2 d_variance (x - mean) / L``."""
+        factors = (slope, shift, slope, torch.zeros_like(slope), mean, d_mean, d_variance)
+        return self.activated.activated_gradient(dy, x, *factors, self.activation)

@@ -1,0 +1,209 @@
+"""The four passes on a CPU, in C++ (``cpp_sources``), built at first use by the compiler at hand.
+
+Beside what ``torch.compile`` writes for the same passes, one build of seconds serves all shapes,
+layouts and dtypes; a call costs microseconds of Python, not tens; and sums in channels last read
+memory in order (``benchmarks/op.py`` has both in one table).
+"""
+
+import ctypes
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from composer_attn.ops import normalization as plain
+from composer_attn.ops.backends.cpp_build import build
+from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
+from composer_attn.ops.backends.reference import statistics_dtype
+from composer_attn.ops.normalization import Running
+
+Function = Callable[..., None]
+FOLDER = Path(__file__).parent / "cpp_sources"
+_SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+# Pointers, then N, C, L, channels last, threads.
+SIZES = [ctypes.c_int64] * 3 + [ctypes.c_bool, ctypes.c_int]
+_ARGUMENTS: dict[str, list] = {
+    "moments": [ctypes.c_void_p] * 4 + SIZES,
+    "affine": [ctypes.c_void_p] * 5 + [ctypes.c_bool] + SIZES,
+    "gradient_sums": [ctypes.c_void_p] * 9 + SIZES,
+    "input_gradient": [ctypes.c_void_p] * 8 + SIZES,
+    "normalization": [ctypes.c_void_p] * 11
+    + [ctypes.c_double] * 3
+    + [ctypes.c_bool]
+    + [ctypes.c_int64] * 2,
+    "normalization_gradient": [ctypes.c_void_p] * 13 + [ctypes.c_bool] + [ctypes.c_int64] * 2,
+    "convolve": [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3,
+    "convolve_gradient": [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3,
+}
+_PASSES = ("moments", "affine", "gradient_sums", "input_gradient")
+# Below so many values, waking other threads takes longer than the pass.
+_ALONE = 1 << 14
+
+
+@cache
+def load() -> dict[tuple[str, torch.dtype], Function]:
+    """Build the functions, or find them built, by name and dtype."""
+    library = build(FOLDER / "passes.cpp")
+    found = functions(library, {name: _ARGUMENTS[name] for name in _PASSES}, _SUFFIX)
+    # Statistics are float32 at least.
+    between = {name: each for name, each in _ARGUMENTS.items() if name not in _PASSES}
+    return found | functions(library, between, (torch.float32, torch.float64))
+
+
+def functions(
+    library: ctypes.CDLL, arguments: dict[str, list], dtypes: Iterable[torch.dtype]
+) -> dict[tuple[str, torch.dtype], Function]:
+    """List the functions of a library, by name and dtype."""
+    found = {}
+    for name, types in arguments.items():
+        for dtype in dtypes:
+            found[name, dtype] = function = getattr(library, f"{name}_{_SUFFIX[dtype]}")
+            function.argtypes, function.restype = types, None
+    return found
+
+
+def supports(x: Tensor) -> bool:
+    """Say whether the passes take such a feature map."""
+    return x.device.type == "cpu" and x.dtype in _SUFFIX
+
+
+def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> None:
+    call(load()[name, x.dtype], x, last, *arguments)
+
+
+def call(function: Function, x: Tensor, last: bool, *arguments: Tensor | float | None) -> None:
+    """Call a pass over feature maps like ``x``, which is in one of the two layouts."""
+    channels = x.shape[0] * x.shape[1]
+    threads = 1 if x.numel() < _ALONE else torch.get_num_threads()
+    function(
+        *[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments],
+        *(x.shape[0], x.shape[1], x.numel() // channels, last, threads),
+    )
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance over space (:func:`.reference.moments`)."""
+    x, last = dense(x)
+    dtype = statistics_dtype(x)
+    mean, variance, shift = (empty_numbers(x, dtype) for _ in range(3))
+    _run("moments", x, last, x, mean, variance, shift)
+    return mean, variance
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Compute ``scale x + shift [+ shortcut]`` (:func:`.reference.affine`)."""
+    x, last = dense(x)
+    scale, shift = numbers(x, statistics_dtype(x), scale, shift)
+    y = torch.empty_like(x)
+    shortcut = None if shortcut is None else like(shortcut, last)
+    _run("affine", x, last, x, scale, shift, shortcut, y, relu)
+    return y
+
+
+def gradient_sums(
+    dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor] | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum a gradient over space (:func:`.reference.gradient_sums`)."""
+    x, last = dense(x)
+    dy = like(dy, last)
+    dtype = statistics_dtype(x)
+    given = numbers(x, dtype, centre, *(mask if isinstance(mask, tuple) else (None, None)))
+    first, second = (empty_numbers(x, dtype) for _ in range(2))
+    y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
+    _run("gradient_sums", x, last, dy, x, *given, y, g, first, second)
+    return first, second, g
+
+
+def input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    slope: Tensor,
+    mean: Tensor,
+    d_mean: Tensor,
+    d_variance: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    """Write the gradient of ``x`` (:func:`.reference.input_gradient`)."""
+    x, last = dense(x)
+    dy = like(dy, last)
+    dx = torch.empty_like(x)
+    given = numbers(x, statistics_dtype(x), slope, mean, d_mean, d_variance, shift)
+    _run("input_gradient", x, last, dy, x, *given, dx)
+    return dx
+
+
+def normalization(
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    running: Running | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
+    kept = (None, None) if running is None else running[:2]
+    rates: tuple[float | Tensor, float, bool] = (0, 0, False)
+    if running is not None:
+        rates = (running.momentum, running.number / (running.number - 1), running.fixed)
+    if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
+        return plain.normalization(s, mean, variance, weight, bias, eps, running)
+    s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
+    found = plain.empty_results(mean)
+    tensors = (s, mean, variance, weight, bias, *kept, *found)
+    load()["normalization", s.dtype](*_pointers(tensors), eps, *rates, *s.shape)
+    return found
+
+
+def normalization_gradient(
+    d_scale: Tensor,
+    d_shift: Tensor,
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    mu: Tensor,
+    inverse: Tensor,
+    weight: Tensor | None,
+    fixed: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
+    given = (d_scale, d_shift, s, mean, variance)
+    if not _all_like(mean, mu, inverse, weight):
+        return plain.normalization_gradient(*given, mu, inverse, weight, fixed)
+    dense_ones = numbers(mean, mean.dtype, *given)
+    found = plain.empty_gradients(mean)
+    pointers = _pointers((*dense_ones, mu, inverse, weight, *found))
+    load()["normalization_gradient", mean.dtype](*pointers, fixed, *mean.shape)
+    return found
+
+
+def convolve(means: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
+    means, kernel = means.contiguous(), kernel.contiguous()
+    logits = torch.empty_like(means)
+    _on_channels("convolve", means, kernel, logits, size=kernel.numel())
+    return logits
+
+
+def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
+    d_means, d_kernel = torch.empty_like(means), torch.empty_like(kernel)
+    tensors = (d_logits, means, kernel, d_means, d_kernel)
+    _on_channels("convolve_gradient", *tensors, size=kernel.numel())
+    return d_means, d_kernel
+
+
+def _on_channels(name: str, *tensors: Tensor, size: int) -> None:
+    load()[name, tensors[0].dtype](*_pointers(tensors), size, *tensors[0].shape)
+
+
+def _all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
+    """Say whether parameters have the dtype of the statistics, as they do but in 16-bit models."""
+    return all(p is None or (p.dtype == mean.dtype and p.is_contiguous()) for p in parameters)
+
+
+def _pointers(tensors: tuple[Tensor | None, ...]) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

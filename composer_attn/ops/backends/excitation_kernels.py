@@ -1,0 +1,253 @@
+"""What lies between the passes on CUDA, as Triton kernels: arithmetic on ``(N, C)`` tensors.
+
+In plain torch it is some fifty small kernels at each site forward and backward, and starting them
+takes a network as long as a pass over its feature maps.
+"""
+# Letters of the equations, and Triton's constants in capitals.
+# ruff: noqa: N803, N806
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from composer_attn.ops import normalization as plain
+from composer_attn.ops.backends.launch import ceil_divide, launch, next_power_of_2
+from composer_attn.ops.backends.layout import numbers
+from composer_attn.ops.normalization import Running
+
+# A program takes 16 channels: 64 bytes side by side, and enough programs for a narrow network.
+_CHANNELS = 16
+_SAMPLES = 64
+_WARPS = 4
+# Elements of a row in the convolution, and of all rows in the gradient of its kernel.
+_ROW, _PART = 512, 4096
+
+
+@triton.jit
+def _block(n0, c, N, C, BN: tl.constexpr):
+    """Return offsets of some samples' channels, and which of them exist."""
+    n = n0 + tl.arange(0, BN)
+    return n[:, None] * C + c[None, :], (n < N)[:, None] & (c < C)[None, :]
+
+
+@triton.jit(do_not_specialize=["count"])
+def _normalization(
+    s, mean, variance, weight, bias, running_mean, running_variance,
+    scale, shift, mu, inverse, count, N, C,
+    EPS: tl.constexpr, MOMENTUM: tl.constexpr,
+    WEIGHT: tl.constexpr, BIAS: tl.constexpr, KEPT: tl.constexpr, FIXED: tl.constexpr,
+    BN: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    S: tl.constexpr = s.dtype.element_ty
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    inside = c < C
+    if KEPT:
+        kept_mean = tl.load(running_mean + c, mask=inside, other=0).to(S)
+        kept_variance = tl.load(running_variance + c, mask=inside, other=1).to(S)
+    if FIXED:
+        m, v = kept_mean, kept_variance
+    else:
+        sums = tl.zeros([BN, BC], S)
+        for n0 in range(0, N, BN):
+            at, there = _block(n0, c, N, C, BN)
+            sums += tl.load(s + at, mask=there, other=0) * tl.load(mean + at, mask=there, other=0)
+        m = tl.sum(sums, 0) / N
+        sums = tl.zeros([BN, BC], S)
+        for n0 in range(0, N, BN):
+            at, there = _block(n0, c, N, C, BN)
+            e = tl.load(s + at, mask=there, other=0)
+            deviation = e * tl.load(mean + at, mask=there, other=0) - m[None, :]
+            square = e * e * tl.load(variance + at, mask=there, other=0) + deviation * deviation
+            sums += tl.where(there, square, 0)
+        v = tl.sum(sums, 0) / N
+        if KEPT:
+            unbiased = v * (count.to(S) / (count - 1).to(S))
+            kept_mean += MOMENTUM * (m - kept_mean)
+            kept_variance += MOMENTUM * (unbiased - kept_variance)
+            to = running_mean.dtype.element_ty
+            tl.store(running_mean + c, kept_mean.to(to), mask=inside)
+            tl.store(running_variance + c, kept_variance.to(to), mask=inside)
+    r = 1 / tl.sqrt(v + EPS)
+    w = r
+    if WEIGHT:
+        w = r * tl.load(weight + c, mask=inside, other=0).to(S)
+    b = -m * w
+    if BIAS:
+        b += tl.load(bias + c, mask=inside, other=0).to(S)
+    tl.store(mu + c, m, mask=inside)
+    tl.store(inverse + c, r, mask=inside)
+    for n0 in range(0, N, BN):
+        at, there = _block(n0, c, N, C, BN)
+        tl.store(scale + at, tl.load(s + at, mask=there, other=0) * w[None, :], mask=there)
+        tl.store(shift + at, tl.zeros([BN, BC], S) + b[None, :], mask=there)
+
+
+@triton.jit
+def _normalization_gradient(
+    d_scale, d_shift, s, mean, variance, mu, inverse, weight,
+    d_s, d_mean, d_variance, d_weight, d_bias, N, C,
+    WEIGHT: tl.constexpr, FIXED: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    S: tl.constexpr = s.dtype.element_ty
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    inside = c < C
+    m = tl.load(mu + c, mask=inside, other=0)[None, :]
+    r = tl.load(inverse + c, mask=inside, other=0)
+    w = r
+    if WEIGHT:
+        w = r * tl.load(weight + c, mask=inside, other=0).to(S)
+    sums = tl.zeros([BN, BC], S)
+    products = tl.zeros([BN, BC], S)
+    for n0 in range(0, N, BN):
+        at, there = _block(n0, c, N, C, BN)
+        e = tl.load(s + at, mask=there, other=0)
+        gradient = tl.load(d_shift + at, mask=there, other=0)
+        sums += gradient
+        products += tl.load(d_scale + at, mask=there, other=0) * e
+        products += gradient * (e * tl.load(mean + at, mask=there, other=0) - m)
+    d_b, d_w = tl.sum(sums, 0), tl.sum(products, 0)
+    tl.store(d_bias + c, d_b, mask=inside)
+    tl.store(d_weight + c, d_w * r, mask=inside)
+    # Twice the gradient of var, and the gradient of mu, each shared by the N samples.
+    d_var = tl.zeros([BC], S)
+    d_mu = tl.zeros([BC], S)
+    if not FIXED:
+        d_var -= d_w * w * r * r / N
+        d_mu -= w * d_b / N
+    for n0 in range(0, N, BN):
+        at, there = _block(n0, c, N, C, BN)
+        e = tl.load(s + at, mask=there, other=0)
+        own = tl.load(mean + at, mask=there, other=0)
+        of_s = tl.load(d_shift + at, mask=there, other=0) * w[None, :]
+        if FIXED:
+            # Not 0 times what one sample may have made infinite.
+            of_mean = tl.zeros([BN, BC], S)
+            of_variance = of_mean
+        else:
+            d_scaled = d_mu[None, :] + d_var[None, :] * (e * own - m)
+            of_s += d_scaled
+            of_mean = d_scaled * e
+            of_variance = e * e * d_var[None, :] / 2
+        # The sums nearly cancel where the mean is large: add them up before it multiplies them.
+        of_s = of_s * own + tl.load(d_scale + at, mask=there, other=0) * w[None, :]
+        if not FIXED:
+            of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
+        tl.store(d_s + at, of_s, mask=there)
+        tl.store(d_mean + at, of_mean, mask=there)
+        tl.store(d_variance + at, of_variance, mask=there)
+
+
+@triton.jit
+def _convolve(x, kernel, y, size, C, FLIPPED: tl.constexpr, B: tl.constexpr):
+    S: tl.constexpr = x.dtype.element_ty
+    pieces = tl.cdiv(C, B)
+    row = tl.program_id(0) // pieces * C
+    c = tl.program_id(0) % pieces * B + tl.arange(0, B)
+    total = tl.zeros([B], S)
+    for j in range(size):
+        at = c + j - size // 2
+        w = tl.load(kernel + (size - 1 - j if FLIPPED else j))
+        total += w * tl.load(x + row + at, mask=(at >= 0) & (at < C), other=0)
+    tl.store(y + row + c, total, mask=c < C)
+
+
+@triton.jit
+def _kernel_gradient(d_logits, means, parts, size, C, numel, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    gradient = tl.load(d_logits + i, mask=i < numel, other=0)
+    for j in range(size):
+        at = i % C + j - size // 2
+        inside = (i < numel) & (at >= 0) & (at < C)
+        met = tl.load(means + i + j - size // 2, mask=inside, other=0)
+        tl.store(parts + tl.program_id(0) * size + j, tl.sum(gradient * met, 0))
+
+
+def normalization(
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    running: Running | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
+    if running is not None and not _in_kernel(running):
+        return plain.normalization(s, mean, variance, weight, bias, eps, running)
+    s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
+    kept = running or Running(mean, mean, 0, 2)
+    found = plain.empty_results(mean)
+    given = (s, mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
+    _run(
+        _normalization, (*given, *found), (kept.number,), mean,
+        EPS=eps, MOMENTUM=float(kept.momentum), WEIGHT=weight is not None, BIAS=bias is not None,
+        KEPT=running is not None, FIXED=kept.fixed,
+    )  # fmt: skip
+    return found
+
+
+def normalization_gradient(
+    d_scale: Tensor,
+    d_shift: Tensor,
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    mu: Tensor,
+    inverse: Tensor,
+    weight: Tensor | None,
+    fixed: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
+    given = numbers(mean, mean.dtype, d_scale, d_shift, s, mean, variance)
+    mean, found = given[3], plain.empty_gradients(mean)
+    given += [_or(value, mean) for value in (mu, inverse, weight)]
+    flags = {"WEIGHT": weight is not None, "FIXED": fixed}
+    _run(_normalization_gradient, (*given, *found), (), mean, **flags)
+    return found
+
+
+def convolve(means: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
+    return _convolved(means.contiguous(), kernel.contiguous(), flipped=False)
+
+
+def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
+    size, channels, numel = kernel.numel(), means.shape[1], means.numel()
+    parts = means.new_empty(ceil_divide(numel, _PART), size)
+    tensors, sizes = (d_logits, means, parts), (size, channels, numel)
+    launch(_kernel_gradient, len(parts), tensors, sizes, _WARPS, B=_PART)
+    d_means = _convolved(d_logits, kernel, flipped=True)
+    return d_means, parts.sum(0).view_as(kernel)
+
+
+def _convolved(x: Tensor, kernel: Tensor, flipped: bool) -> Tensor:
+    samples, channels = x.shape
+    y = torch.empty_like(x)
+    programs, sizes = samples * ceil_divide(channels, _ROW), (kernel.numel(), channels)
+    launch(_convolve, programs, (x, kernel, y), sizes, _WARPS, FLIPPED=flipped, B=_ROW)
+    return y
+
+
+def _run(
+    kernel, tensors: tuple[Tensor, ...], numbers: tuple[int, ...], mean: Tensor,
+    **constants: float | bool,
+) -> None:  # fmt: skip
+    """Start a kernel: a program for each block of channels."""
+    samples, channels = mean.shape
+    block = min(_SAMPLES, next_power_of_2(samples))
+    programs, sizes = ceil_divide(channels, _CHANNELS), (*numbers, samples, channels)
+    launch(kernel, programs, tensors, sizes, _WARPS, **constants, BN=block, BC=_CHANNELS)
+
+
+def _in_kernel(running: Running) -> bool:
+    """Say whether a kernel can move the statistics, whose momentum is one of its constants."""
+    kept = (running.mean, running.variance)
+    return not isinstance(running.momentum, Tensor) and all(k.is_contiguous() for k in kept)
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """Return a tensor; ``other`` stands in for one that is absent, which no kernel touches."""
+    return other if tensor is None else tensor.contiguous()

@@ -1,0 +1,230 @@
+"""Attention, and attention joined with batch norm, in two passes forward and two backward."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from composer_attn.errors import ArgumentError
+from composer_attn.ops import autograd_path
+from composer_attn.ops.activation_passes import Ending
+from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
+from composer_attn.ops.backends import reference as passes
+from composer_attn.ops.backends.reference import spread
+from composer_attn.ops.backends.table import check_backend, find_activated
+from composer_attn.ops.manual_gradients import AttentionFirst, NormFirst
+from composer_attn.ops.squeeze_and_scale import scale_channels
+from composer_attn.ops.stages import excite, normalize
+
+if TYPE_CHECKING:  # which imports this package
+    from composer_attn.attention.base import ChannelAttention
+
+# What differentiates the arithmetic between the passes where there is no way by hand.
+_HEADS = {
+    AttentionFirst: autograd_path.attention_then_norm,
+    NormFirst: autograd_path.norm_then_attention,
+}
+# A tuple, which torch.compile reads.
+_NUMBERS = (int, float)
+_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def attend_then_normalize(
+    x: Tensor,
+    attention: "ChannelAttention",
+    norm: nn.Module,
+    backend: str = "reference",
+    *,
+    relu: bool = False,
+    shortcut: Tensor | None = None,
+    activation: Activation | str | nn.Module | None = None,
+) -> Tensor:
+    """Compute ``norm(attention(x))``, then add ``shortcut``, then apply a ReLU, jointly.
+
+    With ``m``, ``v`` mean and variance of ``x`` over space, ``s = gate(logits(m))`` the excitation,
+    and gamma, beta, eps those of the norm, in training mode::
+
+        mu = mean_n(s m)      var = mean_n(s^2 v) + var_n(s m)      w = gamma / sqrt(var + eps)
+        y  = s w x + (beta - mu w)
+
+    In evaluation mode ``mu`` and ``var`` are the running statistics. These are kept as
+    ``nn.BatchNorm`` keeps them; statistics are float32 where ``x`` has 16 bits.
+
+    ``x`` is read twice and ``y`` written once; backward, ``x`` and the gradient are read twice and
+    the input gradient written once. Kept for backward are ``x``, some ``(N, C)`` tensors, and ``y``
+    where both ``relu`` and ``shortcut`` are given.
+
+    Args:
+        x: feature map ``(N, C, *spatial)``, NCHW or channels last, 1 to 3 spatial dimensions.
+        attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels. Its
+            hooks, and those of the norm, do not run.
+        norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode.
+        backend: ``auto``, ``reference``, ``inductor``, ``triton`` or ``cpp``: who runs the passes
+            (:mod:`composer_attn.ops.backends.table`). While ``torch.compile``, ``torch.export`` or
+            ``torch.jit.trace`` look on, it is the plain algebra that they see.
+        relu: whether a ReLU follows.
+        shortcut: what is added before the ReLU, in a shape that broadcasts with that of ``x``.
+        activation: what follows, instead of a ReLU: one of
+            :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module. Kept for backward
+            is ``x``, and the sum where a shortcut comes before one that is no ReLU.
+
+    Returns:
+        A tensor like ``x``, in its memory format.
+
+    Raises:
+        ArgumentError: the backend or the activation is unknown.
+        ValueError, RuntimeError: as the attention or the norm raises them by itself: wrong shapes,
+            or a single value per channel in training.
+
+    Example:
+        >>> import torch
+        >>> from composer_attn.attention import SqueezeExcitation
+        >>> x = torch.randn(4, 64, 8, 8)
+        >>> attention, norm = SqueezeExcitation(64, 16), nn.BatchNorm2d(64)
+        >>> y = attend_then_normalize(x, attention, norm, relu=True)
+        >>> torch.allclose(y, norm(attention(x)).relu(), atol=1e-5)
+        True
+    """
+    check_backend(backend)
+    activation = _ending(relu, activation)
+    if not joinable(x, attention, norm):
+        return _end(norm(attention(x)), activation, shortcut)
+    return _joined(x, AttentionFirst, attention, norm, backend, activation, shortcut)
+
+
+def normalize_then_attend(
+    x: Tensor,
+    attention: "ChannelAttention",
+    norm: nn.Module,
+    backend: str = "reference",
+    *,
+    relu: bool = False,
+    shortcut: Tensor | None = None,
+    activation: Activation | str | nn.Module | None = None,
+) -> Tensor:
+    """Compute ``attention(norm(x))``, then add ``shortcut``, then apply a ReLU, jointly.
+
+    With ``m``, ``v`` mean and variance of ``x`` over space, in training mode::
+
+        mu = mean_n(m)        var = mean_n(v) + var_n(m)        w = gamma / sqrt(var + eps)
+        s  = gate(logits(w (m - mu) + beta))        y = s w x + s (beta - mu w)
+
+    Arguments, errors and passes are those of :func:`attend_then_normalize`.
+
+    Example:
+        >>> import torch
+        >>> from composer_attn.attention import EfficientChannelAttention
+        >>> x = torch.randn(4, 64, 8, 8)
+        >>> attention, norm = EfficientChannelAttention(64), nn.BatchNorm2d(64)
+        >>> y = normalize_then_attend(x, attention, norm, shortcut=x)
+        >>> torch.allclose(y, attention(norm(x)) + x, atol=1e-5)
+        True
+    """
+    check_backend(backend)
+    activation = _ending(relu, activation)
+    if not joinable(x, attention, norm):
+        return _end(attention(norm(x)), activation, shortcut)
+    return _joined(x, NormFirst, attention, norm, backend, activation, shortcut)
+
+
+def attend(x: Tensor, attention: "ChannelAttention", backend: str = "reference") -> Tensor:
+    """Compute ``attention(x)``, with a backward that reads ``x`` once and the gradient twice.
+
+    ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means, given ``ds = sum(dy x)``.
+    Arguments and errors are those of :func:`attend_then_normalize`.
+
+    Example:
+        >>> import torch
+        >>> from composer_attn.attention import SqueezeExcitation
+        >>> x, attention = torch.randn(4, 64, 8, 8), SqueezeExcitation(64, 16)
+        >>> torch.allclose(attend(x, attention), attention(x), atol=1e-6)
+        True
+    """
+    check_backend(backend)
+    if attention.squeeze != "avg":  # more than moments goes into its excitation
+        return attention(x)
+    if autograd_path.traced() or not plain_enough(x, attention):
+        return scale_channels(x, attention.excitation(x))
+    return excite(x, attention, backend).result()
+
+
+def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
+    rest = (IDENTITY, None)
+    if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
+        rest, activation, shortcut = (activation, shortcut), IDENTITY, None
+    elif shortcut is not None and activation not in (IDENTITY, RELU):
+        # Its derivative asks for the sum, which nobody can compute anew from the output.
+        rest, activation = (activation, None), IDENTITY
+    if autograd_path.traced():
+        centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
+        z = passes.affine(x - spread(centre, x), scale, shift, shortcut, False)
+        return _end(phi(z, activation).to(x.dtype), *rest)
+    if order is NormFirst:
+        stage = normalize(x, attention, norm, backend)
+    else:
+        stage = excite(x, attention, backend).normalized(norm)
+    if activation not in (IDENTITY, RELU):
+        stage.end_in(Ending(stage.passes, find_activated(backend, x, activation), activation))
+    return _end(stage.result(activation != IDENTITY, shortcut), *rest)
+
+
+def _ending(relu: bool, activation: Activation | str | nn.Module | None) -> Activation:
+    """Return the activation that ends a region, given by either argument."""
+    if activation is None:
+        return RELU if relu else IDENTITY
+    found = find_activation(activation)
+    if relu and found != RELU:
+        raise ArgumentError(f"relu=True and activation={activation!r} contradict each other")
+    return found
+
+
+def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what lies between the passes under autograd."""
+    mean, variance = moments
+    centre, positions = autograd_path.finite(mean), x.shape[2:].numel()
+    return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
+
+
+def _end(y: Tensor, activation: Activation, shortcut: Tensor | None) -> Tensor:
+    return phi(y if shortcut is None else y + shortcut, activation)
+
+
+def plain_enough(x: Tensor, attention: "ChannelAttention") -> bool:
+    """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
+    return takes(x, attention.channels) and attention.squeeze == "avg"
+
+
+def takes(x: Tensor, channels: int) -> bool:
+    """Say whether the passes take ``x`` of so many channels."""
+    return 3 <= x.dim() <= 5 and x.is_floating_point() and x.shape[1] == channels and x.numel() > 0
+
+
+def joinable(x: Tensor, attention: "ChannelAttention", norm: nn.Module) -> bool:
+    """Say whether attention and norm can be computed jointly on ``x``, or better by themselves."""
+    return plain_enough(x, attention) and fits_norm(x, norm)
+
+
+def fits_norm(x: Tensor, norm: nn.Module) -> bool:
+    """Say whether a norm takes ``x``, and can be computed by the passes."""
+    return (
+        x.dim() in _NORMS
+        and takes(x, x.shape[1])
+        and isinstance(norm, _NORMS[x.dim()])
+        and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
+        # A single value has no variance: batch norm refuses it in training.
+        and x.numel() > x.shape[1]
+        and _fits(x, norm)
+    )
+
+
+def _fits(x: Tensor, norm: nn.Module) -> bool:
+    """Say whether the attributes of a norm are such as the passes take, all of them now."""
+    mean, variance = norm.running_mean, norm.running_var
+    if (mean is None) != (variance is None) or not isinstance(norm.eps, _NUMBERS):
+        return False
+    if not (norm.momentum is None or isinstance(norm.momentum, _NUMBERS)):
+        return False
+    held = [each for each in (norm.weight, norm.bias, mean, variance) if each is not None]
+    return all(
+        each.shape == x.shape[1:2] and each.device == x.device and each.dtype == held[0].dtype
+        for each in held
+    ) and (not held or held[0].dtype in (x.dtype, passes.statistics_dtype(x)))

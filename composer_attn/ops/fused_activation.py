@@ -1,0 +1,234 @@
+"""Norm, activation and attention, jointly, and each pair of them."""
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from composer_attn.ops import autograd_path, fused
+from composer_attn.ops.activated_functions import Activated, Added, Stages, add, compute
+from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
+from composer_attn.ops.backends import reference as passes
+from composer_attn.ops.backends.reference import spread
+from composer_attn.ops.backends.table import check_backend, find_activated, find_passes
+from composer_attn.ops.excitations import Described
+from composer_attn.ops.fused_functions import in_full_precision
+from composer_attn.ops.manual_gradients import Excitation, Norm
+from composer_attn.ops.squeeze_and_scale import channel_means, scale_channels
+
+if TYPE_CHECKING:  # which imports this package
+    from composer_attn.attention.base import ChannelAttention
+
+Attention: TypeAlias = "ChannelAttention | Described"
+
+
+def normalize_activate_attend(
+    x: Tensor,
+    norm: nn.Module,
+    activation: Activation | str | nn.Module,
+    attention: Attention,
+    backend: str = "reference",
+    *,
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    """Compute ``attention(activation(norm(x)))``, then add ``shortcut``, jointly.
+
+    With ``phi`` the activation, ``mu``, ``var`` the batch's statistics, or the running ones, and
+    gamma, beta, eps those of the norm::
+
+        w = gamma / sqrt(var + eps)     z = w x + (beta - mu w)
+        m = mean(phi(z)) over space     s = gate(logits(m))         y = s phi(z)
+
+    ``x`` is read for its moments (unless they are the running ones), for ``m``, and to write ``y``.
+    Backward, one pass gathers five sums over space, and one writes the input gradient
+    (:mod:`composer_attn.ops.activated_functions`). Kept for backward are ``x`` and some ``(N, C)``
+    tensors: neither the norm's output, nor the activation's.
+
+    Args:
+        x: feature map ``(N, C, *spatial)``, NCHW or channels last, 1 to 3 spatial dimensions.
+        norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode. Its hooks,
+            and those of the attention, do not run.
+        activation: one of :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module.
+        attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels, or one
+            that is described by data (:mod:`composer_attn.ops.excitations`). One whose layers have
+            no gradient by hand is computed after the other two, which are computed jointly.
+        backend: as in :func:`composer_attn.ops.attend_then_normalize`.
+        shortcut: what is added, in a shape that broadcasts with that of ``x``.
+
+    Returns:
+        A tensor like ``x``, in its memory format.
+
+    Raises:
+        ArgumentError: the backend or the activation is unknown.
+        ValueError, RuntimeError: as norm or attention raises them by itself: wrong shapes, or a
+            single value per channel in training.
+
+    Example:
+        >>> from composer_attn.attention import SqueezeExcitation
+        >>> x = torch.randn(4, 64, 8, 8)
+        >>> norm, attention = nn.BatchNorm2d(64), SqueezeExcitation(64, 16)
+        >>> y = normalize_activate_attend(x, norm, "silu", attention)
+        >>> torch.allclose(y, attention(nn.functional.silu(norm(x))), atol=1e-5)
+        True
+    """
+    check_backend(backend)
+    activation = find_activation(activation)
+    excitation = _excitation(attention)
+    if not fused.fits_norm(x, norm):
+        return _attended(phi(norm(x), activation), attention, backend, shortcut)
+    if not _excites(x, attention) or (excitation is None and not autograd_path.traced()):
+        return _attended(_region(x, norm, activation, None, backend), attention, backend, shortcut)
+    return _region(x, norm, activation, attention, backend, shortcut)
+
+
+def normalize_activate(
+    x: Tensor,
+    norm: nn.Module,
+    activation: Activation | str | nn.Module,
+    backend: str = "reference",
+    *,
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    """Compute ``activation(norm(x) + shortcut)`` jointly, as if attention were constantly 1.
+
+    Arguments, errors and passes are those of :func:`normalize_activate_attend`. Kept for backward
+    is ``x``; where a shortcut comes before the activation also the output, if that is a ReLU, or
+    else the sum (unless it is the identity).
+
+    Example:
+        >>> x, norm = torch.randn(4, 64, 8, 8), nn.BatchNorm2d(64)
+        >>> y = normalize_activate(x, norm, "hardswish")
+        >>> torch.allclose(y, nn.functional.hardswish(norm(x)), atol=1e-5)
+        True
+    """
+    check_backend(backend)
+    activation = find_activation(activation)
+    if not fused.fits_norm(x, norm):
+        z = norm(x)
+        return phi(z if shortcut is None else z + shortcut, activation)
+    if shortcut is None:
+        return _region(x, norm, activation, None, backend)
+    other = (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype)
+    if autograd_path.traced() or other or activation not in (RELU, IDENTITY):
+        return phi(_region(x, norm, IDENTITY, None, backend, shortcut), activation)
+    stages, *of_norm = _stages(x, norm, activation, None, backend)
+    with in_full_precision(x):
+        if torch.is_grad_enabled():
+            return Added.apply(stages, x, shortcut, *of_norm)
+        return add(stages, x, shortcut, *of_norm)[0]
+
+
+def activate_attend(
+    x: Tensor,
+    activation: Activation | str | nn.Module,
+    attention: Attention,
+    backend: str = "reference",
+    *,
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    """Compute ``attention(activation(x))``, then add ``shortcut``, jointly.
+
+    Arguments, errors and passes are those of :func:`normalize_activate_attend`, with ``z = x``:
+    ``x`` is read twice and written once where the modules read three maps and write two, and kept
+    is ``x`` alone.
+
+    Example:
+        >>> from composer_attn.attention import EfficientChannelAttention
+        >>> x, attention = torch.randn(4, 64, 8, 8), EfficientChannelAttention(64)
+        >>> y = activate_attend(x, "relu6", attention)
+        >>> torch.allclose(y, attention(nn.functional.relu6(x)), atol=1e-6)
+        True
+    """
+    check_backend(backend)
+    activation = find_activation(activation)
+    if not _excites(x, attention) or (
+        _excitation(attention) is None and not autograd_path.traced()
+    ):
+        return _attended(phi(x, activation), attention, backend, shortcut)
+    return _region(x, None, activation, attention, backend, shortcut)
+
+
+def _region(
+    x: Tensor,
+    norm: nn.Module | None,
+    activation: Activation,
+    attention: "Attention | None",
+    backend: str,
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    """Compute what takes part, none of which has anything against it."""
+    rest = None
+    if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
+        rest, shortcut = shortcut, None
+    if autograd_path.traced():
+        y = _traced(x, norm, activation, attention, shortcut)
+    else:
+        y = _by_hand(x, norm, activation, attention, backend, shortcut)
+    return y if rest is None else y + rest
+
+
+def _by_hand(x, norm, activation, attention, backend, shortcut) -> Tensor:
+    stages, *parameters = _stages(x, norm, activation, attention, backend)
+    with in_full_precision(x):
+        if torch.is_grad_enabled():
+            return Activated.apply(stages, x, shortcut, *parameters)
+        return compute(stages, x, shortcut, *parameters)[0]
+
+
+def _stages(x, norm, activation, attention, backend) -> tuple:
+    """Return what a region is made of, then the parameters of norm and attention."""
+    by_hand: Any = (None, ()) if attention is None else _excitation(attention)
+    excitation, parameters = by_hand
+    of_norm, weight, bias = None, None, None
+    if norm is not None:
+        count = x.numel() // x.shape[1]
+        of_norm = Norm(norm.eps, autograd_path.running_statistics(norm, count))
+        weight, bias = norm.weight, norm.bias
+    found = (find_passes(backend, x), find_activated(backend, x, activation))
+    return Stages(*found, activation, of_norm, excitation), weight, bias, *parameters
+
+
+def _traced(x, norm, activation, attention, shortcut) -> Tensor:
+    """Compute the same by plain operations."""
+    dtype = passes.statistics_dtype(x)
+    z = x.to(dtype)
+    if norm is not None:
+        centre, scale, shift = autograd_path.norm_alone(x, norm, passes.moments)
+        z = passes.affine(z - spread(centre, x), scale, shift, None, False)
+    u = phi(z, activation)
+    if attention is not None:
+        u = u * spread(_scales(u.mean(tuple(range(2, x.dim()))), attention), u)
+    return (u if shortcut is None else u + shortcut).to(x.dtype)
+
+
+def _excitation(attention: Attention) -> tuple[Excitation, tuple[Tensor | None, ...]] | None:
+    """Return layers, gate and parameters of an attention that is differentiated by hand."""
+    if isinstance(attention, Described):
+        return attention.excitation, attention.parameters
+    dtypes = {each.dtype for each in attention.parameters()}
+    found = attention.by_hand(dtypes.pop()) if len(dtypes) == 1 else None
+    if found is None:
+        return None
+    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
+    return Excitation(found[0], *gate), found[1]
+
+
+def _excites(x: Tensor, attention: Attention) -> bool:
+    """Say whether an attention can be computed jointly on ``x``, or better by itself."""
+    squeezes = isinstance(attention, Described) or attention.squeeze == "avg"
+    return squeezes and fused.takes(x, attention.channels)
+
+
+def _scales(means: Tensor, attention: Attention) -> Tensor:
+    if isinstance(attention, Described):
+        return attention.scales(means)
+    return autograd_path.attention_alone(means, attention)
+
+
+def _attended(u: Tensor, attention: Attention, backend: str, shortcut: Tensor | None) -> Tensor:
+    """Attend by itself."""
+    if isinstance(attention, Described):
+        y = scale_channels(u, attention.scales(channel_means(u, attention.channels)))
+    else:
+        y = fused.attend(u, attention, backend)
+    return y if shortcut is None else y + shortcut

@@ -1,0 +1,158 @@
+"""What lies between the passes, differentiated by hand: attention then batch norm, or after it.
+
+Under autograd it is dozens of nodes at each site, on tensors so small that a node costs more than
+its arithmetic. Letters as in :mod:`composer_attn.ops.fused`: ``m``, ``v`` are the moments of ``x``
+over space, ``s`` the excitation, ``w = gamma / sqrt(var + eps)``. The gradients given are
+``D = sum(dy (x - m))`` and ``B = sum(dy)``; in both, ``m`` stands for a number, not for the mean.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from composer_attn.ops.logits import Parameters
+from composer_attn.ops.normalization import Running, weighted
+
+
+class Norm(NamedTuple):
+    """What of a norm is no parameter.
+
+    Attributes:
+        eps: what is added to the variance.
+        running: the statistics to move, or to normalize by, if the norm keeps any.
+    """
+
+    eps: float
+    running: Running | None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it normalizes by its running statistics."""
+        return self.running is not None and self.running.fixed
+
+
+class Excitation(NamedTuple):
+    """An attention between its squeeze and its scale.
+
+    Attributes:
+        layers: the arithmetic of the layers (:mod:`composer_attn.ops.logits`).
+        gate: from logits to scales ``s``.
+        slope: from scales to the gate's derivative there.
+        clips: whether that is 0 somewhere, as it is then for infinite gradients too.
+    """
+
+    layers: Any  # the class
+    gate: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    clips: bool
+
+    def gradient(self, d_s: Tensor, s: Tensor) -> Tensor:
+        """Return the gradient of the logits, given that of the scales, which it takes."""
+        slope = self.slope(s)
+        return torch.where(slope == 0, 0, d_s * slope) if self.clips else d_s.mul_(slope)
+
+
+class Order:
+    """What stands first. ``passes`` is the backend."""
+
+    @staticmethod
+    def forward(
+        passes: ModuleType,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        norm: Norm,
+        excitation: Excitation,
+        parameters: Parameters,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """Return scale and shift ``(N, C)`` of the output, and what the gradient needs."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(
+        passes: ModuleType,
+        d_scale: Tensor,
+        d_shift: Tensor,
+        mean: Tensor,
+        weight: Tensor | None,
+        fixed: bool,
+        excitation: Excitation,
+        parameters: Parameters,
+        kept: tuple[Tensor | None, ...],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Parameters]:
+        """Return the gradients of mean, variance, weight, bias and the layers' parameters."""
+        raise NotImplementedError
+
+
+class AttentionFirst(Order):
+    """``y = s w (x - m) + w (s m - mu) + beta``."""
+
+    @staticmethod
+    def excited(
+        passes: ModuleType, mean: Tensor, excitation: Excitation, parameters: Parameters
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the scales ``(N, C)``, and what the layers keep."""
+        logits, hidden = excitation.layers.forward(passes, mean, parameters)
+        return excitation.gate(logits), hidden
+
+    @staticmethod
+    def normalized(passes, mean, variance, s, hidden, weight, bias, norm):
+        """The channels of ``s x`` have means ``s m`` and variances ``s^2 v``."""
+        found = passes.normalization(s, mean, variance, weight, bias, *norm)
+        scale, shift, mu, inverse = found
+        return scale, shift, (s, variance, mu, inverse, hidden)
+
+    @staticmethod
+    def forward(passes, mean, variance, weight, bias, norm, excitation, parameters):
+        """One after the other."""
+        s, hidden = AttentionFirst.excited(passes, mean, excitation, parameters)
+        arguments = (mean, variance, s, hidden, weight, bias, norm)
+        return AttentionFirst.normalized(passes, *arguments)
+
+    @staticmethod
+    def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):
+        """Through the norm, then through the attention."""
+        s, variance, mu, inverse, hidden = kept
+        d_s, d_mean, *rest = passes.normalization_gradient(
+            d_scale, d_shift, s, mean, variance, mu, inverse, weight, fixed
+        )
+        d_logits = excitation.gradient(d_s, s)
+        d_squeezed, of_layers = excitation.layers.backward(
+            passes, d_logits, mean, hidden, parameters
+        )
+        return d_mean + d_squeezed, *rest, of_layers
+
+
+class NormFirst(Order):
+    """``y = s (w (x - m) + q)``, where ``q = w (m - mu) + beta`` is also what is squeezed."""
+
+    @staticmethod
+    def forward(passes, mean, variance, weight, bias, norm, excitation, parameters):
+        """The norm is that of ``s = 1``."""
+        one = torch.ones_like(mean)
+        _, shift, mu, inverse = passes.normalization(one, mean, variance, weight, bias, *norm)
+        w = weighted(inverse, weight)
+        # Not w m + shift, in which a large mean cancels.
+        q = (mean - mu).mul_(w)
+        q = q if bias is None else q.add_(bias)
+        logits, hidden = excitation.layers.forward(passes, q, parameters)
+        s = excitation.gate(logits)
+        return s * w, shift.mul_(s), (s, variance, mu, inverse, hidden, q)
+
+    @staticmethod
+    def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):
+        """Through the attention, then through the norm."""
+        s, variance, mu, inverse, hidden, q = kept
+        w = weighted(inverse, weight)
+        d_s = torch.addcmul(d_scale * w, d_shift, q)
+        d_logits = excitation.gradient(d_s, s)
+        d_squeezed, of_layers = excitation.layers.backward(passes, d_logits, q, hidden, parameters)
+        d_q = torch.addcmul(d_squeezed, d_shift, s)
+        _, d_mean, *rest = passes.normalization_gradient(
+            d_scale * s, d_q, torch.ones_like(mean), mean, variance, mu, inverse, weight, fixed
+        )
+        return torch.addcmul(d_mean, d_squeezed, w), *rest, of_layers

@@ -1,0 +1,1 @@
+"""What a config can name: algorithms, optimizers, callbacks and more; and its check."""

@@ -1,0 +1,214 @@
+"""Check a config before anything is built."""
+
+import zipfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from composer.core import Precision, Time, TimeUnit
+from composer.utils import is_tar
+from composer.utils.compression import is_compressed_pt
+from torch import nn
+
+from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.runs.components.optim import build_optimizer, build_scheduler
+from composer_attn.runs.components.registry import (
+    ALGORITHMS,
+    CALLBACKS,
+    DATASET_KIND,
+    LOGGERS,
+    MODEL_KIND,
+    OPTIMIZERS,
+    SCHEDULERS,
+)
+from composer_attn.runs.config.config_errors import Mistake, at, unknown
+from composer_attn.runs.config.parallelism import PARALLELISMS, parallelism_config
+from composer_attn.runs.config.schema import ConfigFile, RunConfig, load_config
+from composer_attn.runs.models import build_model
+from composer_attn.runs.models.weights import check_published, is_file
+
+_SINGLE = {
+    "model": MODEL_KIND,
+    "train_dataset": DATASET_KIND,
+    "eval_dataset": DATASET_KIND,
+    "optimizer": OPTIMIZERS,
+    "scheduler": SCHEDULERS,
+}
+_SEVERAL = {"algorithms": ALGORITHMS, "callbacks": CALLBACKS, "loggers": LOGGERS}
+_DURATIONS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE)
+_TIMES = ("max_duration", "eval_interval", "save_interval")
+_OURS = "excitation_monitor"
+_DEVICES = ("cpu", "gpu", "mps", "tpu")
+
+
+def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a config and check all of it.
+
+    Raises:
+        ConfigError: lists every mistake, with file, key, what is wrong and what would be valid.
+    """
+    file: ConfigFile = load_config(path, overrides or ())
+    write_out(file.config)
+    mistakes = list(file.mistakes)
+    faulty = {mistake.key.split(".")[0] for mistake in mistakes}
+    found = [m for m in find_mistakes(file.config) if m.key.split(".")[0] not in faulty]
+    mistakes += file.located(found)
+    mistakes += file.located(try_components(file.config, mistakes))
+    if mistakes:
+        raise ConfigError(*mistakes)
+    return file.config
+
+
+def write_out(config: RunConfig) -> None:
+    """Write out, in place, what a config has in short: numbers like ``1/16``, and ``cuda``."""
+    for key, kind in _SINGLE.items():
+        section = getattr(config, key)
+        if isinstance(section, dict):
+            setattr(config, key, kind.write_out(section.get("name"), section))
+    for key, kind in _SEVERAL.items():
+        sections = getattr(config, key)
+        for name, arguments in sections.items():
+            if isinstance(arguments, dict):
+                sections[name] = kind.write_out(name, arguments)
+    if config.device == "cuda":  # torch's name of what Composer calls gpu
+        config.device = "gpu"
+
+
+def find_mistakes(config: RunConfig) -> list[Mistake]:
+    """List every mistake in the values of a config."""
+    mistakes: list[Mistake] = []
+    for key, kind in _SINGLE.items():
+        if getattr(config, key) is not None:
+            mistakes += kind.check(key, getattr(config, key))
+    for key, kind in _SEVERAL.items():
+        mistakes += kind.check_all(key, getattr(config, key))
+    mistakes += [m for key in _TIMES for m in _check_time(key, getattr(config, key))]
+    mistakes += _check_name("parallelism", config.parallelism, PARALLELISMS)
+    mistakes += _check_name("device", config.device, _DEVICES)
+    mistakes += _check_name("precision", config.precision, [p.value for p in Precision])
+    mistakes += _check_counts(config)
+    mistakes += _check_load_path(config.load_path) + _check_save_folder(config.save_folder)
+    mistakes += _check_run_name(config.run_name)
+    return mistakes
+
+
+def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mistake]:
+    """List what components say of their arguments, as far as building them costs nothing.
+
+    Components with known mistakes are not tried.
+
+    Networks are built on the meta device, optimizers for one parameter. Not tried: datasets, which
+    need their data, and loggers and Composer's callbacks, which may open files.
+    """
+    attempts = {
+        "model": lambda: _try_model(config.model),
+        "optimizer": lambda: build_optimizer(nn.Linear(1, 1), config.optimizer),
+        "parallelism": lambda: parallelism_config(config.parallelism),
+        "scheduler": lambda: build_scheduler(config.scheduler),
+    }
+    for name in config.algorithms:
+        attempts[f"algorithms.{name}"] = partial(_try_algorithm, config, name)
+    if _OURS in config.callbacks:
+        attempts[f"callbacks.{_OURS}"] = partial(_try_callback, config)
+    mistakes: list[Any] = []  # whatever a ConfigError lists
+    keys = [mistake.key for mistake in known]
+    for key, attempt in attempts.items():
+        if any(f"{k}.".startswith(f"{key}.") or f"{key}.".startswith(f"{k}.") for k in keys):
+            continue
+        try:
+            with at(key):
+                attempt()
+        except ConfigError as error:
+            mistakes += error.mistakes
+    return mistakes
+
+
+def _try_algorithm(config: RunConfig, name: str) -> None:
+    ALGORITHMS.table[name](**(config.algorithms[name] or {}))
+
+
+def _try_callback(config: RunConfig) -> None:
+    CALLBACKS.table[_OURS](**(config.callbacks[_OURS] or {}))
+
+
+def _try_model(section: dict[str, Any]) -> None:
+    weights = section.get("weights")
+    if is_file(weights) and not Path(weights).is_file():
+        raise ArgumentError(f"there is no file {weights!r}")
+    if weights is not None and not is_file(weights):
+        check_published(section["name"], weights)
+    without = {k: v for k, v in section.items() if k not in ("weights", "pretrained")}
+    try:
+        with torch.device("meta"):
+            build_model(without)
+    except RuntimeError as error:
+        # RegNets compute with tensors as they are built; what came before that is valid.
+        if "meta tensor" not in str(error):
+            raise
+
+
+def _check_time(key: str, value: str) -> list[Mistake]:
+    try:
+        time = Time.from_timestring(value)
+    except ValueError:
+        return [Mistake(key, f"must be a time like 90ep, 1000ba or 0.5dur; got {value!r}")]
+    if key == "max_duration" and (time.unit not in _DURATIONS or time.value < 1):
+        return [Mistake(key, f"must be a number of ep, ba or sp, like 90ep; got {value!r}")]
+    if time.unit not in (*_DURATIONS, TimeUnit.DURATION) or time.value <= 0:
+        return [Mistake(key, f"must be more than 0, in ep, ba, sp or dur; got {value!r}")]
+    return []
+
+
+def _check_save_folder(path: str) -> list[Mistake]:
+    if "://" in path:
+        return [Mistake("save_folder", f"must be a local folder; got {path!r}")]
+    return []
+
+
+def _check_run_name(name: str) -> list[Mistake]:
+    # Folders of loggers and checkpoints are named after it.
+    parts = PurePath(name).parts
+    if not name.strip() or PurePath(name).is_absolute() or ".." in parts or not name.isprintable():
+        message = f"names folders, and must not lead out of those above them; got {name!r}"
+        return [Mistake("run_name", message)]
+    return []
+
+
+def _check_name(key: str, value: str | None, valid: Any) -> list[Mistake]:
+    return [] if value is None or value in valid else [Mistake(key, unknown(key, value, valid))]
+
+
+def _check_load_path(path: str | None) -> list[Mistake]:
+    if path is not None and (is_tar(path) or is_compressed_pt(path)):
+        # Composer would unpack it, to wherever it says, before anything can be looked at.
+        return [Mistake("load_path", f"must be a plain .pt file: unpack {path!r} first")]
+    # What has a scheme, like s3://, is for Composer to look up; {rank} for it to fill in.
+    if path is None or "://" in path or "{" in path:
+        return []
+    if not Path(path).is_file():
+        return [Mistake("load_path", f"there is no file {path!r}")]
+    if not zipfile.is_zipfile(path):  # as which torch.save writes it
+        return [Mistake("load_path", f"{path} is no checkpoint, or not a whole one")]
+    return []
+
+
+def _check_counts(config: RunConfig) -> list[Mistake]:
+    limits = {
+        "batch_size": (config.batch_size >= 1, "at least 1"),
+        "seed": (0 <= config.seed < 2**32, "from 0 to 2**32 - 1"),
+        "dist_timeout": (config.dist_timeout > 0, "more than 0 seconds"),
+        "save_num_checkpoints_to_keep": (config.save_num_checkpoints_to_keep >= -1, "at least -1"),
+    }
+    mistakes = [
+        Mistake(key, f"must be {valid}; got {getattr(config, key)}")
+        for key, (fits, valid) in limits.items()
+        if not fits
+    ]
+    micro = config.device_train_microbatch_size
+    whole = isinstance(micro, int) and not isinstance(micro, bool) and micro >= 1
+    if micro is not None and micro != "auto" and not whole:
+        message = f"must be a whole number >= 1, or auto; got {micro!r}"
+        mistakes.append(Mistake("device_train_microbatch_size", message))
+    return mistakes

@@ -1,0 +1,203 @@
+"""Names to objects: one table for each kind of component that a config names.
+
+Nothing is imported by a name from YAML, and nothing evaluated: what is not in a table is refused.
+"""
+
+import inspect
+import re
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, cast, get_type_hints
+
+import composer.algorithms
+import composer.callbacks
+import composer.optim
+import torch
+from composer import loggers
+from composer.core import Algorithm
+
+from composer_attn.callbacks import ExcitationMonitor
+from composer_attn.errors import ArgumentError
+from composer_attn.runs.components.attention_algorithms import COMPOSERS, Attentions
+from composer_attn.runs.config.annotations import annotations_of, misfit
+from composer_attn.runs.config.config_errors import Mistake, unknown
+from composer_attn.runs.config.shorthands import written_out
+from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS, build_loader
+from composer_attn.runs.models import MODEL_ARGUMENTS, MODELS
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of component.
+
+    Attributes:
+        label: what messages call it.
+        table: what builds each component, by name.
+        supplied: arguments that the run supplies itself, which a config must not.
+        extra: arguments that every component of the kind takes besides its own, and their types.
+    """
+
+    label: str
+    table: Mapping[str, Callable[..., Any]]
+    supplied: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def write_out(self, name: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a component's arguments with ratios like ``1/16`` as the numbers they are."""
+        if not isinstance(name, str) or name not in self.table:
+            return arguments
+        try:
+            build = self.table[name]
+        except ArgumentError:  # check_call says why
+            return arguments
+        return written_out(arguments, build, self.extra)
+
+    def check(self, key: str, section: Any) -> list[Mistake]:
+        """List what is wrong with a section ``{name: ..., argument: ...}``."""
+        if not isinstance(section, Mapping) or "name" not in section:
+            valid = ", ".join(sorted(self.table)[:5])
+            return [Mistake(key, f"must be {{name: ..., ...}}, the name one of {valid}, ...")]
+        arguments = {name: value for name, value in section.items() if name != "name"}
+        return self.check_call(key, f"{key}.name", section["name"], arguments)
+
+    def check_all(self, key: str, sections: Any) -> list[Mistake]:
+        """List what is wrong with a section ``{name: {argument: ...}, name: ...}``."""
+        if not isinstance(sections, Mapping):
+            return [Mistake(key, "must be {name: {argument: value}, ...}")]
+        mistakes = []
+        for name, arguments in sections.items():
+            here = f"{key}.{name}"
+            if arguments is not None and not isinstance(arguments, Mapping):
+                mistakes.append(Mistake(here, f"must be {{argument: value}}; got {arguments!r}"))
+            else:
+                mistakes += self.check_call(here, here, name, arguments or {})
+        return mistakes
+
+    def check_call(
+        self, key: str, name_key: str, name: Any, arguments: Mapping[str, Any]
+    ) -> list[Mistake]:
+        """List what is wrong with a name, and with the names and types of its arguments."""
+        if not isinstance(name, str) or name not in self.table:
+            return [Mistake(name_key, unknown(self.label, name, self.table))]
+        try:
+            self.table[name]
+        except ArgumentError as error:  # of a package whose attention cannot be imported
+            return [Mistake(name_key, str(error))]
+        parameters = inspect.signature(self.table[name]).parameters.values()
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        valid = [p.name for p in named if p.name not in self.supplied] + list(self.extra)
+        mistakes = [
+            Mistake(f"{key}.{argument}", unknown(f"argument of {name}", argument, valid))
+            for argument in arguments
+            if argument in self.supplied or (argument not in valid and not takes_any)
+        ]
+        missing = [
+            p.name for p in named
+            if p.default is p.empty and p.name not in arguments and p.name not in self.supplied
+        ]  # fmt: skip
+        mistakes += [Mistake(key, f"{name} needs the argument {m!r}") for m in missing]
+        by_default = {p.name for p in named if p.default is None}  # annotated as such or not
+        given = {n: v for n, v in arguments.items() if v is not None or n not in by_default}
+        return mistakes + self._check_types(key, name, given)
+
+    def _check_types(self, key: str, name: str, arguments: Mapping[str, Any]) -> list[Mistake]:
+        types = annotations_of(self.table[name]) | dict(self.extra)
+        return [
+            Mistake(f"{key}.{argument}", f"must be {wanted}; got {value!r}")
+            for argument, value in arguments.items()
+            if (wanted := misfit(value, types.get(argument, Any)))
+        ]
+
+
+def snake_case(name: str) -> str:
+    """Turn a class name into what YAML calls it: ``LRMonitor`` into ``lr_monitor``."""
+    words = name.replace("NaN", "Nan")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", words).lower()
+
+
+def _composer_algorithms() -> dict[str, Callable[..., Algorithm]]:
+    """Composer's algorithms by class name and by package name: ``blur_pool`` and ``blurpool``."""
+    table: dict[str, Callable[..., Algorithm]] = {}
+    for name in composer.algorithms.__all__:
+        cls = getattr(composer.algorithms, name)
+        if isinstance(cls, type) and issubclass(cls, Algorithm):
+            table[snake_case(name)] = cls
+            table[cls.__module__.split(".")[2]] = cls
+    return table
+
+
+def _classes(package: Any, ending: str) -> dict[str, Callable[..., Any]]:
+    """The classes that a package exports, by their name in snake case without the ending."""
+    return {
+        snake_case(name.removesuffix(ending)): getattr(package, name)
+        for name in package.__all__
+        if name.endswith(ending) and isinstance(getattr(package, name), type)
+    }
+
+
+_OTHERS = {
+    **{n: cls for n, cls in _composer_algorithms().items() if n != "squeeze_excite"},
+    COMPOSERS: composer.algorithms.SqueezeExcite,
+}
+
+
+def is_attention(name: str) -> bool:
+    """Say whether a config's algorithm adds attention, one that nobody registered here included."""
+    return name == COMPOSERS or name not in _OTHERS
+
+
+ALGORITHMS = Kind(
+    "algorithm",
+    # Nobody writes to it, who would need a first mapping that can be written to.
+    ChainMap(cast(MutableMapping, Attentions(_OTHERS)), _OTHERS),
+    supplied=("filter_fn",),  # a function, which YAML cannot hold
+)
+
+OPTIMIZERS = Kind(
+    "optimizer",
+    {
+        "adadelta": torch.optim.Adadelta,
+        "adafactor": torch.optim.Adafactor,
+        "adagrad": torch.optim.Adagrad,
+        "adam": torch.optim.Adam,
+        "adamax": torch.optim.Adamax,
+        "adamw": torch.optim.AdamW,
+        "asgd": torch.optim.ASGD,
+        "decoupled_adamw": composer.optim.DecoupledAdamW,
+        "decoupled_sgdw": composer.optim.DecoupledSGDW,
+        "nadam": torch.optim.NAdam,
+        "radam": torch.optim.RAdam,
+        "rmsprop": torch.optim.RMSprop,
+        "rprop": torch.optim.Rprop,
+        "sgd": torch.optim.SGD,
+    },
+    supplied=("params",),
+    extra={"no_decay": list},
+)
+
+SCHEDULERS = Kind(
+    "scheduler",
+    {n: cls for n, cls in _classes(composer.optim, "Scheduler").items() if n != "composer"},
+)
+
+LOGGERS = Kind(
+    "logger",
+    {
+        "file": loggers.FileLogger,
+        "mlflow": loggers.MLFlowLogger,
+        "tensorboard": loggers.TensorboardLogger,
+        "wandb": loggers.WandBLogger,
+    },
+)
+
+CALLBACKS = Kind(
+    "callback", {**_classes(composer.callbacks, ""), "excitation_monitor": ExcitationMonitor}
+)
+
+MODEL_KIND = Kind("model", MODELS, extra=MODEL_ARGUMENTS)
+
+_LOADER_TYPES = get_type_hints(build_loader)
+
+DATASET_KIND = Kind("dataset", DATASETS, extra={n: _LOADER_TYPES[n] for n in LOADER_ARGUMENTS})

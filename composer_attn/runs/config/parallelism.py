@@ -1,0 +1,44 @@
+"""How a run is spread over processes."""
+
+import torch
+from composer.utils import dist, get_device
+from composer.utils.parallelism import FSDP2Config, ParallelismConfig
+from packaging.version import Version
+
+from composer_attn.errors import ArgumentError
+from composer_attn.runs.config.config_errors import at
+from composer_attn.runs.config.schema import RunConfig
+
+PARALLELISMS = ("ddp", "fsdp2")
+
+# Under Composer 0.32.1 on CPU, with or without attention, FSDP2's losses are those of DDP with this
+# version of torch, and are others with 2.7.0.
+_FSDP2_TORCH = Version("2.13")
+
+
+def join_ranks(config: RunConfig) -> None:
+    """Connect this process to the run's others; nothing is waited for in a run of one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    with at("device"):
+        device = get_device(config.device)
+    dist.initialize_dist(device, timeout=config.dist_timeout)
+
+
+def parallelism_config(parallelism: str) -> ParallelismConfig | None:
+    """Return what Composer's Trainer takes; ``None`` is DDP wherever there are several ranks.
+
+    Raises:
+        ArgumentError: the installed torch trains wrongly under FSDP2.
+    """
+    if parallelism == "ddp":
+        return None
+    installed = Version(torch.__version__.partition("+")[0])
+    if installed < _FSDP2_TORCH:
+        raise ArgumentError(
+            f"fsdp2 needs torch >= {_FSDP2_TORCH}: with 2.7.0 its losses are not those of ddp, and "
+            f"{installed} is not known to be right; use ddp"
+        )
+    return ParallelismConfig(fsdp2=FSDP2Config())

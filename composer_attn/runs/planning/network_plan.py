@@ -1,0 +1,256 @@
+"""Plan attention for a network, by name or from a run's YAML, on images of a given size."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+from torchvision import models
+
+from composer_attn.attention import attention_names
+from composer_attn.checks import whole_number
+from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
+from composer_attn.functional import plan_attention
+from composer_attn.runs.components.config_check import load_checked
+from composer_attn.runs.components.registry import ALGORITHMS, DATASET_KIND
+from composer_attn.runs.config.config_errors import at, unknown
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.data.cifar import SIZE as CIFAR_SIZE
+from composer_attn.runs.models import MODELS, build_network, with_num_classes
+from composer_attn.surgery import SurgeryPlan
+
+_Shape = tuple[int, ...]
+_FRAMES = 16  # of a clip, as torchvision's video networks are trained
+_SHAPES: dict[str, _Shape] = {"simplified_efficientnet": (3, 56, 56)}
+_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
+_IMAGE = re.compile(r"[1-9]\d*(x[1-9]\d*){1,3}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what it was made for.
+
+    Attributes:
+        model: the network's name.
+        algorithm: the attention's registered name.
+        arguments: the algorithm's, where they are not its defaults.
+        image: ``(channels, *spatial)`` of one image.
+        batch: number of images.
+        plan: with costs.
+    """
+
+    model: str
+    algorithm: str
+    arguments: dict[str, Any]
+    image: _Shape
+    batch: int
+    plan: SurgeryPlan
+
+
+def make_plan(
+    model: str,
+    algorithm: str | None,
+    arguments: Mapping[str, Any],
+    image: str | None = None,
+    batch: int = 1,
+) -> Planned:
+    """Plan attention for a network; it is built without weights, and nothing is trained.
+
+    Args:
+        model: a name as in a run's ``model.name``, the name of one of torchvision's detection,
+            segmentation or video networks, or the path of a run's YAML file, whose model, image
+            size and algorithm's arguments are then the defaults.
+        algorithm: a registered attention's name; may be None where a YAML file names one.
+        arguments: the algorithm's arguments; None is not given.
+        image: like ``3x224x224``; by default what the network was made for.
+        batch: number of images.
+
+    Raises:
+        ConfigError: the YAML file, the algorithm or one of its arguments is not valid.
+        ComposerAttnError: whatever the planning function raises.
+    """
+    whole_number("batch", batch)
+    shape = None if image is None else parse_image(image)
+    config = _read(model)
+    section = {"name": model} if config is None else _model_in(config)
+    name = _choose(algorithm, config)
+    given = {} if config is None else dict(config.algorithms.get(name) or {})
+    given |= {key: value for key, value in arguments.items() if value is not None}
+    mistakes = ALGORITHMS.check_call(name, "algorithm", name, given)
+    if mistakes:
+        raise ConfigError(*mistakes)
+    for of_a_run in ("param_group", "fuse", "backend"):  # of an optimizer, which there is none
+        given.pop(of_a_run, None)
+    if shape is None and config is not None:
+        shape = _shape_in(config)
+    build = _builder(section)
+    try:
+        shape, plan = _plan(build, section["name"], name, given, shape, batch, "meta")
+    except ComposerAttnError:
+        # Some networks compute with values as they are built, or in their forward.
+        shape, plan = _plan(build, section["name"], name, given, shape, batch, "cpu")
+    return Planned(section["name"], name, given, shape, batch, plan)
+
+
+def parse_image(text: str) -> _Shape:
+    """Read the shape of an image.
+
+    Raises:
+        ArgumentError: it is not written as numbers with x between them.
+
+    Example:
+        >>> parse_image("3x224x224")
+        (3, 224, 224)
+    """
+    if not _IMAGE.fullmatch(text):
+        raise ArgumentError(f"image must be CHANNELSxHEIGHTxWIDTH, like 3x224x224; got {text!r}")
+    return tuple(map(int, text.split("x")))
+
+
+def parse_arguments(texts: list[str]) -> dict[str, Any]:
+    """Read ``argument=value``, values as in YAML.
+
+    Raises:
+        ArgumentError: one is written in another way.
+
+    Example:
+        >>> parse_arguments(["reduction=4", "gate=tanh"])
+        {'reduction': 4, 'gate': 'tanh'}
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.isidentifier():
+            raise ArgumentError(f"arguments must be NAME=VALUE, like reduction=4; got {text!r}")
+    return found
+
+
+def parse_kernel_sizes(texts: list[str] | None) -> int | dict[str, int] | None:
+    """Read one kernel size, or several as ``PATTERN=SIZE``.
+
+    Raises:
+        ArgumentError: a size is no whole number, or there are several without patterns.
+
+    Example:
+        >>> parse_kernel_sizes(["layer1.*=3", "layer4.*=7"])
+        {'layer1.*': 3, 'layer4.*': 7}
+    """
+    if not texts:
+        return None
+    pairs = [text.rpartition("=") for text in texts]
+    if all(size.isdecimal() for _, _, size in pairs):
+        if all(pattern for pattern, _, _ in pairs):
+            return {pattern: int(size) for pattern, _, size in pairs}
+        if len(texts) == 1 and texts[0].isdecimal():
+            return int(texts[0])
+    raise ArgumentError(
+        f"kernel_size must be an odd number, or one or more PATTERN=SIZE; got {' '.join(texts)!r}"
+    )
+
+
+def _read(model: str) -> RunConfig | None:
+    is_path = model.endswith((".yaml", ".yml")) or Path(model).is_file()
+    return load_checked(model) if is_path else None
+
+
+def _choose(algorithm: str | None, config: RunConfig | None) -> str:
+    if algorithm is not None:
+        if algorithm not in attention_names():
+            raise ArgumentError(unknown("algorithm", algorithm, attention_names()))
+        return algorithm
+    named = [n for n in attention_names() if config is not None and n in config.algorithms]
+    if len(named) != 1:
+        found = f"{', '.join(named)} are in the file" if named else "none is named"
+        valid = " or ".join(attention_names())
+        raise ArgumentError(f"say which algorithm: --algorithm {valid}; {found}")
+    return named[0]
+
+
+def _builder(section: dict[str, Any]) -> Callable[[], nn.Module]:
+    name = section["name"]
+    if name in MODELS:
+        bare = {k: v for k, v in section.items() if k not in ("weights", "pretrained")}
+        return lambda: build_network(bare)
+    if name in _others():
+        nothing = {"weights": None}
+        if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+            nothing["weights_backbone"] = None
+        return lambda: models.get_model(name, **nothing)
+    near = get_close_matches(name, [*MODELS, *_others()], n=3, cutoff=0.4)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    raise ArgumentError(f"there is no model, and no file, named {name!r}{hint}")
+
+
+def _others() -> list[str]:
+    packages = (models.detection, models.segmentation, models.video)
+    return [name for package in packages for name in models.list_models(module=package)]
+
+
+def _plan(
+    build: Callable[[], nn.Module],
+    name: str,
+    algorithm: str,
+    arguments: dict[str, Any],
+    shape: _Shape | None,
+    batch: int,
+    device: str,
+) -> tuple[_Shape, SurgeryPlan]:
+    with at("model"), torch.device(device):
+        network = build()
+    shape = shape or _default_shape(name, network)
+    if name in models.list_models(module=models.detection):  # they take a list of images
+        images = torch.rand(batch, *shape, device=device)
+        return shape, plan_attention(network, algorithm, **arguments, example=(list(images),))
+    images = torch.zeros(batch, *shape, device=device)
+    return shape, plan_attention(network, algorithm, **arguments, example=images)
+
+
+def _default_shape(name: str, network: nn.Module) -> _Shape:
+    """Return what a network was made for, as far as it says so; 3x224x224 otherwise."""
+    if name in _SHAPES:
+        return _SHAPES[name]
+    if name.startswith("timm/"):
+        settings: Any = network.default_cfg  # a dict, on all of timm's
+        return tuple(settings.get("input_size", (3, 224, 224)))
+    side = getattr(network, "image_size", None)
+    if isinstance(side, int):
+        return 3, side, side
+    published = list(models.get_model_weights(name)) if name in models.list_models() else []
+    size = published[-1].transforms.keywords.get("crop_size", 224) if published else 224
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = sides * 2 if len(sides) == 1 else sides
+    is_video = name in models.list_models(module=models.video)
+    return (3, _FRAMES, *sides) if is_video else (3, *sides)
+
+
+def _shape_in(config: RunConfig) -> _Shape | None:
+    """Return the shape of a run's images, where its dataset section or that dataset says so."""
+    if config.train_dataset["name"].startswith("cifar"):
+        return 3, CIFAR_SIZE, CIFAR_SIZE
+    arguments = _dataset_arguments(config)
+    size = arguments.get("size")
+    return (arguments.get("channels", 3), size, size) if isinstance(size, int) else None
+
+
+def _model_in(config: RunConfig) -> dict[str, Any]:
+    """Return a run's model section, as wide as its data where that is known without reading it."""
+    found = _CLASSES.get(config.train_dataset["name"])
+    found = found or _dataset_arguments(config).get("num_classes")
+    return with_num_classes(config.model, found) if isinstance(found, int) else config.model
+
+
+def _dataset_arguments(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments of a run's training data, defaults included."""
+    section = config.train_dataset
+    parameters = inspect.signature(DATASET_KIND.table[section["name"]]).parameters
+    return {name: parameter.default for name, parameter in parameters.items()} | section

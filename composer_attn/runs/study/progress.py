@@ -1,0 +1,83 @@
+"""What a study shows while it runs: a table, kept up to date, or lines where there is none."""
+
+import time
+from collections.abc import Sequence
+from enum import Enum
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from composer_attn.runs.components.variants import Variant
+from composer_attn.runs.training.history import read_history
+
+
+class State(Enum):
+    """How far a run is."""
+
+    WAITING = "waiting"
+    TRAINING = "training"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Board:
+    """A table of a study's runs; entered, it is on the screen.
+
+    Args:
+        variants: the runs.
+        console: where to show them.
+    """
+
+    def __init__(self, variants: Sequence[Variant], console: Console | None = None):
+        self.console = console or Console()
+        self._rows = {variant.folder: ["", "", "", ""] for variant in variants}
+        self._variants = variants
+        self._states = dict.fromkeys(self._rows, State.WAITING)
+        self._began: dict[object, float] = {}
+        self._live = Live(console=self.console, auto_refresh=False, get_renderable=self.table)
+
+    def __enter__(self) -> "Board":
+        if self.console.is_terminal:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def show(self, variant: Variant, state: State) -> None:
+        """Show how far a run is."""
+        key = variant.folder
+        row = self._row(variant)
+        changed = (row[:3], state) != (self._rows[key][:3], self._states[key])
+        self._rows[key], self._states[key] = row, state
+        if self.console.is_terminal:
+            self._live.refresh()
+        elif changed:
+            names = ("epoch", "accuracy", "loss")
+            told = [f"{n} {v}" for n, v in zip(names, row[:3], strict=True) if v]
+            line = ", ".join([f"{variant.name}, seed {variant.seed}: {state.value}", *told])
+            self.console.print(line, highlight=False)
+
+    def table(self) -> Table:
+        """Return the table as it is now."""
+        table = Table("variant", "seed", "state", title="study", title_justify="left")
+        for name in ("epoch", "accuracy", "loss", "time"):
+            table.add_column(name, justify="right")
+        for variant in self._variants:
+            state = self._states[variant.folder]
+            cells = (variant.name, str(variant.seed), state.value, *self._rows[variant.folder])
+            styles = {State.TRAINING: "bold", State.WAITING: "dim", State.FAILED: "red"}
+            table.add_row(*cells, style=styles.get(state))
+        return table
+
+    def _row(self, variant: Variant) -> list[str]:
+        began = self._began.setdefault(variant.folder, time.monotonic())
+        row = ["", "", "", f"{time.monotonic() - began:.0f} s"]
+        for moment in read_history(variant.folder):
+            if moment.kind == "train":
+                row[0], row[2] = str(moment.epoch), f"{moment.figures['loss']:.3f}"
+            elif "accuracy" in moment.figures:
+                row[1] = f"{moment.figures['accuracy']:.1%}"
+        return row

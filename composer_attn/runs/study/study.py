@@ -1,0 +1,174 @@
+"""Train the variants of one recipe, each in a process of its own, and go on where one stopped."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from composer_attn.errors import ConfigError
+from composer_attn.runs.components.variants import Variant, make_variants
+from composer_attn.runs.config.config_errors import Mistake
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.study.progress import Board, State
+from composer_attn.runs.training.summary import FILE as SUMMARY
+
+_RECIPE = "config.yaml"
+_LOG = "train.log"
+_POLL = 0.5  # seconds
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE = 20  # seconds that a run has to end when told to
+
+
+def digits_recipe() -> Path:
+    """Return the recipe that a study takes without one: handwritten digits, a small ResNet."""
+    package = Path(__file__).parents[1]
+    name = "digits_plain.yaml"
+    # In a checkout the recipes are beside the package; a wheel carries this one inside.
+    beside, inside = package.parent / "yamls" / name, package / "recipes" / name
+    return beside if beside.is_file() else inside
+
+
+def study(
+    config: RunConfig,
+    names: Sequence[str],
+    seeds: int,
+    out: Path,
+    ranks: int = 1,
+    imports: Sequence[str] = (),
+) -> list[Variant]:
+    """Train every variant of a recipe that is not trained already, one after the other.
+
+    Each is a run as ``composer-attn train`` makes it, in a folder of its own within ``out``: one
+    that was interrupted goes on from its last checkpoint, one that has a summary is not touched.
+
+    Args:
+        config: the recipe.
+        names: variants: ``plain``, or attentions by name.
+        seeds: number of seeds.
+        out: the study's folder.
+        ranks: number of processes of each run, on this machine.
+        imports: modules that register attentions, which each run imports first.
+
+    Returns:
+        The variants that failed; what they printed is in ``train.log`` of their folders.
+
+    Raises:
+        ArgumentError, ConfigError: nothing was trained.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        message = "starts the processes of its runs itself: composer-attn study --ranks N"
+        raise ConfigError(Mistake("study", message))
+    variants = make_variants(config, names, seeds, out)
+    failed = []
+    with _lock(out) as lock, _ended_by_signals(), Board(variants) as board:
+        for variant in variants:
+            _check_recipe(variant)
+        for variant in variants:
+            if (variant.folder / SUMMARY).is_file():
+                board.show(variant, State.DONE)
+            elif _train(variant, board, ranks, lock, imports) != 0:
+                board.show(variant, State.FAILED)
+                failed.append(variant)
+            else:
+                board.show(variant, State.DONE)
+    return failed
+
+
+def _train(variant: Variant, board: Board, ranks: int, lock: int, imports: Sequence[str]) -> int:
+    """Train one variant, and return its exit code."""
+    variant.folder.mkdir(parents=True, exist_ok=True)
+    recipe = variant.folder / _RECIPE
+    OmegaConf.save(OmegaConf.structured(variant.config), recipe)
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "composer.cli.launcher", "-n", str(ranks)]
+    imported = [word for module in imports for word in ("--import", module)]
+    command += ["-m", "composer_attn", *imported, "train", str(recipe)]
+    with (variant.folder / _LOG).open("ab") as log:
+        # The run holds the lock as well, also where the study is killed and leaves it behind.
+        process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[lock])
+    try:
+        while process.poll() is None:
+            board.show(variant, State.TRAINING)
+            time.sleep(_POLL)
+    finally:
+        _stop(process)
+    return process.returncode
+
+
+def _stop(process: subprocess.Popen) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _check_recipe(variant: Variant) -> None:
+    """Make sure that what is in a run's folder was begun with the same config.
+
+    Raises:
+        ConfigError: it was another.
+    """
+    path = variant.folder / _RECIPE
+    if not path.is_file():
+        return
+    before: Any = OmegaConf.to_container(OmegaConf.load(path))
+    text = OmegaConf.to_yaml(asdict(variant.config))
+    now: Any = OmegaConf.to_container(OmegaConf.create(text))
+    differing = [key for key in now if now[key] != before.get(key)]
+    if differing:
+        keys = ", ".join(f"{key} ({before.get(key)} there, {now[key]} here)" for key in differing)
+        message = f"was begun with another config: {keys}; name another folder with --out"
+        raise ConfigError(Mistake("", message, str(variant.folder)))
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[int]:
+    """Hold a study's folder, so that no two train the same run.
+
+    Raises:
+        ConfigError: it is held, or cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(Mistake("--out", f"cannot be written: {error}")) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"a study (or a run that one left behind) is still training in {out}"
+            raise ConfigError(Mistake("--out", message)) from None
+        yield file.fileno()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End on Ctrl-C and SIGTERM alike, so that the run that is being trained ends as well.
+
+    Composer, once imported, has handlers of its own, which end the process with no word.
+    """
+    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

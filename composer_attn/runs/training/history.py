@@ -1,0 +1,122 @@
+"""How a run went: its losses and metrics over time, kept line by line as ``history.jsonl``."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist
+from omegaconf import OmegaConf
+
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.training.checkpoint_saver import saving
+
+FILE = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was known at a time of a run.
+
+    Attributes:
+        kind: ``train``, at the end of an epoch or of training, or ``eval``.
+        batch: batches trained on so far.
+        epoch: epochs completed so far.
+        sample: images trained on so far, over all ranks.
+        seconds: wall time of training so far, evaluation not counted.
+        figures: ``loss`` (of a ``train`` moment: the mean since the one before), or the metrics of
+            the evaluation by name; nan where it was no number.
+    """
+
+    kind: str
+    batch: int
+    epoch: int
+    sample: int
+    seconds: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class History(Callback):
+    """Keeps the history of a run, and its config from the first step on, in its folder.
+
+    Args:
+        folder: the run's folder.
+        config: the run's config.
+    """
+
+    def __init__(self, folder: str, config: RunConfig):
+        self.folder = Path(folder)
+        self.config = config
+        self._losses: list[float] = []
+        self._begun = False
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Take in the loss of a step; after the first, keep the config."""
+        self._losses.append(state.total_loss_dict.get("loss/train/total", nan))
+        if not self._begun:
+            self._begun = True
+            self.write_config()
+
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        """Keep the loss of the epoch."""
+        self._add_losses(state)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Keep the loss of an epoch that was not trained to its end."""
+        self._add_losses(state)
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Keep the metrics of an evaluation."""
+        metrics = state.eval_metrics.get(state.dataloader_label or "", {})
+        self._add("eval", state, {name: float(m.compute()) for name, m in metrics.items()})
+
+    def write_config(self) -> None:
+        """Write ``config.yaml``, every interpolation resolved."""
+        if dist.get_global_rank() == 0:
+            path = self.folder / "config.yaml"
+            with saving(path):
+                OmegaConf.save(OmegaConf.structured(self.config), path)
+
+    def _add_losses(self, state: State) -> None:
+        if self._losses:
+            self._add("train", state, {"loss": sum(self._losses) / len(self._losses)})
+            self._losses = []
+
+    def _add(self, kind: str, state: State, figures: dict[str, float]) -> None:
+        if dist.get_global_rank() != 0:
+            return
+        now = state.timestamp
+        seconds = now.total_wct.total_seconds() if now.total_wct else 0.0
+        counts = (now.batch.value, now.epoch.value, now.sample.value)
+        # JSON has no nan: null stands for what is no number.
+        kept = {name: value if isfinite(value) else None for name, value in figures.items()}
+        path = self.folder / FILE
+        with saving(path), path.open("a") as file:
+            moment = asdict(Moment(kind, *counts, seconds, figures)) | {"figures": kept}
+            file.write(json.dumps(moment) + "\n")
+
+
+def read_history(folder: Path) -> list[Moment]:
+    """Read the history of a run, without what was trained again after an interruption."""
+    moments: list[Moment] = []
+    try:
+        lines = (folder / FILE).read_text().splitlines()
+    except OSError:
+        return moments
+    for line in lines:
+        try:
+            moment = _moment(json.loads(line))
+        except (ValueError, TypeError):  # cut off while it was written
+            continue
+        again = (moment.batch, moment.kind == "eval")
+        moments = [m for m in moments if (m.batch, m.kind == "eval") < again]
+        moments.append(moment)
+    return moments
+
+
+def _moment(values: dict[str, Any]) -> Moment:
+    figures = {n: nan if v is None else float(v) for n, v in values.pop("figures").items()}
+    return Moment(**values, figures=figures)

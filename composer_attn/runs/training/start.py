@@ -1,0 +1,98 @@
+"""What a run starts from: nothing, a checkpoint, or the weights of one made without attention.
+
+Composer loads a checkpoint into a model of the same parts alone, optimizer and all. One that a run
+without attention wrote is loaded here, as weights, once the attention is in.
+"""
+
+from dataclasses import dataclass
+
+import composer.algorithms
+from composer.core import Callback, State
+from composer.loggers import Logger
+
+from composer_attn.algorithms.base import AttentionAlgorithm
+from composer_attn.attention import attention_names
+from composer_attn.errors import ConfigError
+from composer_attn.functional import load_weights
+from composer_attn.runs.components.attention_algorithms import class_of
+from composer_attn.runs.config.config_errors import Mistake
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.training.checkpoint_safety import check_checkpoint, local_file
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        text: for people; ``None`` where it starts from nothing.
+        load_path: what Composer loads, if anything.
+        weights: the checkpoint made without attention whose weights are loaded, if any.
+    """
+
+    text: str | None = None
+    load_path: str | None = None
+    weights: str | None = None
+
+
+def find_start(config: RunConfig) -> Start:
+    """Look into the checkpoint that a run is to start from.
+
+    Raises:
+        CheckpointError: it is not safe, or not whole.
+        ConfigError: it was made with another attention, or the ranks cannot take its weights.
+    """
+    path = config.load_path
+    if path is None:
+        return Start()
+    what = "weights of" if config.load_weights_only else "checkpoint"
+    whole = Start(f"{what} {path}", load_path=path)
+    file = local_file(path)
+    if file is None:  # elsewhere: Composer has it checked once it is here
+        return whole
+    asked = {name: class_of(name) for name in config.algorithms if name in attention_names()}
+    made_with = [name for name in check_checkpoint(file) if _is_ours(_named(name))]
+    if not asked or {cls.__name__ for cls in asked.values()} & set(made_with):
+        return whole
+    if made_with:
+        message = (
+            f"{path} was made with {' and '.join(made_with)}, and this run adds "
+            f"{' and '.join(asked)}: its attention has no place here. A checkpoint goes on with "
+            "its own attention, and one without any with any"
+        )
+        raise ConfigError(Mistake("load_path", message))
+    if config.parallelism != "ddp":
+        message = (
+            f"{path} was made without attention; under {config.parallelism} take its weights by "
+            "model.weights"
+        )
+        raise ConfigError(Mistake("load_path", message))
+    starts = [
+        f"{name} from start={(config.algorithms[name] or {}).get('start', 'paper')}"
+        for name in asked
+    ]
+    text = f"weights of {path}, made without attention; {', '.join(starts)}"
+    return Start(text, weights=file)
+
+
+class WeightsWithoutAttention(Callback):
+    """Loads the weights of a checkpoint made without attention, after surgery.
+
+    Args:
+        path: the checkpoint.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def before_load(self, state: State, logger: Logger) -> None:
+        """Load: every surgery is over, the model neither wrapped nor compiled."""
+        load_weights(state.model, self.path)
+
+
+def _named(algorithm: str) -> object:
+    return getattr(composer.algorithms, algorithm, None)
+
+
+def _is_ours(cls: object) -> bool:
+    return isinstance(cls, type) and issubclass(cls, AttentionAlgorithm)

@@ -1,0 +1,136 @@
+"""What a run came to: printed at its end, and kept as ``summary.json``."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import cast
+
+import torch
+from composer import Trainer
+from composer.utils import dist
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from composer_attn.functional import attended_modules
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.training.build import Parts
+from composer_attn.runs.training.network_cost import count_macs, count_parameters, peak_memory
+from composer_attn.runs.training.rank_consistency import versions
+
+FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The closing figures of a run.
+
+    Attributes:
+        run_name: name of the run.
+        metrics: the evaluation's metrics at the end, by name.
+        attended_layers: number of modules with attention of ours.
+        parameters_before: of the network as built.
+        parameters_after: of the network as trained.
+        macs: multiply-accumulates of one image's forward pass; None where parameters are spread
+            over ranks.
+        images_per_second: training throughput over all ranks, evaluation not counted.
+        seconds: wall time of training, evaluation not counted.
+        peak_memory: bytes, of this rank: on the GPU, or else of the process.
+        skipped_images: how often a file of the training data was left out, unreadable, since this
+            process started, over all ranks.
+        ranks: number of processes.
+        versions: of Python and the packages that matter.
+        save_folder: where checkpoints, config and summary are.
+        passed_over_files: how many files of the training data were not taken for images, by ending.
+        started_from: the checkpoint of ``load_path``, and what was taken of it; None without one.
+    """
+
+    run_name: str
+    metrics: dict[str, float]
+    attended_layers: int
+    parameters_before: int
+    parameters_after: int
+    macs: int | None
+    images_per_second: float
+    seconds: float
+    peak_memory: int
+    skipped_images: int
+    ranks: int
+    versions: dict[str, str]
+    save_folder: str
+    passed_over_files: dict[str, int] = field(default_factory=dict)
+    started_from: str | None = None
+
+    def write(self) -> None:
+        """Write ``summary.json`` into the save folder."""
+        path = Path(self.save_folder) / FILE
+        values = asdict(self)
+        # JSON has no nan: null stands for what is no number.
+        values["metrics"] = {n: v if isfinite(v) else None for n, v in self.metrics.items()}
+        path.write_text(json.dumps(values, indent=2) + "\n")
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the figures as a table."""
+        table = Table(title=self.run_name, show_header=False, title_justify="left")
+        for name, value in self.metrics.items():
+            share = name.endswith("accuracy")
+            table.add_row(name.replace("_", " "), f"{value:.2%}" if share else f"{value:.4f}")
+        if self.started_from:
+            table.add_row("started from", self.started_from)
+        added = self.parameters_after - self.parameters_before
+        table.add_row("attended layers", str(self.attended_layers))
+        table.add_row("parameters before", f"{self.parameters_before:,}")
+        table.add_row("parameters after", f"{self.parameters_after:,} ({added:+,})")
+        if self.macs is not None:
+            table.add_row("multiply-accumulates", f"{self.macs:,} an image")
+        rate = f"{self.images_per_second:,.0f} images/s, {self.seconds:.1f} s"
+        table.add_row("training", rate)
+        table.add_row("peak memory", f"{self.peak_memory / 2**20:,.0f} MiB")
+        if self.skipped_images:
+            table.add_row("skipped images", f"{self.skipped_images:,}")
+        if self.passed_over_files:
+            counts = (f"{n:,} {ending}" for ending, n in self.passed_over_files.items())
+            table.add_row("passed-over files", ", ".join(counts))
+        table.add_row("saved in", self.save_folder)
+        (console or Console()).print(table)
+
+
+def summarize(
+    config: RunConfig, parts: Parts, trainer: Trainer, parameters_before: int, folder: str
+) -> Summary:
+    """Take a run's closing figures from its Trainer; on every rank alike."""
+    state = trainer.state
+    seconds = state.timestamp.total_wct.total_seconds()
+    samples = state.timestamp.sample.value
+    return Summary(
+        run_name=state.run_name,
+        metrics={
+            name: float(metric.compute())
+            for metrics in state.eval_metrics.values()
+            for name, metric in metrics.items()
+        },
+        attended_layers=len(attended_modules(parts.model)),
+        parameters_before=parameters_before,
+        parameters_after=count_parameters(parts.model),
+        macs=macs_of(config, parts),
+        images_per_second=samples / seconds if seconds else 0.0,
+        seconds=seconds,
+        peak_memory=peak_memory(next(parts.model.parameters()).device),
+        skipped_images=sum(dist.all_gather_object(parts.train_source.skipped())),
+        ranks=dist.get_world_size(),
+        versions=versions(),
+        save_folder=folder,
+        passed_over_files=dict(parts.train_source.passed_over),
+        started_from=parts.start.text,
+    )
+
+
+def macs_of(config: RunConfig, parts: Parts) -> int | None:
+    """Count the multiply-accumulates of one image, where one rank holds all parameters."""
+    if config.parallelism != "ddp":
+        return None
+    network = cast(nn.Module, parts.model.module)  # of a ComposerClassifier
+    parameter = next(network.parameters())
+    image = torch.zeros(1, *parts.train_source.image_shape)
+    return count_macs(network, image.to(parameter.device, parameter.dtype))

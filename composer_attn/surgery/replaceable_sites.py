@@ -1,0 +1,120 @@
+"""The points where a network has attention of its own, which can give way."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from composer_attn.errors import PlacementError
+from composer_attn.surgery.attend import CHILD, is_attended
+from composer_attn.surgery.existing_attention.known import (
+    existing,
+    is_attention,
+    is_rescaling,
+    nothing_to_replace,
+)
+from composer_attn.surgery.existing_attention.recognition import findings
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.sites import ATTENDED_ALREADY, CONVOLUTIONS, Point, channels_out
+from composer_attn.surgery.stand_ins import Kept, Replacement, is_replacement, split_name
+
+
+def find_own_attentions(model: nn.Module) -> list[Point]:
+    """List the attentions that a network came with, or those that stand in their place.
+
+    Raises:
+        PlacementError: there is none that could give way.
+    """
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in _outermost(model):
+        names.setdefault(module, []).append(name)
+    points = [_point(model, module, tuple(known)) for module, known in names.items()]
+    if all(point.obstacle.startswith((_FIXED, _UNKNOWN)) for point in points):
+        raise PlacementError(nothing_to_replace(model))
+    return points
+
+
+_FIXED = "its block needs it: it is more than a rescaling of channels"
+_UNKNOWN = "an attention by its name alone, since its forward cannot be traced"
+_REGISTER = "register_existing_attention says whether it may give way"
+
+
+def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Walk over attentions, but not into ours, nor into those that can be replaced as a whole."""
+    above: list[str] = []
+    for name, module in walk(model):
+        if any(name.startswith(prefix) and name for prefix in above):
+            continue
+        prefix = f"{name}." if name else ""
+        if is_replacement(module) or is_rescaling(module):
+            above.append(prefix)
+        elif is_attended(module):
+            above.append(f"{prefix}{CHILD}")
+        if is_replacement(module) or is_attention(module):
+            yield name, module
+
+
+def _point(model: nn.Module, module: nn.Module, names: tuple[str, ...]) -> Point:
+    name = names[0]
+    if is_replacement(module):
+        channels = _channels(model, module.kept.module, name)
+        return Point(name, names, module, "output", channels, name, obstacle=ATTENDED_ALREADY)
+    has_weights = any(True for _ in module.parameters())
+    channels = _channels(model, module, name)
+    return Point(
+        name,
+        names,
+        Replacement(Kept(module)),
+        "output",
+        channels,
+        owner=name if has_weights else split_name(name)[0],
+        obstacle=_obstacle(module, name, channels),
+        slots=tuple(split_name(n) for n in names),
+    )
+
+
+def _obstacle(module: nn.Module, name: str, channels: int) -> str:
+    found = existing(module)
+    if found.kind != "rescaling":
+        return _FIXED if not found.doubt else f"{_UNKNOWN} ({found.doubt}); {_REGISTER}"
+    if not name:
+        return "it is the whole model"
+    return "" if channels else "how many channels it has cannot be told"
+
+
+def _channels(model: nn.Module, module: nn.Module, name: str) -> int:
+    """Tell how many channels an attention rescales."""
+    found = existing(module)
+    told = found.channels or (0 if found.traced else _taken_in(module))
+    return told or _called_on(model, name) or _before(model, name)
+
+
+def _taken_in(module: nn.Module) -> int:
+    """Tell the channels that its first layer takes in."""
+    layers = (m for m in module.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS)))
+    first = next(layers, None)
+    width = first.in_features if isinstance(first, nn.Linear) else getattr(first, "in_channels", 0)
+    # One or two: a kernel that slides over channels or positions, as in ECA.
+    return width if width > 2 else 0
+
+
+def _called_on(model: nn.Module, name: str) -> int:
+    """Tell the channels of the map that the block around it calls it on."""
+    above, _ = split_name(name)
+    while above:
+        widths = findings(model.get_submodule(above)).widths
+        if name.removeprefix(f"{above}.") in widths:
+            return widths[name.removeprefix(f"{above}.")]
+        above, _ = split_name(above)
+    return findings(model).widths.get(name, 0)
+
+
+def _before(model: nn.Module, name: str) -> int:
+    """Tell the channels that the nearest of the children before it puts out."""
+    parent, own = split_name(name)
+    before = []
+    for child, sibling in model.get_submodule(parent)._modules.items():
+        if child == own:
+            break
+        before.append(sibling)
+    widths = (channels_out(sibling) for sibling in reversed(before) if sibling is not None)
+    return next(filter(None, widths), 0)

@@ -1,0 +1,95 @@
+"""Which points of a model to attend, and why not the others."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from composer_attn.checks import whole_number
+from composer_attn.errors import ArgumentError
+from composer_attn.surgery.names import as_patterns, check_patterns, matches
+from composer_attn.surgery.replaceable_sites import find_own_attentions
+from composer_attn.surgery.sites import Point, find_points
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the caller asks for; all conditions must hold.
+
+    Attributes:
+        min_channels: the least number of channels at the point; ``None`` is 128, or, to replace
+            what is there, 1.
+        include: patterns of which a site's name must match one; ``None`` is every name.
+        exclude: patterns of which a site's name must match none.
+        filter_fn: ``filter_fn(name, module) -> bool``, asked last.
+        placement: which points of the network are candidates.
+        replace: the candidates are the attentions that the network came with.
+    """
+
+    min_channels: int | None = None
+    include: str | Iterable[str] | None = None
+    exclude: str | Iterable[str] | None = None
+    filter_fn: Callable[[str, nn.Module], bool] | None = None
+    placement: str = "conv"
+    replace: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.replace, bool):
+            raise ArgumentError(f"replace must be True or False; got {self.replace!r}")
+        if self.replace and self.placement != "conv":
+            raise ArgumentError(
+                "replace=True places attention where the network has its own, and takes no "
+                f"placement; got placement={self.placement!r}"
+            )
+        if self.min_channels is None:
+            object.__setattr__(self, "min_channels", default_min_channels(self.replace))
+        whole_number("min_channels", self.min_channels)
+        object.__setattr__(self, "include", as_patterns("include", self.include))
+        object.__setattr__(self, "exclude", as_patterns("exclude", self.exclude))
+        if self.filter_fn is not None and not callable(self.filter_fn):
+            raise ArgumentError(
+                "filter_fn must be a function of (name, module) that returns a bool; "
+                f"got {self.filter_fn!r}"
+            )
+
+
+def default_min_channels(replace: bool) -> int:
+    """Return what ``min_channels=None`` stands for."""
+    return 1 if replace else 128
+
+
+def reason_against(point: Point, selection: Selection) -> str:
+    """Say why a point is passed over; empty where it is chosen."""
+    if point.obstacle:
+        return point.obstacle
+    if point.channels < cast(int, selection.min_channels):  # filled in as it was made
+        return f"fewer channels than min_channels={selection.min_channels}"
+    if selection.include is not None and not matches(point.names, selection.include):
+        return "not in include"
+    if matches(point.names, selection.exclude or ()):
+        return "in exclude"
+    if selection.filter_fn and not selection.filter_fn(point.name, point.module):
+        return "filter_fn said no"
+    return ""
+
+
+def select(model: nn.Module, selection: Selection) -> list[tuple[Point, str]]:
+    """Pair every point with the reason why it is passed over (empty: chosen).
+
+    Raises:
+        ArgumentError: there is no such placement.
+        PlacementError: the network has no place for it, or nothing to replace.
+        PatternError: a pattern matches no point.
+    """
+    points = _candidates(model, selection)
+    names = [name for point in points for name in point.names]
+    check_patterns("include", selection.include, names)
+    check_patterns("exclude", selection.exclude, names)
+    return [(point, reason_against(point, selection)) for point in points]
+
+
+def _candidates(model: nn.Module, selection: Selection) -> list[Point]:
+    if selection.replace:
+        return find_own_attentions(model)
+    return find_points(model, selection.placement)

@@ -1,0 +1,292 @@
+"""The points of a network that a placement means: what to attend, on which side."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import cast
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from composer_attn.errors import ArgumentError, PlacementError, first_line
+from composer_attn.surgery.attend import CHILD, is_attended
+from composer_attn.surgery.block_tracing import traced_block
+from composer_attn.surgery.blocks import Block, known_block
+from composer_attn.surgery.existing_attention.known import existing_attentions, inside, is_attention
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.stand_ins import Shortcut, Slot
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+
+
+ATTENDED_ALREADY = "already attended"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place for an attention.
+
+    Attributes:
+        name: the first name, in the model, of the module to attend.
+        names: all of the names that patterns may match.
+        module: the module to attend.
+        side: what of it passes through the attention: ``output``, ``input`` or ``shortcut``.
+        channels: how many channels there are.
+        owner: name of the module whose weights the new parameters go with: same device, dtype,
+            parameter group.
+        obstacle: why there can be no attention here; empty where there can.
+        slots: names of a block and of its child that the module is to become: None until now, or
+            an attention of the network's own under each of its names.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    module: nn.Module
+    side: str
+    channels: int
+    owner: str
+    obstacle: str = ""
+    slots: tuple[Slot, ...] = ()
+
+
+def find_points(model: nn.Module, placement: str) -> list[Point]:
+    """List every point of a placement once, in the order in which the model names them.
+
+    Raises:
+        ArgumentError: there is no such placement.
+        PlacementError: the network has no block for it.
+    """
+    if not isinstance(placement, str) or placement not in PLACEMENTS:
+        raise ArgumentError(f"placement must be one of {', '.join(PLACEMENTS)}; got {placement!r}")
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in walk(model):
+        names.setdefault(module, []).append(name)
+    foreign = existing_attentions(model)
+    points: dict[tuple[nn.Module, str], Point] = {}
+    for point in PLACEMENTS[placement](names, placement):
+        # By the module, which may go by other names too, and under the first of them.
+        known = tuple(dict.fromkeys((*names.get(point.module, ()), *point.names)))
+        points.setdefault((point.module, point.side), replace(point, name=known[0], names=known))
+    order = {module: i for i, module in enumerate(names)}
+    places = [model.get_submodule(p.slots[0][0]) if p.slots else p.module for p in points.values()]
+    found = sorted(zip(places, points.values(), strict=True), key=lambda pair: order[pair[0]])
+    return [_guarded(point, foreign) for _, point in found]
+
+
+def _guarded(point: Point, foreign: dict[str, str]) -> Point:
+    """Note what speaks against a point: it is attended, or lies inside an attention."""
+    if is_attended(point.module):
+        return replace(point, obstacle=ATTENDED_ALREADY)
+    enclosing = next(filter(None, (inside(name, foreign) for name in point.names)), "")
+    if enclosing:
+        return replace(point, obstacle=enclosing)
+    if not point.channels and not point.obstacle:
+        return replace(point, obstacle="no layer tells how many channels there are")
+    return point
+
+
+def _convolutions(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+    for module, known in names.items():
+        if isinstance(module, CONVOLUTIONS):
+            yield Point(known[0], tuple(known), module, "output", module.out_channels, known[0])
+
+
+def _norms(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+    """Find the norm that follows each convolution: the next child of the same module."""
+    for parent, known in names.items():
+        children = [(name, child) for name, child in parent._modules.items() if child is not None]
+        for (name, conv), (next_name, norm) in pairwise([*children, ("", None)]):
+            if isinstance(conv, CONVOLUTIONS):
+                convs, norms = (tuple(_join(k, n) for k in known) for n in (name, next_name))
+                point = Point(convs[0], convs, conv, "output", conv.out_channels, convs[0])
+                if isinstance(norm, NORMS) and norm_channels(norm) == conv.out_channels:
+                    yield replace(point, name=norms[0], names=(*norms, *convs), module=norm)
+                else:
+                    yield replace(point, obstacle="no norm follows it")
+
+
+def _blocks(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+    found: list[nn.Module] = []
+    untraced: dict[nn.Module, str] = {}
+    for module, known in list(names.items()):
+        block = _block_of(module, untraced)
+        if block is not None:
+            found.append(module)
+            yield _block_point(module, tuple(known), block, placement)
+    if not found:
+        raise PlacementError(_no_blocks(next(iter(names)), placement, untraced))
+    for module, why in untraced.items():
+        # What has blocks inside is hardly one itself.
+        if not any(block in found for block in module.modules()):
+            known, obstacle = names[module], f"not traced ({why}): if a block, register_block it"
+            yield Point(known[0], tuple(known), module, "output", 0, known[0], obstacle=obstacle)
+
+
+def _block_of(module: nn.Module, untraced: dict[nn.Module, str]) -> Block | None:
+    known = known_block(module)
+    has_convolution = any(isinstance(m, CONVOLUTIONS) for m in module.modules())
+    plain = isinstance(module, (nn.Sequential, *CONVOLUTIONS)) or not module._modules
+    if known is not None or plain or not has_convolution:
+        return known
+    try:
+        return traced_block(module)
+    except Exception as error:  # whatever a forward raises on symbolic inputs
+        untraced[module] = first_line(error)
+        return None
+
+
+def _block_point(block: nn.Module, known: tuple[str, ...], parts: Block, placement: str) -> Point:
+    inputs, outputs = _block_channels(block, known, parts)
+    if placement == "residual":
+        return _at_child(block, known, parts.last, "output", outputs)
+    if placement == "pre":
+        return _at_child(block, known, parts.first, "input", inputs)
+    if placement == "post":
+        return Point(known[0], known, block, "output", outputs, known[0])
+    if not _has_shortcut(block, parts):
+        return Point(known[0], known, block, "shortcut", 0, known[0], obstacle="it has no shortcut")
+    if _shortcut(block, parts) is not None:
+        return _at_child(block, known, parts.shortcut, "output", outputs)
+    if parts.shortcut:
+        names = (*(_join(k, parts.shortcut) for k in known), *known)
+        slots = ((known[0], parts.shortcut),)
+        return Point(names[0], names, Shortcut(), "output", inputs, known[0], slots=slots)
+    point = Point(known[0], known, block, "shortcut", inputs, known[0])
+    if parts.adds_last:
+        return point
+    trouble = "its shortcut has no module, and something follows the addition"
+    return replace(point, obstacle=trouble)
+
+
+def _has_shortcut(block: nn.Module, parts: Block) -> bool:
+    says = getattr(block, parts.has_shortcut, True) if parts.has_shortcut else True
+    return says is not None and says is not False
+
+
+def _shortcut(block: nn.Module, parts: Block) -> nn.Module | None:
+    return getattr(block, parts.shortcut, None) if parts.shortcut else None
+
+
+def _block_channels(block: nn.Module, known: tuple[str, ...], parts: Block) -> tuple[int, int]:
+    """Return the channels that a block takes in and puts out.
+
+    Where a branch starts with a split, or ends in a concatenation, its layers see fewer than there
+    are. The shortcut sees all; and of a block that adds its input as it is, the branch's other end.
+    """
+    first, last = _part(block, known, parts.first), _part(block, known, parts.last)
+    # A branch may end in what has no channels of its own, like stochastic depth.
+    inputs, outputs = channels_in(first), channels_out(last) or channels_out(first)
+    shortcut = _shortcut(block, parts)
+    if shortcut is not None and channels_out(shortcut):
+        outputs = max(outputs, channels_out(shortcut))
+        return max(inputs, channels_in(shortcut)) if parts.from_input else inputs, outputs
+    if _has_shortcut(block, parts) and parts.from_input:
+        return (max(inputs, outputs),) * 2
+    return inputs, outputs
+
+
+def _part(block: nn.Module, known: tuple[str, ...], name: str) -> nn.Module:
+    try:
+        return block.get_submodule(name)
+    except AttributeError as error:
+        kind = type(block)
+        raise PlacementError(
+            f"{known[0] or 'the model'}: {kind.__qualname__} is described as a block with a child "
+            f"{name!r}, which it has not; its children: {', '.join(block._modules)}. Describe it "
+            "by composer_attn.register_block(cls, first=, last=, ...)"
+        ) from error
+
+
+def _at_child(
+    block: nn.Module, known: tuple[str, ...], child: str, side: str, channels: int
+) -> Point:
+    path, module = _within_sequence(child, block.get_submodule(child), side)
+    names = (*(_join(k, path) for k in known), *known)
+    point = Point(names[0], names, module, side, channels, known[0])
+    if isinstance(module, nn.Sequential):
+        return replace(point, obstacle="an empty Sequential, which has nothing to attend")
+    return point
+
+
+def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.Module]:
+    """Go down to what a Sequential starts or ends with: it would run an attention of its own."""
+    # What runs the forward of a Sequential has a length, and calls each of its children.
+    while type(module).forward is nn.Sequential.forward and len(cast(nn.Sequential, module)):
+        child = list(module._modules)[-1 if side == "output" else 0]
+        path, module = f"{path}.{child}", cast(nn.Module, module._modules[child])
+    return path, module
+
+
+def channels_out(module: nn.Module) -> int:
+    """Return the channels that a module puts out: those of its last convolution or norm."""
+    for part in reversed(list(_parts(module))):
+        if isinstance(part, CONVOLUTIONS):
+            return part.out_channels
+        if isinstance(part, NORMS):
+            return norm_channels(part)
+    return 0
+
+
+def channels_in(module: nn.Module) -> int:
+    """Return the channels that a module takes in: those of its first convolution or norm."""
+    for part in _parts(module):
+        if isinstance(part, CONVOLUTIONS):
+            return part.in_channels
+        if isinstance(part, NORMS):
+            return norm_channels(part)
+    return 0
+
+
+def _parts(module: nn.Module, above: tuple[nn.Module, ...] = ()) -> Iterator[nn.Module]:
+    """Walk through a module, but not into attentions, whose convolutions say nothing of it."""
+    yield module
+    above = (*above, module)
+    own = CHILD if is_attended(module) else None
+    for name, child in module.named_children():
+        # A module may be below itself.
+        if name != own and not any(child is each for each in above) and not is_attention(child):
+            yield from _parts(child, above)
+
+
+def norm_channels(norm: nn.GroupNorm | _NormBase) -> int:
+    """Return the number of channels that a norm normalizes."""
+    return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _no_blocks(model: nn.Module, placement: str, untraced: dict[nn.Module, str]) -> str:
+    message = (
+        f"placement={placement!r} is a place in residual blocks, and {type(model).__name__} has "
+        "none that is known or could be traced; placement='conv' and 'norm' need no blocks"
+    )
+    if untraced:
+        kinds = {f"{type(m).__module__}.{type(m).__qualname__}": why for m, why in untraced.items()}
+        listed = "\n".join(f"  {kind}: {why}" for kind, why in list(kinds.items())[:5])
+        message += (
+            f". Not traced, to be described by composer_attn.register_block(cls, first=, last=, "
+            f"...) if they are residual blocks:\n{listed}"
+        )
+    return message
+
+
+PLACEMENTS: dict[str, Callable[[dict, str], Iterator[Point]]] = {
+    "conv": _convolutions,
+    "norm": _norms,
+    "residual": _blocks,
+    "pre": _blocks,
+    "post": _blocks,
+    "identity": _blocks,
+}

@@ -1,0 +1,73 @@
+"""What surgery refuses to work on, before anything changes."""
+
+from torch import nn
+
+from composer_attn.errors import ArgumentError, ModelError
+from composer_attn.surgery.attend import CHILD
+from composer_attn.surgery.names import walk
+from composer_attn.surgery.orphans import check_no_orphans
+from composer_attn.surgery.sites import Point
+
+# Wrappers that took note of the parameters when they were built, and what to do instead.
+_WRAPPERS = {
+    "DistributedDataParallel": "apply it to the plain model, then wrap in DistributedDataParallel",
+    "FullyShardedDataParallel": "apply it to the plain model, then wrap in FSDP",
+    "FSDPModule": "apply it to the plain model, then call fully_shard",
+    "OptimizedModule": "apply it to the plain model, then call torch.compile",
+    "ScriptModule": "apply it to the Python model, then use torch.jit.trace",
+}
+
+
+def check_model(model: nn.Module, orphans: bool = False) -> None:
+    """Make sure that nothing in a model has already taken note of its parameters or its code.
+
+    Args:
+        model: the network.
+        orphans: whether it may hold attention that is out of use.
+
+    Raises:
+        ArgumentError: it is no module.
+        ModelError: it is wrapped, compiled or scripted, as a whole or in part; or it holds
+            attention of ours that is out of use, since something rebuilt its modules.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model must be a torch.nn.Module; got a {type(model).__name__}")
+    for name, module in walk(model):
+        bases = {cls.__name__ for cls in type(module).__mro__}
+        if module._compiled_call_impl is not None:
+            bases.add("OptimizedModule")
+        for wrapper in bases & set(_WRAPPERS):
+            raise ModelError(
+                f"{name or 'the model'} is a {wrapper}, on which surgery has no safe effect: "
+                f"{_WRAPPERS[wrapper]}"
+            )
+    if not orphans:
+        check_no_orphans(model)
+
+
+def check_sites(sites: list[Point], model: nn.Module) -> None:
+    """Refuse chosen sites that cannot be attended, all in one error."""
+    troubles = {point.name: _trouble(point, model) for point in sites}
+    lines = [f"  {name or 'the model'}: {trouble}" for name, trouble in troubles.items() if trouble]
+    if lines:
+        raise ModelError(
+            "these sites cannot be attended; mend them, or name them in exclude:\n"
+            + "\n".join(lines)
+        )
+
+
+def _trouble(point: Point, model: nn.Module) -> str:
+    if "forward" in vars(point.module):
+        return "its forward was replaced on the instance, which a class cannot extend"
+    if isinstance(point.module, nn.Sequential):
+        return "a Sequential, which would run an attention as one more of its children"
+    if hasattr(point.module, CHILD):
+        return f"it has an attribute named {CHILD!r} already"
+    parameters = list(model.get_submodule(point.owner).parameters())
+    if any(isinstance(p, nn.UninitializedParameter) for p in parameters):
+        return "lazy, and not initialized yet: run one forward pass first"
+    if not parameters:
+        return "it has no parameters, whose device and dtype its attention could share"
+    if not parameters[0].is_floating_point():
+        return f"its weights are {parameters[0].dtype}, not real floating point"
+    return ""

@@ -1,0 +1,129 @@
+"""The Triton kernels under Triton's interpreter, which needs no GPU, against the reference."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import ROOT
+from tests.ops.calls import calls_between, calls_of_activations, calls_of_passes
+
+triton = pytest.importorskip("triton")
+
+
+def test_the_interpreted_kernels_agree_with_the_reference():
+    # The interpreter is chosen when triton is imported.
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ops.interpreted"], capture_output=True, text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) > 200
+    assert {name: error for name, (error, allowed) in found.items() if not error <= allowed} == {}
+
+
+_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", int: "i32"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
+    dtype, tmp_path, monkeypatch
+):
+    from composer_attn.ops.backends import triton_kernels
+
+    calls = [
+        *calls_of_passes((2, 64, 8, 8), dtype, False, "cpu").values(),
+        *calls_of_passes((2, 64, 8, 8), dtype, True, "cpu").values(),
+        *calls_of_passes((1, 6, 1, 1), dtype, False, "cpu").values(),
+        # Sums over many positions, and in many programs.
+        *calls_of_passes((1, 64, 32, 32), dtype, True, "cpu").values(),
+        *calls_of_passes((2048, 64, 2, 2), dtype, True, "cpu").values(),
+        *calls_between(16, 64, torch.float32, "cpu").values(),
+        *calls_between(1, 6, torch.float32, "cpu").values(),
+    ]
+    built = compiled(triton_kernels, calls, tmp_path, monkeypatch)
+    assert {name for name, *_ in built} == {
+        *("_moments", "_affine", "_gradient_sums", "_input_gradient"),
+        *("_normalization", "_normalization_gradient", "_convolve", "_kernel_gradient"),
+    }
+    assert stacks(built, tmp_path) == {}
+
+
+# Of every kind: with and without exponentials, two of them, and the error function.
+@pytest.mark.parametrize(
+    ("dtype", "names"),
+    [(torch.float32, ("mish", "gelu")), (torch.bfloat16, ("silu", "hardswish"))],
+)
+def test_every_call_of_an_activation_does_likewise(dtype, names, tmp_path, monkeypatch):
+    from composer_attn.ops.backends import activated_triton_kernels
+
+    calls = [
+        *calls_of_activations((2, 64, 8, 8), dtype, False, "cpu", names).values(),
+        *calls_of_activations((2, 64, 8, 8), dtype, True, "cpu", names).values(),
+        # Sums over many positions, and in many programs.
+        *calls_of_activations((1, 64, 32, 32), dtype, True, "cpu", names[:1]).values(),
+        *calls_of_activations((2048, 64, 2, 2), dtype, True, "cpu", names[:1]).values(),
+    ]
+    built = compiled(activated_triton_kernels, calls, tmp_path, monkeypatch)
+    assert {name for name, *_ in built} == {
+        *("_activated_means", "_activate", "_activated_sums", "_activated_gradient")
+    }
+    assert stacks(built, tmp_path) == {}
+
+
+def compiled(module, calls, folder, monkeypatch) -> dict[tuple, object]:
+    """Compile the kernels of some calls, instead of running them, by name and source."""
+    # Triton brings its compiler along, which needs no GPU: for one with compute capability 9.0.
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    built = {}
+
+    def build(kernel, *arguments, grid, warmup, num_warps=4, **constants):
+        source = specialized(kernel, arguments, constants)
+        key = (kernel.__name__, source.hash())
+        if key not in built:
+            built[key] = triton.compile(source, target, {"num_warps": num_warps})
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
+    monkeypatch.setattr(triton.JITFunction, "run", build)
+    for name, *arguments in calls:
+        getattr(module, name)(*arguments)
+    return built
+
+
+def stacks(built, folder) -> dict[tuple, int]:
+    """List the kernels whose threads run out of registers, and keep values on their stack."""
+    return {key: used for key, each in built.items() if (used := stack_of(each, folder))}
+
+
+def specialized(kernel, arguments, constants):
+    """Describe a call as Triton does: a number 1 is a constant, multiples of 16 are known."""
+    names = [*kernel.arg_names[: len(arguments)], *constants]
+    assert names == kernel.arg_names
+    types, known = ["constexpr"] * len(names), {}
+    constants = {(names.index(name),): value for name, value in constants.items()}
+    for i, each in enumerate(arguments):
+        number, free = isinstance(each, int), not kernel.params[i].do_not_specialize
+        if number and free and each == 1:
+            constants[i,] = 1
+            continue
+        types[i] = _TYPES[getattr(each, "dtype", int)]
+        if free and (not number or each % 16 == 0):
+            known[i,] = [["tt.divisibility", 16]]
+    types = dict(zip(names, types, strict=True))
+    return triton.compiler.ASTSource(kernel, types, constants, known)
+
+
+def stack_of(built, folder) -> int:
+    """Read from a compiled kernel how many bytes of stack a thread uses."""
+    (folder / "kernel.cubin").write_bytes(built.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    listing = subprocess.run(
+        [tool, "-res-usage", folder / "kernel.cubin"], capture_output=True, text=True, check=True
+    ).stdout
+    return int(re.search(r"STACK:(\d+)", listing)[1])
