@@ -89,9 +89,9 @@ def compound_scale(
     }
     for name, factor in factors.items():
         if not _SMALLEST <= factor <= _LARGEST[name]:
-            of_phi = f" of phi={phi:g}" if given[name] is None else ""
+            whose = f"{name} of phi={phi:g}" if given[name] is None else name
             raise ArgumentError(
-                f"{name}{of_phi} must be from {_SMALLEST:g} to {_LARGEST[name]:g} times that of B0; "
+                f"{whose} must be from {_SMALLEST:g} to {_LARGEST[name]:g} times that of B0; "
                 f"got {factor:.4g}"
             )
     return Scale(**factors)
