@@ -177,7 +177,7 @@ def test_weights_of_other_classes_load_but_for_the_classifier(name, classifier, 
     network = build_network({"name": name, "num_classes": 10, "weights": str(file)})
     state, expected = network.state_dict(), others.state_dict()
     new = [key for key in state if key.startswith(f"{classifier}.")]
-    assert len(new) == 2 and all(len(state[key]) == 10 for key in new)
+    assert [len(state[key]) for key in new] == [10, 10]
     assert all(torch.equal(state[key], expected[key]) for key in state if key not in new)
     assert f"{', '.join(new)}, of 10 classes, start anew" in caplog.text
 
