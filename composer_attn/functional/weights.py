@@ -26,7 +26,11 @@ _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoi
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, *, ignore: str | Sequence[str] = ()
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    ignore: str | Sequence[str] = (),
+    new_classifier: bool = False,
 ) -> tuple[str, ...]:
     """Load a checkpoint into a plain or attended model, in place, without running code in it.
 
@@ -45,10 +49,12 @@ def load_weights(
         path: the file.
         ignore: prefixes of names to leave out, such as ``"fc."``: these entries of the file are
             skipped, whatever their shapes, and those of the model are unchanged.
+        new_classifier: whether the model may have a different number of classes than the file:
+            layers whose weights differ only in that number keep the model's own, to be trained.
 
     Returns:
         The names of the model's entries that were not loaded: those of attention that the file does
-        not contain, and the ignored ones.
+        not contain, those of a new classifier, and the ignored ones.
 
     Raises:
         TornCheckpointError: the file is truncated or corrupt.
@@ -72,12 +78,26 @@ def load_weights(
     check_no_orphans(model)
     left_out = _beginnings(ignore)
     found = open_safetensors(path) if is_safetensors(path) else open_safely(path, INERT)
-    named = _state_dict(found, path)
+    return fill(model, _state_dict(found, path), path, left_out, new_classifier)
+
+
+def fill(
+    model: nn.Module,
+    named: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    left_out: tuple[str, ...] = (),
+    new_classifier: bool = False,
+) -> tuple[str, ...]:
+    """Load a state dict that came from ``path``, as :func:`load_weights` does."""
     state = model.state_dict()
     known = _known_as(named, state)
     weights = {known[n]: w for n, w in named.items() if not _begins(left_out, n, known[n])}
     ignored = {name for name in state if _begins(left_out, name)}
     expected = {name: tensor for name, tensor in state.items() if name not in ignored}
+    if new_classifier:
+        for name in _of_other_classes(expected, weights):
+            ignored.add(name)
+            del expected[name], weights[name]
     kept = _own_attention(model, weights)
     problems = [
         *(f"{name} is missing" for name in expected if name not in weights and name not in kept),
@@ -122,6 +142,22 @@ def _own_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
     prefixes = [f"{name}.{CHILD}." if name else f"{CHILD}." for name in sites]
     absent = tuple(p for p in prefixes if not any(name.startswith(p) for name in weights))
     return {name for name in model.state_dict() if name.startswith(absent)} if absent else set()
+
+
+def _of_other_classes(expected: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+    """List the weights that differ from the model's only in the number of classes, dimension 0.
+
+    Empty unless whole layers differ, all by the same two numbers: otherwise it is another network.
+    """
+    shapes = {n: (_shape(t), weights[n].shape) for n, t in expected.items() if n in weights}
+    found = [name for name, (own, other) in shapes.items() if own is not None and own != other]
+    layers = {name.rpartition(".")[0] for name in found}
+    whole = all(name in found for name in shapes if name.rpartition(".")[0] in layers)
+    pairs = [shapes[name] for name in found]
+    alike = all(own and other and own[1:] == other[1:] for own, other in pairs)
+    if not (whole and alike and len({(own[0], other[0]) for own, other in pairs}) == 1):
+        return []
+    return found
 
 
 def _shape(tensor: Any) -> Any:
