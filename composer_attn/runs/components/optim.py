@@ -1,4 +1,4 @@
-"""Optimizers, with parameter groups that do not decay, and schedulers."""
+"""Optimizers, with parameter groups without weight decay, and schedulers."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from torch.optim import Optimizer
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.components.registry import OPTIMIZERS, SCHEDULERS
 
-# What ``no_decay`` can name. Attention is not there yet when the optimizer is built: its parameters
-# join the group that does not decay later, see ``attention_group``.
+# The values in ``no_decay``. Attention does not exist yet when the optimizer is built: its
+# parameters join the group without weight decay later, see ``attention_group``.
 NO_DECAY = ("bias", "norm", "attention")
 _NO_DECAY_GROUP = 1
 
 
 def build_optimizer(model: nn.Module, section: dict[str, Any]) -> Optimizer:
-    """Build the optimizer that a section names, over all parameters of a model.
+    """Build the optimizer of a section for all parameters of a model.
 
     Args:
         model: the network, before surgery.
@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, section: dict[str, Any]) -> Optimizer:
             into a second group with a weight decay of 0.
 
     Raises:
-        ArgumentError: ``no_decay`` names something else.
+        ArgumentError: ``no_decay`` has other values.
     """
     arguments = {key: value for key, value in section.items() if key not in ("name", "no_decay")}
     build = OPTIMIZERS.table[section["name"]]
@@ -39,7 +39,7 @@ def build_optimizer(model: nn.Module, section: dict[str, Any]) -> Optimizer:
 
 
 def build_scheduler(section: dict[str, Any] | None) -> Any:
-    """Build the scheduler that a section ``{name, ...}`` names; ``None`` is a constant rate."""
+    """Build the scheduler of a section ``{name, ...}``; ``None`` is a constant learning rate."""
     if section is None:
         return None
     arguments = dict(section)
@@ -47,7 +47,7 @@ def build_scheduler(section: dict[str, Any] | None) -> Any:
 
 
 def attention_group(section: dict[str, Any]) -> int | None:
-    """Return the index of the group that attention's parameters join; ``None``: their site's."""
+    """Return the index of the parameter group for attention, or ``None`` for that of its site."""
     return _NO_DECAY_GROUP if "attention" in _kinds(section) else None
 
 
