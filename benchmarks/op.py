@@ -245,7 +245,7 @@ def main(
         entries = contenders(site, shape[1], asked, device.value)
         passes = _PASSES[order.value]
         rows += measure(shape, entries, dtype, layout, device.value, rounds, passes)
-    title = "{order}, {activation}, training, {dtype}, {layout}, {threads} threads, {device}"
+    title = "{order}, {activation}, fwd+bwd, {dtype}, {layout}, {threads} threads, {device}"
     columns = ("shape", "what", "ms", "/ batch norm (quartiles)", "of copy bandwidth", "first s")
     line = (
         "{shape}|{what}|{milliseconds:.3f}|" + RATIO + "|"
