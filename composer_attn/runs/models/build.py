@@ -89,7 +89,8 @@ def _tell_of_new(left: tuple[str, ...], weights: str, num_classes: int | None) -
     new = [name for name in left if not name.startswith(AUXILIARY)]
     if new and dist.get_local_rank() == 0:
         log.warning(
-            "the weights of %s are for another number of classes: %s, of %s classes, start anew",
+            "the weights of %s are for another number of classes: %s, of %s classes, keep their "
+            "initial values",
             weights, ", ".join(new), num_classes,
         )  # fmt: skip
 
