@@ -41,4 +41,4 @@ def parallelism_config(parallelism: str) -> ParallelismConfig | None:
             f"fsdp2 needs torch >= {_FSDP2_TORCH}: with 2.7.0 its losses are not those of ddp, and "
             f"{installed} is not known to be right; use ddp"
         )
-    return ParallelismConfig(fsdp2=FSDP2Config())
+    return ParallelismConfig(fsdp2=FSDP2Config(state_dict_type="full"))
