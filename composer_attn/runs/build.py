@@ -20,7 +20,7 @@ from composer_attn.runs.log_files import keep_in_folder
 from composer_attn.runs.mistakes import Mistake, at, foreign
 from composer_attn.runs.models import build_model, num_classes_of, with_num_classes
 from composer_attn.runs.optim import attention_group, build_optimizer, build_scheduler
-from composer_attn.runs.parallel import parallelism_config
+from composer_attn.runs.parallel import SharedBuffers, parallelism_config
 from composer_attn.runs.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
 from composer_attn.runs.saver import LATEST, SafeCheckpointSaver
 from composer_attn.runs.start import Start, WeightsWithoutAttention, find_start
@@ -115,6 +115,8 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
     begun = resumes and saver is not None and Path(saver.folder, LATEST.format(rank=0)).exists()
     if parts.start.weights and not begun:
         callbacks.append(WeightsWithoutAttention(parts.start.weights))
+    if config.parallelism == "fsdp2":
+        callbacks.append(SharedBuffers())
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,

@@ -10,7 +10,7 @@ RELUS_IN_PLACE = {F.relu_, torch.relu_, Tensor.relu_}
 RELUS = {F.relu, torch.relu, Tensor.relu, *RELUS_IN_PLACE}
 
 
-# Names below that this torch does not have (rename_, since tensors have no names): nobody calls them.
+# Names below that this torch lacks (rename_, since tensors have no names): nobody calls them.
 GONE: set[str] = set()
 
 

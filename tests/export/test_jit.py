@@ -7,11 +7,8 @@ from tests.export.attended import assert_same_numbers, attended, each_gate, long
 from tests.networks import NETWORKS
 from tests.surgeries import each_network, each_surgery
 
-
 # Tracing may warn of nothing but of its own end, as from torch 2.13 on.
-without_warnings = pytest.mark.filterwarnings(
-    "error", "ignore:`torch.jit.trace` is:FutureWarning"
-)
+without_warnings = pytest.mark.filterwarnings("error", "ignore:`torch.jit.trace` is:FutureWarning")
 
 
 @each_surgery
