@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from composer_attn.errors import ArgumentError, CheckpointError
 from composer_attn.functional.attention_names import in_our_names
 from composer_attn.functional.files import is_safetensors, open_safely, open_safetensors
-from composer_attn.functional.inert import INERT
+from composer_attn.functional.inert import INERT, is_inert
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import as_patterns, walk
 from composer_attn.surgery.orphans import check_no_orphans
@@ -191,8 +191,8 @@ def _shape(tensor: Any) -> Any:
 def _state_dict(content: Any, path: str | os.PathLike) -> dict[str, Tensor]:
     """Return the tensors of a file by name, ignoring everything else."""
     for _ in range(_DEEPEST):
-        nests = [n for n in _NESTS if isinstance(content, Mapping) and n in content]
-        inner = next((content[n] for n in nests if isinstance(content[n], Mapping)), None)
+        nests = [content[n] for n in _NESTS if isinstance(content, Mapping) and n in content]
+        inner = next((n for n in nests if isinstance(n, Mapping) and not is_inert(n)), None)
         if inner is None:
             break
         content = inner
