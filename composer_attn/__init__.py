@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         unfuse_attention,
     )
     from composer_attn.fusion import FusedSite, FusionPlan
+    from composer_attn.runs.inference import LoadedRun, load_run
     from composer_attn.surgery import Site, SurgeryPlan, register_block, register_existing_attention
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ _HOMES = {
     "ExcitationMonitor": "callbacks",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
+    "LoadedRun": "runs.inference",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
@@ -59,6 +61,7 @@ _HOMES = {
     "eca_kernel_size": "attention",
     "expanded_copy": "functional",
     "fuse_attention": "functional",
+    "load_run": "runs.inference",
     "load_weights": "functional",
     "plan_attention": "functional",
     "plan_eca": "functional",
@@ -78,6 +81,7 @@ __all__ = [
     "ExcitationMonitor",
     "FusedSite",
     "FusionPlan",
+    "LoadedRun",
     "Site",
     "SqueezeExcitation",
     "SqueezeExcite",
@@ -90,6 +94,7 @@ __all__ = [
     "eca_kernel_size",
     "expanded_copy",
     "fuse_attention",
+    "load_run",
     "load_weights",
     "plan_attention",
     "plan_eca",

@@ -52,6 +52,10 @@ class SaveError(ComposerAttnError, OSError):
     """A run's folder took no more: a full disk, a lost right; the last checkpoint is whole."""
 
 
+class ExportError(ComposerAttnError, RuntimeError):
+    """A network cannot be exported, or its file computes something else; no file is left."""
+
+
 class RanksError(ComposerAttnError, RuntimeError):
     """The ranks of a run are not doing the same; the message says what differs."""
 
