@@ -1,22 +1,20 @@
 """Build a run's network again, surgery included, with the weights of a checkpoint."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from composer.core import Engine, Event, State
 from composer.loggers import Logger
 from composer.models import ComposerModel
 from composer.utils import get_device
-from torch import Tensor
 
 from composer_attn.algorithms.base import AttentionAlgorithm
 from composer_attn.errors import CheckpointError, ComposerAttnError, ConfigError, first_line
 from composer_attn.functional.files import open_safely
+from composer_attn.runs.components.optim import attention_group
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
-from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.inference.run_folder import RunFolder
 from composer_attn.runs.models import build_model
+from composer_attn.runs.models.weights import arguments_by_weights, is_file
 from composer_attn.runs.training.build import build_algorithms
 from composer_attn.runs.training.checkpoint_safety import ALLOWED, check_checkpoint
 
@@ -26,7 +24,7 @@ _CPU = "cpu"
 def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
     """Return a run's model on the CPU, in evaluation mode, with the weights of its checkpoint.
 
-    What the run averaged (EMA) is what its evaluations saw, and is what is returned.
+    Of a run that averages its weights (EMA), checkpoints hold the average in their place.
 
     Args:
         run: where it is.
@@ -45,15 +43,10 @@ def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
         rank_zero_seed=run.config.seed,
         run_name=run.config.run_name,
         device=get_device(_CPU),
-        algorithms=_algorithms(run.config),
+        algorithms=build_algorithms(run.config, attention_group(run.config.optimizer)),
     )
     logger = Logger(state)
-    try:
-        Engine(state, logger).run_event(Event.INIT)
-    except ComposerAttnError:
-        raise
-    except Exception as error:  # the algorithms are others' code
-        raise ConfigError(Mistake("algorithms", foreign(error))) from error
+    _operate(state, logger)
     try:
         # Adds the attention that the run did not name, but went on with from a checkpoint.
         state.load_model_state(content, logger, strict=True)
@@ -64,37 +57,35 @@ def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
             f"{run.checkpoint} holds weights of another network than {run.folder} describes: "
             f"{_mismatch(error)}"
         ) from error
-    rebuilt = cast(ComposerModel, state.model)  # as it was given
-    _take_average(rebuilt, content)
-    return rebuilt.eval()
+    return cast(ComposerModel, state.model).eval()  # as it was given
 
 
 def _without_weights(section: dict[str, Any]) -> dict[str, Any]:
     """Leave out what a network starts from: the checkpoint replaces it, and it may be gone."""
-    kept = {name: value for name, value in section.items() if name != "weights"}
-    return kept | ({"pretrained": False} if "pretrained" in kept else {})
+    kept, weights = dict(section), section.get("weights")
+    kept.pop("weights", None)
+    if "pretrained" in kept:
+        kept["pretrained"] = False
+    if weights is None or is_file(weights):
+        return kept
+    return arguments_by_weights(section["name"], weights) | kept
 
 
-def _algorithms(config: RunConfig) -> list[Any]:
-    algorithms = build_algorithms(config, None)
-    for algorithm in algorithms:
-        if isinstance(algorithm, AttentionAlgorithm):
+def _operate(state: State, logger: Logger) -> None:
+    """Perform the surgeries of a run's algorithms."""
+    ours = [a for a in state.algorithms if isinstance(a, AttentionAlgorithm)]
+    groups = [algorithm.param_group for algorithm in ours]
+    try:
+        for algorithm in ours:
             algorithm.param_group = None  # of an optimizer, which nothing has here
-    return algorithms
-
-
-def _take_average(model: ComposerModel, content: Mapping[str, Any]) -> None:
-    """Put the moving average of the weights in, where a checkpoint holds it beside them."""
-    for name, kept in content.get("algorithms", []):
-        if name != "EMA" or kept.get("ema_weights_active") or not kept.get("ema_model"):
-            continue
-        averages: dict[str, Tensor] = {}
-        for part in ("named_parameters_dict", "named_buffers_dict"):
-            averages |= kept["ema_model"].get(part, {})
-        with torch.no_grad():
-            for own, tensor in (*model.named_parameters(), *model.named_buffers()):
-                if own in averages:
-                    tensor.copy_(averages[own])
+        Engine(state, logger).run_event(Event.INIT)
+    except ComposerAttnError:
+        raise
+    except Exception as error:  # the algorithms are others' code
+        raise ConfigError(Mistake("algorithms", foreign(error))) from error
+    finally:
+        for algorithm, group in zip(ours, groups, strict=True):
+            algorithm.param_group = group  # which Composer compares with the checkpoint's
 
 
 def _mismatch(error: Exception) -> str:

@@ -29,3 +29,20 @@ def check_published(model: str, weights: str) -> None:
     if weights.removeprefix(f"{published.__name__}.") not in published.__members__:
         valid = ", ".join(["a file", *sorted(published.__members__)])
         raise ArgumentError(f"weights of {model} must be one of {valid}; got {weights!r}")
+
+
+def arguments_by_weights(model: str, weights: str) -> dict[str, Any]:
+    """Return the arguments of a network that published weights set by themselves.
+
+    Whoever builds the network again without these weights has to pass them: images are scaled in
+    the network (GoogLeNet, Inception), or have the size of the weights (ViT, MaxViT).
+    """
+    if model not in torchvision.models.list_models(module=torchvision.models):
+        return {}
+    published = torchvision.models.get_model_weights(model)
+    size = published[weights.removeprefix(f"{published.__name__}.")].meta["min_size"]
+    if model in ("googlenet", "inception_v3"):
+        return {"transform_input": True}
+    if model.startswith("vit_"):
+        return {"image_size": size[0]}
+    return {"input_size": size} if model.startswith("maxvit") else {}
