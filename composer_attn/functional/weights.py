@@ -26,7 +26,11 @@ _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoi
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, *, ignore: str | Sequence[str] = ()
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    ignore: str | Sequence[str] = (),
+    new_classifier: bool = False,
 ) -> tuple[str, ...]:
     """Load a checkpoint into a model, in place, whether plain or attended; nothing in it can run.
 
@@ -44,10 +48,12 @@ def load_weights(
         path: the file.
         ignore: beginnings of names, like ``"fc."``, to leave out: of the file nothing is taken for
             them, whatever its size, and the model's own stay as they are.
+        new_classifier: whether the model may have another number of classes than the file: layers
+            whose weights differ in that number alone keep the model's own, to be trained.
 
     Returns:
         The names of the model's own that were left as they are: its attention's, where the file
-        has none, and those to ignore.
+        has none, those of a new classifier, and those to ignore.
 
     Raises:
         TornCheckpointError: the file is cut short or damaged.
@@ -71,12 +77,26 @@ def load_weights(
     check_no_orphans(model)
     left_out = _beginnings(ignore)
     found = open_safetensors(path) if is_safetensors(path) else open_safely(path, INERT)
-    named = _state_dict(found, path)
+    return fill(model, _state_dict(found, path), path, left_out, new_classifier)
+
+
+def fill(
+    model: nn.Module,
+    named: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    left_out: tuple[str, ...] = (),
+    new_classifier: bool = False,
+) -> tuple[str, ...]:
+    """Load a state dict that came from ``path``, as :func:`load_weights` does."""
     state = model.state_dict()
     known = _known_as(named, state)
     weights = {known[n]: w for n, w in named.items() if not _begins(left_out, n, known[n])}
     ignored = {name for name in state if _begins(left_out, name)}
     expected = {name: tensor for name, tensor in state.items() if name not in ignored}
+    if new_classifier:
+        for name in _of_other_classes(expected, weights):
+            ignored.add(name)
+            del expected[name], weights[name]
     kept = _own_attention(model, weights)
     problems = [
         *(f"{name} is missing" for name in expected if name not in weights and name not in kept),
@@ -121,6 +141,22 @@ def _own_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
     prefixes = [f"{name}.{CHILD}." if name else f"{CHILD}." for name in sites]
     absent = tuple(p for p in prefixes if not any(name.startswith(p) for name in weights))
     return {name for name in model.state_dict() if name.startswith(absent)} if absent else set()
+
+
+def _of_other_classes(expected: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+    """List the weights that differ from the model's in the number of classes, the first dimension.
+
+    One number throughout, in whole layers; else something other than the classes differs.
+    """
+    shapes = {n: (_shape(t), weights[n].shape) for n, t in expected.items() if n in weights}
+    found = [name for name, (own, other) in shapes.items() if own is not None and own != other]
+    layers = {name.rpartition(".")[0] for name in found}
+    whole = all(name in found for name in shapes if name.rpartition(".")[0] in layers)
+    pairs = [shapes[name] for name in found]
+    alike = all(own and other and own[1:] == other[1:] for own, other in pairs)
+    if not (whole and alike and len({(own[0], other[0]) for own, other in pairs}) == 1):
+        return []
+    return found
 
 
 def _shape(tensor: Any) -> Any:

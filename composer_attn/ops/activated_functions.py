@@ -15,7 +15,6 @@ Kept for backward are ``x`` and ``(N, C)`` tensors.
 """
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from composer_attn.ops.activations import IDENTITY, RELU, Activation
 from composer_attn.ops.backends import activated_reference as plain_activated
 from composer_attn.ops.backends import reference as plain
+from composer_attn.ops.backends.interface import ActivatedPasses, Passes
 from composer_attn.ops.backends.layout import empty_numbers
 from composer_attn.ops.fused_functions import in_dtypes_of, in_full_precision, needs_plain_passes
 from composer_attn.ops.logits import cast_parameters
@@ -43,13 +43,13 @@ class Stages:
         excitation: what comes after it; ``None`` where nothing does.
     """
 
-    passes: ModuleType
-    activated: ModuleType
+    passes: Passes
+    activated: ActivatedPasses
     activation: Activation
     norm: Norm | None
     excitation: Excitation | None
 
-    def back(self, dy: Tensor) -> tuple[ModuleType, ModuleType]:
+    def back(self, dy: Tensor) -> tuple[Passes, ActivatedPasses]:
         """Return the passes to go back by: plain ones where gradients come in batches."""
         if needs_plain_passes(dy):
             return plain, plain_activated

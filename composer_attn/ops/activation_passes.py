@@ -5,7 +5,6 @@ they write. One of these stands for such passes, and puts the activation in its 
 """
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import activated_reference as plain_activated
 from composer_attn.ops.backends import reference as plain_passes
+from composer_attn.ops.backends.interface import ActivatedPasses, Passes
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Ending:
         activation: which one.
     """
 
-    passes: ModuleType
-    activated: ModuleType
+    passes: Passes
+    activated: ActivatedPasses
     activation: Activation
 
     def __getattr__(self, name: str) -> Any:
@@ -48,8 +48,8 @@ class Ending:
         self, dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum ``dy phi'`` over space, at ``z`` of the scale and shift that are given."""
-        sums = self.activated.activated_sums(dy, x, centre, *mask, self.activation, False)
-        return *sums, dy
+        first, second = self.activated.activated_sums(dy, x, centre, *mask, self.activation, False)
+        return first, second, dy
 
     def input_gradient(
         self,

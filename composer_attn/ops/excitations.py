@@ -8,7 +8,6 @@ who knows them: by a pair of 1x1 convolutions (:func:`two_layers`), a single one
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from composer_attn.errors import ArgumentError
 from composer_attn.ops.activations import Activation, find_activation, phi, slope
 from composer_attn.ops.backends import reference as plain
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.logits import Neighbours, Parameters, cast_parameters
 from composer_attn.ops.manual_gradients import Excitation
 
@@ -30,14 +30,14 @@ class Layers(Protocol):
     """The arithmetic of an attention's layers, as in :mod:`composer_attn.ops.logits`."""
 
     def forward(
-        self, passes: ModuleType, means: Tensor, parameters: Parameters
+        self, passes: Passes, means: Tensor, parameters: Parameters
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits ``(N, C)``, and what the gradient needs beside the means."""
         ...
 
     def backward(
         self,
-        passes: ModuleType,
+        passes: Passes,
         d_logits: Tensor,
         means: Tensor,
         hidden: Tensor | None,

@@ -16,7 +16,6 @@ part of it.
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from composer_attn.ops.autograd_path import traced
 from composer_attn.ops.backends import reference as plain
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.manual_gradients import Excitation
 
 
@@ -45,7 +45,7 @@ class Region:
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def back(self, *gradients: Tensor | None) -> ModuleType:
+    def back(self, *gradients: Tensor | None) -> Passes:
         """Return the passes to go back by: plain ones where gradients come in batches."""
         return _backward_passes(self.passes, *gradients)
 
@@ -164,10 +164,10 @@ class Whole(torch.autograd.Function):
                 weight, ctx.fixed, ctx.excitation, parameters, kept,
             )  # fmt: skip
         if ctx.needs_input_grad[3]:
-            *of_map, shift = left
+            dy, x, slope, mean, shift = left
             # Not 0, which makes NaN of an infinite value.
             d_variance = None if ctx.fixed else d_variance
-            dx = passes.input_gradient(*of_map, d_mean, d_variance, shift)
+            dx = passes.input_gradient(dy, x, slope, mean, d_mean, d_variance, shift)
         of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
         return None, None, None, dx, dy if ctx.joined else None, *of_norm, *of_layers
 
@@ -179,7 +179,7 @@ class Scaled(torch.autograd.Function):
     def forward(
         ctx,
         make: Callable[[], Tensor],
-        passes: ModuleType,
+        passes: Passes,
         excitation: Excitation,
         kept: tuple[Tensor, Tensor, Tensor | None],
         x: Tensor,
@@ -214,7 +214,7 @@ class Shifted(torch.autograd.Function):
     def forward(
         ctx,
         make: Callable[[], Tensor],
-        passes: ModuleType,
+        passes: Passes,
         x: Tensor,
         scale: Tensor,
         shift: Tensor | None,
@@ -241,7 +241,7 @@ class Shifted(torch.autograd.Function):
         return None, None, dx, d_scale, d_shift if ctx.shifted else None, None
 
 
-def _backward_passes(passes: ModuleType, *gradients: Tensor | None) -> ModuleType:
+def _backward_passes(passes: Passes, *gradients: Tensor | None) -> Passes:
     """Return the passes to go back by: plain ones where gradients come in batches."""
     by_hand = not needs_plain_passes(*gradients)
     return passes if by_hand else getattr(passes, "in_plain_torch", plain)
@@ -261,7 +261,7 @@ def in_dtypes_of(
 
 
 def _sums(
-    passes: ModuleType, joined: bool, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor,
+    passes: Passes, joined: bool, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor,
     mask: Tensor | None,
 ):  # fmt: skip
     """Run the first pass backward; return its sums, the gradient, and what the second one needs."""

@@ -5,16 +5,18 @@ its arithmetic. ``passes`` is the backend; ``parameters`` come in the order of t
 where a layer has no bias.
 """
 
-from types import ModuleType
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from composer_attn.ops.backends.interface import Passes
+
 Parameters = tuple[Tensor | None, ...]
 # Of two linear layers, only biases can be absent.
 _TwoLayers = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+_OneKernel = tuple[Tensor]
 
 
 def cast_parameters(parameters: Parameters, dtype: torch.dtype) -> Parameters:
@@ -26,7 +28,7 @@ class Bottleneck:
     """``W2 relu(W1 m + b1) + b2``: the logits of Squeeze-and-Excitation."""
 
     @staticmethod
-    def forward(passes: ModuleType, means: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+    def forward(passes: Passes, means: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Return the logits ``(N, C)``, and the hidden layer, which the gradient needs."""
         w1, b1, w2, b2 = cast(_TwoLayers, parameters)
         hidden = F.linear(means, w1, b1).relu_()
@@ -34,7 +36,7 @@ class Bottleneck:
 
     @staticmethod
     def backward(
-        passes: ModuleType, d_logits: Tensor, means: Tensor, hidden: Tensor, parameters: Parameters
+        passes: Passes, d_logits: Tensor, means: Tensor, hidden: Tensor, parameters: Parameters
     ) -> tuple[Tensor, Parameters]:
         """Return the gradients of the means and of the parameters."""
         w1, b1, w2, b2 = cast(_TwoLayers, parameters)
@@ -48,20 +50,22 @@ class Neighbours:
     """``sum_j w_j m_(c + j)``: the logits of Efficient Channel Attention."""
 
     @staticmethod
-    def forward(passes: ModuleType, means: Tensor, parameters: Parameters) -> tuple[Tensor, None]:
+    def forward(passes: Passes, means: Tensor, parameters: Parameters) -> tuple[Tensor, None]:
         """Return the logits ``(N, C)``."""
-        return passes.convolve(means, parameters[0]), None
+        (kernel,) = cast(_OneKernel, parameters)
+        return passes.convolve(means, kernel), None
 
     @staticmethod
     def backward(
-        passes: ModuleType,
+        passes: Passes,
         d_logits: Tensor,
         means: Tensor,
         hidden: Tensor | None,
         parameters: Parameters,
     ) -> tuple[Tensor, Parameters]:
         """Return the gradients of the means and of the kernel."""
-        d_means, d_kernel = passes.convolve_gradient(d_logits, means, parameters[0])
+        (kernel,) = cast(_OneKernel, parameters)
+        d_means, d_kernel = passes.convolve_gradient(d_logits, means, kernel)
         return d_means, (d_kernel,)
 
 

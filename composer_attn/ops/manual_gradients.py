@@ -7,12 +7,12 @@ over space, ``s`` the excitation, ``w = gamma / sqrt(var + eps)``. The gradients
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running, weighted
 
@@ -60,7 +60,7 @@ class Order:
 
     @staticmethod
     def forward(
-        passes: ModuleType,
+        passes: Passes,
         mean: Tensor,
         variance: Tensor,
         weight: Tensor | None,
@@ -74,7 +74,7 @@ class Order:
 
     @staticmethod
     def backward(
-        passes: ModuleType,
+        passes: Passes,
         d_scale: Tensor,
         d_shift: Tensor,
         mean: Tensor,
@@ -93,7 +93,7 @@ class AttentionFirst(Order):
 
     @staticmethod
     def excited(
-        passes: ModuleType, mean: Tensor, excitation: Excitation, parameters: Parameters
+        passes: Passes, mean: Tensor, excitation: Excitation, parameters: Parameters
     ) -> tuple[Tensor, Tensor | None]:
         """Return the scales ``(N, C)``, and what the layers keep."""
         logits, hidden = excitation.layers.forward(passes, mean, parameters)

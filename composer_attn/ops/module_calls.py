@@ -1,12 +1,12 @@
 """Layers of an attention that are called as modules, because someone looks at them."""
 
 from contextlib import AbstractContextManager
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.logits import Parameters
 
 if TYPE_CHECKING:  # which imports this package
@@ -37,7 +37,7 @@ class Called:
         self._graph: tuple[Tensor, Tensor] | None = None
 
     def forward(
-        self, passes: ModuleType, means: Tensor, parameters: Parameters
+        self, passes: Passes, means: Tensor, parameters: Parameters
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits ``(N, C)`` that the layers give, and what arithmetic would keep."""
         hidden = self.layers.forward(passes, means, parameters)[1]
@@ -49,7 +49,7 @@ class Called:
 
     def backward(
         self,
-        passes: ModuleType,
+        passes: Passes,
         d_logits: Tensor,
         means: Tensor,
         hidden: Tensor | None,

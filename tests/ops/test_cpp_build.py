@@ -24,9 +24,9 @@ DAMAGE = {
 RUN = f"""
 import importlib.util, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("build", {cpp_build.__file__!r})
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
+spec = importlib.util.spec_from_file_location("cpp_build", {cpp_build.__file__!r})
+cpp_build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cpp_build)
 print(cpp_build.build(Path(sys.argv[1])).half(8))
 """
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from composer_attn.ops.activations import Activation
-from composer_attn.ops.backends.cpp import FOLDER, SIZES, Function, call, functions, supports
+from composer_attn.ops.backends.cpp import FOLDER, SIZES, Function, call, functions
 from composer_attn.ops.backends.cpp_build import build
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
@@ -18,7 +18,6 @@ __all__ = [
     "activated_means",
     "activated_sums",
     "load",
-    "supports",
 ]
 
 # Pointers, then alpha.

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import activated_reference as activated
-from composer_attn.ops.backends.inductor import run, supports
+from composer_attn.ops.backends.inductor import run
 
 __all__ = [
     "activate",
@@ -12,7 +12,6 @@ __all__ = [
     "activated_means",
     "activated_sums",
     "load",
-    "supports",
 ]
 
 

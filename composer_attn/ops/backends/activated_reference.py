@@ -90,11 +90,6 @@ def load(activation: str) -> None:
     """Nothing to build."""
 
 
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map: here, any."""
-    return True
-
-
 def _z(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(spread(shift, x), x.to(scale.dtype), spread(scale, x))
 

@@ -11,11 +11,10 @@ from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import tile_kernels
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.tile_kernels import (  # noqa: F401
+from composer_attn.ops.backends.tile_kernels import (
     SUMS_OF_FIVE,
     offsets_of,
     reduce_map,
-    supports,
     tile_of,
     write_map,
 )

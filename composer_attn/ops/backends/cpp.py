@@ -64,11 +64,6 @@ def functions(
     return found
 
 
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map."""
-    return x.device.type == "cpu" and x.dtype in _SUFFIX
-
-
 def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> None:
     call(load()[name, x.dtype], x, last, *arguments)
 

@@ -15,19 +15,26 @@ from torch import Tensor
 
 from composer_attn.errors import BackendWarning
 from composer_attn.ops.backends import reference as passes
-from composer_attn.ops.logits import convolve, convolve_gradient  # noqa: F401
-from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
+from composer_attn.ops.logits import convolve, convolve_gradient
+from composer_attn.ops.normalization import normalization, normalization_gradient
+
+__all__ = [
+    "affine",
+    "convolve",
+    "convolve_gradient",
+    "gradient_sums",
+    "input_gradient",
+    "load",
+    "moments",
+    "normalization",
+    "normalization_gradient",
+]
 
 _broken: list[Exception] = []
 
 
 def load() -> None:
     """Nothing is compiled before the first call, which knows the layout."""
-
-
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map: any, unless compiling has failed."""
-    return not _broken
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +61,7 @@ def input_gradient(
     slope: Tensor,
     mean: Tensor,
     d_mean: Tensor,
-    d_variance: Tensor,
+    d_variance: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`.reference.input_gradient`)."""

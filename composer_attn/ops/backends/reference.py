@@ -8,8 +8,23 @@ functions, and is tested against these.
 import torch
 from torch import Tensor
 
-from composer_attn.ops.logits import convolve, convolve_gradient  # noqa: F401
-from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
+from composer_attn.ops.logits import convolve, convolve_gradient
+from composer_attn.ops.normalization import normalization, normalization_gradient
+
+__all__ = [
+    "affine",
+    "convolve",
+    "convolve_gradient",
+    "gradient_sums",
+    "input_gradient",
+    "load",
+    "moments",
+    "normalization",
+    "normalization_gradient",
+    "spread",
+    "statistics_dtype",
+    "statistics_gradient",
+]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -19,9 +34,8 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in _HALF else x.dtype
 
 
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map: here, any."""
-    return True
+def load() -> None:
+    """There is nothing to build."""
 
 
 def spread(per_channel: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from composer_attn.ops.backends.launch import ceil_divide, launch, next_power_of_2
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _WARPS = 8
 # Elements of a tile: 16 a thread keep enough loads in flight, and fit the registers.
@@ -28,11 +27,6 @@ def load() -> None:
     """Raise unless kernels can run."""
     if not (torch.cuda.is_available() or _INTERPRETED):
         raise RuntimeError("no CUDA device is available")
-
-
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map."""
-    return x.dtype in _DTYPES and (x.is_cuda or _INTERPRETED)
 
 
 @triton.jit

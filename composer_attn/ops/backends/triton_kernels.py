@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from composer_attn.ops.backends.excitation_kernels import (  # noqa: F401
+from composer_attn.ops.backends.excitation_kernels import (
     convolve,
     convolve_gradient,
     normalization,
@@ -20,14 +20,25 @@ from composer_attn.ops.backends.excitation_kernels import (  # noqa: F401
 )
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.tile_kernels import (  # noqa: F401
+from composer_attn.ops.backends.tile_kernels import (
     load,
     offsets_of,
     reduce_map,
-    supports,
     tile_of,
     write_map,
 )
+
+__all__ = [
+    "affine",
+    "convolve",
+    "convolve_gradient",
+    "gradient_sums",
+    "input_gradient",
+    "load",
+    "moments",
+    "normalization",
+    "normalization_gradient",
+]
 
 
 @triton.jit

@@ -21,6 +21,7 @@ from composer_attn.runs.data.images import (
     to_rgb,
 )
 from composer_attn.runs.data.mds import mds
+from composer_attn.runs.data.named_datasets import NAMED_DATASETS
 
 # Height and width of the handwritten digits of scikit-learn, which are enlarged afterwards.
 _DIGIT = 8
@@ -121,8 +122,9 @@ def _photos(build: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Preproce
     def of(section: Mapping[str, Any]) -> Preprocessing:
         defaults = inspect.signature(build).parameters
         size, resize = (section.get(n, defaults[n].default) for n in ("size", "resize"))
+        mean, std = section.get("mean") or IMAGENET_MEAN, section.get("std") or IMAGENET_STD
         # A training section alone may crop more than its resize, which then says nothing.
-        return Preprocessing(max(resize, size), size, size, IMAGENET_MEAN, IMAGENET_STD)
+        return Preprocessing(max(resize, size), size, size, tuple(mean), tuple(std))
 
     return of
 
@@ -148,4 +150,5 @@ _BY_DATASET: dict[Any, Callable[[Mapping[str, Any]], Preprocessing]] = {
     "image_folder": _photos(image_folder),
     "mds": _photos(mds),
     "synthetic": _synthetic,
+    **{name: _photos(build) for name, build in NAMED_DATASETS.items()},
 }

@@ -14,7 +14,7 @@ from composer_attn.runs.components.optim import attention_group
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
 from composer_attn.runs.inference.run_folder import RunFolder
 from composer_attn.runs.models import build_model
-from composer_attn.runs.models.weights import arguments_by_weights, is_file
+from composer_attn.runs.models.weights import arguments_by_weights
 from composer_attn.runs.training.build import build_algorithms
 from composer_attn.runs.training.checkpoint_safety import ALLOWED, check_checkpoint
 
@@ -62,13 +62,10 @@ def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
 
 def _without_weights(section: dict[str, Any]) -> dict[str, Any]:
     """Leave out what a network starts from: the checkpoint replaces it, and it may be gone."""
-    kept, weights = dict(section), section.get("weights")
-    kept.pop("weights", None)
+    kept = {name: value for name, value in section.items() if name != "weights"}
     if "pretrained" in kept:
         kept["pretrained"] = False
-    if weights is None or is_file(weights):
-        return kept
-    return arguments_by_weights(section["name"], weights) | kept
+    return arguments_by_weights(section) | kept
 
 
 def _operate(state: State, logger: Logger) -> None:

@@ -1,9 +1,11 @@
 """Which weights a section of YAML means: a file, or published ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torchvision
+from torchvision.models import WeightsEnum
 
 from composer_attn.errors import ArgumentError
 
@@ -31,16 +33,28 @@ def check_published(model: str, weights: str) -> None:
         raise ArgumentError(f"weights of {model} must be one of {valid}; got {weights!r}")
 
 
-def arguments_by_weights(model: str, weights: str) -> dict[str, Any]:
-    """Return the arguments of a network that published weights set by themselves.
+def published_weights(model: str, weights: str) -> WeightsEnum:
+    """Return the weights of a name that torchvision publishes for a model."""
+    return torchvision.models.get_model_weights(model)[weights.rpartition(".")[2]]
+
+
+def classes_of(model: str, weights: str) -> int:
+    """Return the number of classes that published weights were trained for."""
+    return len(published_weights(model, weights).meta["categories"])
+
+
+def arguments_by_weights(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network that the weights of its section set by themselves.
 
     Whoever builds the network again without these weights has to pass them: images are scaled in
     the network (GoogLeNet, Inception), or have the size of the weights (ViT, MaxViT).
     """
-    if model not in torchvision.models.list_models(module=torchvision.models):
+    model, weights = section["name"], section.get("weights")
+    if weights is None or is_file(weights):
         return {}
-    published = torchvision.models.get_model_weights(model)
-    size = published[weights.removeprefix(f"{published.__name__}.")].meta["min_size"]
+    if section.get("num_classes") not in (None, classes_of(model, weights)):
+        return {}  # then the network is built by itself, and filled
+    size = published_weights(model, weights).meta["min_size"]
     if model in ("googlenet", "inception_v3"):
         return {"transform_input": True}
     if model.startswith("vit_"):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from composer_attn.errors import ArgumentError
-from composer_attn.runs.data import DATASETS, build_loader
+from composer_attn.runs.data import DATASETS, build_loader, preprocessing
 from composer_attn.runs.data.preprocessing import Preprocessing, preprocessing_of
 from tests.pictures import write_image_folder, write_mds
 
@@ -21,7 +21,18 @@ def evaluated(section):
     return source, images, preprocessing_of(section)
 
 
-@pytest.mark.parametrize("more", [{}, {"size": 24, "resize": 24}, {"size": 20, "resize": 64}])
+OWN = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+
+
+def test_every_dataset_has_one():
+    assert set(preprocessing._BY_DATASET) == set(DATASETS)
+    flowers = preprocessing_of({"name": "flowers102", "root": "x", "split": "val", "size": 200})
+    assert (flowers.resize, flowers.size, flowers.mean) == (256, 200, (0.485, 0.456, 0.406))
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"size": 24, "resize": 24}, {"size": 20, "resize": 64}, {"size": 24, **OWN}]
+)
 def test_a_folder_of_images(more, tmp_path):
     root = write_image_folder(tmp_path)
     section = {"name": "image_folder", "root": f"{root}/val", "augmentation": "center_crop", **more}

@@ -5,12 +5,16 @@ import shutil
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
+from torchvision.models import WeightsEnum
 
 from composer_attn import attended_modules, load_run
 from composer_attn.errors import ArgumentError, CheckpointError, ConfigError
 from composer_attn.runs.data.digits import digits
 from composer_attn.runs.inference.evaluate import evaluate
+from composer_attn.runs.models import build_network
+from composer_attn.runs.models.weights import arguments_by_weights
 from composer_attn.runs.training import class_names
 from tests.own_attentions import own
 from tests.pictures import write_image_folder
@@ -165,3 +169,34 @@ def test_a_checkpoint_of_another_network_or_with_code_is_refused(trained, tmp_pa
     with pytest.raises(CheckpointError, match="safe to load"):
         load_run(folder, checkpoint="last")
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "num_classes", "set_by_weights"),
+    [
+        ("googlenet", "IMAGENET1K_V1", None, {"transform_input": True}),
+        ("inception_v3", "IMAGENET1K_V1", 1000, {"transform_input": True}),
+        ("inception_v3", "IMAGENET1K_V1", 10, {}),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", None, {"image_size": 384}),
+        ("resnet18", "ResNet18_Weights.DEFAULT", None, {}),
+        ("resnet18", "first.pt", None, {}),
+        ("resnet18", None, None, {}),
+    ],
+)
+def test_what_published_weights_set_is_kept_without_them(
+    name, weights, num_classes, set_by_weights
+):
+    section = {"name": name, "weights": weights, "num_classes": num_classes}
+    assert arguments_by_weights(section) == set_by_weights
+
+
+def test_torchvision_sets_the_same(monkeypatch):
+    build = torchvision.models.googlenet
+    plain = build(init_weights=False, aux_logits=True)
+    state = plain.state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, *args, **more: state)
+    assert not plain.transform_input
+    section = {"name": "googlenet", "weights": "IMAGENET1K_V1"}
+    assert build_network(section).transform_input
+    again = {"name": "googlenet", **arguments_by_weights(section), "init_weights": False}
+    assert build_network(again).transform_input
