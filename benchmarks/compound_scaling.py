@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of EfficientNet-B0 to B7, as a table for docs/scaling.md.
+"""Print the table in docs/scaling.md: parameters and multiply-accumulates of EfficientNet-B0 to B7.
 
 python -m benchmarks.compound_scaling
 """
@@ -19,7 +19,7 @@ IN_THE_PAPER = dict(
 
 
 def count(name: str, attention: str) -> tuple[int, int]:
-    """Count parameters and multiply-accumulates for one image, on shapes alone."""
+    """Count parameters and multiply-accumulates for one image, on the meta device."""
     depth, width, resolution = PUBLISHED[name]
     with torch.device("meta"):
         network = efficientnet(

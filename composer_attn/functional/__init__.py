@@ -1,6 +1,6 @@
-"""Surgery on any CNN, without Composer: attend its convolutions in place, and give it back.
+"""Surgery on any CNN without Composer: attend its convolutions in place, and undo it.
 
-Importing this package loads torch alone.
+Importing this package requires only torch.
 """
 
 from composer_attn.functional.attended import (

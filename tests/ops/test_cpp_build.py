@@ -99,7 +99,7 @@ def test_another_command_builds_another_library(source, tmp_path, monkeypatch):
     ("command", "says"),
     [
         ("nowhere-ccache g++", r"no C\+\+ compiler found \(looked for nowhere-ccache\)"),
-        ("'g++", 'CXX="\'g\\+\\+" is no command'),
+        ("'g++", 'CXX="\'g\\+\\+" is not a command'),
         ("env false", "/env false failed: "),
     ],
 )

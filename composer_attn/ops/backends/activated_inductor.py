@@ -1,4 +1,4 @@
-"""The passes that an activation takes part in, each compiled on its own by ``torch.compile``."""
+"""The passes with an activation, each compiled on its own by ``torch.compile``."""
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ __all__ = [
 
 
 def load(activation: str) -> None:
-    """Nothing is compiled before the first call, which knows the layout."""
+    """Do nothing: the first call compiles, once the layout is known."""
 
 
 def activated_means(x: Tensor, scale: Tensor, shift: Tensor, activation: Activation) -> Tensor:

@@ -1,8 +1,8 @@
-"""What a backend has to have: the functions of two modules, and a line in :mod:`.table`.
+"""The interface of a backend: the functions of two modules, and a line in :mod:`.table`.
 
-Each computes what the function of that name in :mod:`.reference` or :mod:`.activated_reference`
-does, whose docstrings say what that is, and to whose results the tests hold all others. Letters as
-there: ``x (N, C, *spatial)``; ``(N, C)`` or ``(C,)`` for what is called neither ``x`` nor ``dy``.
+The functions of the same name in :mod:`.reference` and :mod:`.activated_reference` are documented
+there, and define the correct results in the tests. Shapes: ``x`` and ``dy`` are
+``(N, C, *spatial)``; all other tensors are ``(N, C)`` or ``(C,)``.
 """
 
 from typing import Protocol
@@ -12,7 +12,7 @@ from torch import Tensor
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.normalization import Running
 
-# Where a ReLU's output is not 0: that output, or the scale and shift it was computed from.
+# Mask of a ReLU: its output, or the scale and shift that its input is computed from.
 Mask = tuple[Tensor, Tensor] | Tensor | None
 
 
@@ -20,7 +20,7 @@ class Passes(Protocol):
     """The four passes over a feature map, and the arithmetic between them on ``(N, C)`` tensors."""
 
     def load(self) -> object:
-        """Build or import what the functions need; raise whatever stands in the way."""
+        """Build or import what the functions need; raise an exception if that fails."""
         ...
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,13 +30,13 @@ class Passes(Protocol):
     def affine(
         self, x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, relu: bool
     ) -> Tensor:
-        """Compute ``scale x + shift [+ shortcut]``, through a ReLU or not."""
+        """Compute ``scale x + shift [+ shortcut]``, optionally followed by a ReLU."""
         ...
 
     def gradient_sums(
         self, dy: Tensor, x: Tensor, centre: Tensor, mask: Mask
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum ``dy`` and ``dy (x - centre)`` over space; return the masked ``dy`` as well."""
+        """Sum ``dy`` and ``dy (x - centre)`` over space; also return the masked ``dy``."""
         ...
 
     def input_gradient(
@@ -62,7 +62,7 @@ class Passes(Protocol):
         eps: float,
         running: Running | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Compute scale and shift of a batch norm of ``s x``, its mean and inverse deviation."""
+        """Compute scale, shift, mean and inverse standard deviation of a batch norm of ``s x``."""
         ...
 
     def normalization_gradient(
@@ -81,7 +81,7 @@ class Passes(Protocol):
         ...
 
     def convolve(self, means: Tensor, kernel: Tensor) -> Tensor:
-        """Convolve along the channels, zeros beyond both ends."""
+        """Convolve along the channels, zero-padded at both ends."""
         ...
 
     def convolve_gradient(
@@ -92,10 +92,10 @@ class Passes(Protocol):
 
 
 class ActivatedPasses(Protocol):
-    """The passes over a feature map that an activation takes part in."""
+    """The passes over a feature map with an activation."""
 
     def load(self, activation: str) -> object:
-        """Build or import what the functions need for an activation of that name."""
+        """Build or import what the functions need for the activation of this name."""
         ...
 
     def activated_means(
@@ -126,7 +126,7 @@ class ActivatedPasses(Protocol):
         activation: Activation,
         attended: bool,
     ) -> tuple[Tensor, ...]:
-        """Sum a gradient over space: two sums, or five where attention follows."""
+        """Sum a gradient over space: two sums, or five if attention follows."""
         ...
 
     def activated_gradient(

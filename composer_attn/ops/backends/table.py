@@ -1,17 +1,17 @@
-"""Which implementation of the passes runs, and what happens where it cannot.
+"""The table of backends, the selection of one, and the fallback to the reference.
 
 ===========  ===================================================================================
 backend      passes
 ===========  ===================================================================================
-auto         CUDA: triton; CPU: cpp; elsewhere, or for a dtype these do not take: reference
+auto         CUDA: triton; CPU: cpp; other devices and unsupported dtypes: reference
 reference    plain torch (:mod:`.reference`)
 inductor     the reference, each pass compiled by ``torch.compile``
 triton       hand-written Triton kernels, CUDA
-cpp          hand-written C++, CPU, built at first use by the machine's compiler
+cpp          hand-written C++, CPU, built at first use by the installed compiler
 ===========  ===================================================================================
 
-A backend is a line in ``_TABLE``, and two modules beside this one that have what
-:mod:`.interface` lists.
+A backend is a line in ``_TABLE``, and two modules beside this one that implement
+:mod:`.interface`.
 """
 
 import importlib
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         triton_kernels,
     )
 
-    # What is loaded by name below, and has to have everything.
+    # Checked by mypy against the interface; the modules are loaded by name below.
     _PASSES: list[Passes] = [reference, inductor, triton_kernels, cpp]
     _ACTIVATED: list[ActivatedPasses] = [
         activated_reference,
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where the passes of a backend are, and which feature maps they take.
+    """The modules of a backend, and the feature maps that it supports.
 
     Attributes:
-        passes: module of :class:`.interface.Passes`.
-        activated: module of :class:`.interface.ActivatedPasses`.
-        devices: types of devices that the feature maps may be on; empty for any.
-        dtypes: their dtypes; empty for any.
-        built: whether something is built before the first pass can run.
+        passes: name of the module that implements :class:`.interface.Passes`.
+        activated: name of the module that implements :class:`.interface.ActivatedPasses`.
+        devices: supported device types; empty for any.
+        dtypes: supported dtypes; empty for any.
+        built: whether something must be built before the first pass can run.
     """
 
     passes: str
@@ -69,13 +69,13 @@ class Backend:
     built: bool = False
 
     def takes(self, x: Tensor) -> bool:
-        """Say whether the passes take such a feature map."""
+        """Return whether the passes support a feature map."""
         on_device = not self.devices or x.device.type in self.devices
         return on_device and (not self.dtypes or x.dtype in self.dtypes)
 
 
 _WIDE = (torch.float32, torch.float64)
-# Triton's interpreter runs kernels on a CPU, to test them.
+# Triton's interpreter runs kernels on a CPU, for tests.
 _CUDA = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 _TABLE = {
     "reference": Backend("reference", "activated_reference"),
@@ -96,10 +96,10 @@ BACKENDS = ("auto", *_TABLE)
 
 
 def check_backend(name: str) -> str:
-    """Return the name of a backend if it is one.
+    """Return ``name`` if it is the name of a backend.
 
     Raises:
-        ArgumentError: it is not; the message lists the names.
+        ArgumentError: it is not; the message lists the valid names.
 
     Example:
         >>> check_backend("auto")
@@ -111,16 +111,16 @@ def check_backend(name: str) -> str:
 
 
 def find_passes(name: str, x: Tensor) -> Passes:
-    """Find the passes that a backend runs over ``x``: the reference where it cannot."""
+    """Return the passes of a backend for ``x``, or the reference if it does not support ``x``."""
     name = _chosen(name, x)
-    passes = _ready(name)  # which warns where it is not there
+    passes = _ready(name)  # warns if the backend is not available
     return passes if _TABLE[name].takes(x) else reference
 
 
 def find_activated(name: str, x: Tensor, activation: Activation) -> ActivatedPasses:
-    """Find the passes of an activation (:mod:`.activated_reference`), likewise."""
+    """Return the passes with an activation (:mod:`.activated_reference`), chosen likewise."""
     name = _chosen(name, x)
-    # What is not there for the other passes has been warned of, and is not there for these.
+    # If the other passes are unavailable, which has been warned of, so are these.
     if _ready(name) is reference or not _TABLE[name].takes(x):
         return activated_reference
     return _ready_for(name, activation.name)
@@ -131,12 +131,12 @@ def _chosen(name: str, x: Tensor) -> str:
 
 
 def prepare(name: str, devices: Iterable[torch.device]) -> None:
-    """Build what a backend runs over feature maps on these devices, before anything is timed.
+    """Build a backend for feature maps on these devices, before anything is timed.
 
-    The first pass would build it otherwise: of C++, seconds to minutes within a training step.
+    Otherwise the first pass would build it: for C++, seconds to minutes within a training step.
 
     Warns:
-        BackendWarning: it cannot be built; the reference will take its place.
+        BackendWarning: it cannot be built; the reference will be used instead.
     """
     for device in dict.fromkeys(device.type for device in devices):
         found = _AUTO.get(device, "reference") if name == "auto" else name
@@ -146,11 +146,11 @@ def prepare(name: str, devices: Iterable[torch.device]) -> None:
 
 @cache
 def _ready(name: str) -> Passes:
-    """Import and build a backend once; where that fails, say so once, and use the reference."""
+    """Import and build a backend once; if that fails, warn once and use the reference."""
     try:
         passes = cast(Passes, _module(_TABLE[name].passes))
         passes.load()
-    # Whatever a compiler does wrong, a training run goes on without it.
+    # Whatever goes wrong in a compiler, a training run should continue without it.
     except Exception as error:
         _warn(name, error)
         return reference
@@ -159,7 +159,7 @@ def _ready(name: str) -> Passes:
 
 @cache
 def _ready_for(name: str, activation: str) -> ActivatedPasses:
-    """Do likewise for an activation, when it is first met."""
+    """Do the same for an activation, at its first use."""
     try:
         passes = cast(ActivatedPasses, _module(_TABLE[name].activated))
         passes.load(activation)
@@ -175,7 +175,7 @@ def _module(file: str) -> object:
 
 def _warn(name: str, error: Exception) -> None:
     warnings.warn(
-        f"the {name} backend is not available here, and the slower reference takes its place: "
+        f"the {name} backend is not available here, and the slower reference is used instead: "
         f"{error}",
         BackendWarning,
         stacklevel=3,

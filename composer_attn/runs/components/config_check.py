@@ -14,7 +14,8 @@ from composer.utils.compression import is_compressed_pt
 from torch import nn
 
 from composer_attn.errors import ArgumentError, ConfigError
-from composer_attn.runs.components.optim import build_optimizer, build_scheduler
+from composer_attn.runs.components.optim import build_optimizer, build_scheduler, check_groups
+from composer_attn.runs.components.parts import as_parts
 from composer_attn.runs.components.registry import (
     ALGORITHMS,
     CALLBACKS,
@@ -127,7 +128,8 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
     """
     attempts = {
         "model": lambda: _try_model(config.model),
-        "optimizer": lambda: build_optimizer(nn.Linear(1, 1), config.optimizer),
+        "optimizer": lambda: _try_optimizer(config.optimizer),
+        "train": lambda: _try_parts(config),
         "parallelism": lambda: parallelism_config(config.parallelism),
         "scheduler": lambda: build_scheduler(config.scheduler),
     }
@@ -146,6 +148,18 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
         except ConfigError as error:
             mistakes += error.mistakes
     return mistakes
+
+
+def _try_optimizer(section: dict[str, Any]) -> None:
+    check_groups(section)  # their patterns are for the network itself
+    build_optimizer(nn.Linear(1, 1), {k: v for k, v in section.items() if k != "groups"})
+
+
+def _try_parts(config: RunConfig) -> None:
+    if config.train is not None:
+        as_parts("train", config.train)
+    elif config.freeze_norms:
+        raise ArgumentError("freeze_norms: true is for what train freezes: name what is to train")
 
 
 def _try_algorithm(config: RunConfig, name: str) -> None:

@@ -131,7 +131,7 @@ BAD_FILES = {
         lambda file: torch.save(
             PLAIN["timm/test_resnet"]().state_dict() | {"extra": torch.zeros(1)}, file
         ),
-        r"holds weights of another network: extra has no place in the model$",
+        r"holds weights of another network: extra is not in the model$",
     ),
     "truncated": (truncated, "is no checkpoint, or not a whole one"),
     "empty": (lambda file: file.touch(), "holds no weights that can be read: "),
