@@ -53,6 +53,10 @@ class SaveError(ComposerAttnError, OSError):
     """A run's folder is not writable (full disk, permissions); the last checkpoint is intact."""
 
 
+class ExportError(ComposerAttnError, RuntimeError):
+    """A network cannot be exported, or its file computes something else; no file is left."""
+
+
 class RanksError(ComposerAttnError, RuntimeError):
     """The ranks of a run differ; the message states in what."""
 

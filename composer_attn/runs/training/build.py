@@ -74,7 +74,7 @@ def build_parts(config: RunConfig) -> Parts:
         train_data=train_data,
         eval_data=eval_data,
         scheduler=scheduler,
-        algorithms=_algorithms(config, group),
+        algorithms=build_algorithms(config, group),
         callbacks=_all("callbacks", CALLBACKS.table, config.callbacks),
         loggers=_all("loggers", LOGGERS.table, config.loggers),
         start=start,
@@ -196,7 +196,7 @@ def _all(key: str, table: Any, sections: dict[str, Any]) -> list[Any]:
     return built
 
 
-def _algorithms(config: RunConfig, group: int | None) -> list[Any]:
+def build_algorithms(config: RunConfig, group: int | None) -> list[Any]:
     """Build the algorithms, ours last: surgeries that rebuild convolutions run before them."""
     algorithms = _all("algorithms", ALGORITHMS.table, config.algorithms)
     for algorithm in algorithms:
