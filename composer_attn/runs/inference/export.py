@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,10 @@ def _batches(
         yield prepared.contiguous(), labels
 
 
+def _library(format: Format) -> dict[str, str]:
+    return {format.library: version(format.library)} if format.library else {}
+
+
 def _card(
     run: LoadedRun, to: str, written: Path, source: Source, compared: Comparison
 ) -> ModelCard:
@@ -193,5 +198,5 @@ def _card(
         input={"name": INPUT, "shape": ["batch", *source.image_shape], "type": "float32"},
         preprocessing=run.preprocessing,
         evaluation={"dataset": run.config.eval_dataset, **vars(compared)},
-        versions=versions(),
+        versions=versions() | _library(FORMATS[to]),
     )
