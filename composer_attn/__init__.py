@@ -1,7 +1,7 @@
-"""Channel attention for any CNN: in a Composer Trainer, from YAML, or on a network of your own.
+"""Channel attention for any CNN: in a Composer Trainer, from YAML, or by functions on a network.
 
-Names load what they need when they are first used, so ``import composer_attn`` is quick, and the
-functions work where Composer cannot even be imported.
+Submodules are imported lazily, so that ``import composer_attn`` is fast, and the functions work
+where Composer cannot be imported.
 """
 
 from importlib import import_module
@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     )
     from composer_attn.callbacks import ExcitationMonitor
     from composer_attn.functional import (
+        FittingSurgery,
         apply_attention,
         apply_eca,
         apply_squeeze_excite,
         attended_modules,
         detach_attention,
         expanded_copy,
+        export_weights,
         fuse_attention,
         load_weights,
         plan_attention,
         plan_eca,
+        plan_from_weights,
         plan_squeeze_excite,
         remove_attention,
         unfuse_attention,
@@ -46,6 +49,7 @@ _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
+    "FittingSurgery": "functional",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
     "LoadedRun": "runs.inference",
@@ -60,11 +64,13 @@ _HOMES = {
     "detach_attention": "functional",
     "eca_kernel_size": "attention",
     "expanded_copy": "functional",
+    "export_weights": "functional",
     "fuse_attention": "functional",
     "load_run": "runs.inference",
     "load_weights": "functional",
     "plan_attention": "functional",
     "plan_eca": "functional",
+    "plan_from_weights": "functional",
     "plan_squeeze_excite": "functional",
     "register_attention": "attention",
     "register_block": "surgery",
@@ -79,6 +85,7 @@ __all__ = [
     "ChannelAttention",
     "EfficientChannelAttention",
     "ExcitationMonitor",
+    "FittingSurgery",
     "FusedSite",
     "FusionPlan",
     "LoadedRun",
@@ -93,11 +100,13 @@ __all__ = [
     "detach_attention",
     "eca_kernel_size",
     "expanded_copy",
+    "export_weights",
     "fuse_attention",
     "load_run",
     "load_weights",
     "plan_attention",
     "plan_eca",
+    "plan_from_weights",
     "plan_squeeze_excite",
     "register_attention",
     "register_block",

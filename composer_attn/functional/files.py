@@ -77,11 +77,7 @@ def open_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
         TornCheckpointError: the file is truncated or corrupt.
         OSError: it cannot be read.
     """
-    try:
-        # Imported lazily: the package requires only torch unless such a file is loaded.
-        package = importlib.import_module("safetensors.torch")
-    except ImportError as error:
-        raise ImportError(f"{path} is read by safetensors: pip install safetensors") from error
+    package = _safetensors(path)
     try:
         return package.load_file(path, device="cpu")
     except OSError:
@@ -90,6 +86,24 @@ def open_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
         raise TornCheckpointError(
             f"{path} is not a safetensors file, or not a whole one: {_first(error)}"
         ) from error
+
+
+def save_safetensors(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Write tensors to a safetensors file.
+
+    Raises:
+        ImportError: the package that writes it is not installed; the message names it.
+        OSError: it cannot be written.
+    """
+    _safetensors(path).save_file(tensors, path)
+
+
+def _safetensors(path: str | os.PathLike) -> Any:
+    try:
+        # Imported lazily: the package requires only torch unless there is such a file.
+        return importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise ImportError(f"{path} needs safetensors: pip install safetensors") from error
 
 
 def _check_archive(path: str | os.PathLike) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composer_attn.errors import ArgumentError, CheckpointError
+from composer_attn.errors import ArgumentError, CheckpointError, first_few
+from composer_attn.functional.attention_names import in_our_names
 from composer_attn.functional.files import is_safetensors, open_safely, open_safetensors
-from composer_attn.functional.inert import INERT
+from composer_attn.functional.inert import INERT, is_inert
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import as_patterns, walk
 from composer_attn.surgery.orphans import check_no_orphans
@@ -40,6 +41,9 @@ def load_weights(
     common training scripts and in the checkpoints of Composer and of this package. Its names may
     contain prefixes added by wrappers (``module.``, ``_orig_mod.``) at any level, and so may the
     model's.
+
+    The built-in attention of timm's, ECA-Net's and Cadene's networks (``layer1.0.se.fc1.weight``)
+    is recognized by name, and loads into ours in the same block: see :func:`plan_from_weights`.
 
     A plain checkpoint also loads into an attended model, whose attention is then unchanged. All
     checks precede the first change.
@@ -77,8 +81,23 @@ def load_weights(
     """
     check_no_orphans(model)
     left_out = _beginnings(ignore)
+    return fill(model, _open(path), path, left_out, new_classifier)
+
+
+def _open(path: str | os.PathLike) -> dict[str, Tensor]:
     found = open_safetensors(path) if is_safetensors(path) else open_safely(path, INERT)
-    return fill(model, _state_dict(found, path), path, left_out, new_classifier)
+    return _state_dict(found, path)
+
+
+def read_weights(model: nn.Module, path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the tensors of a file, by the model's names for them where it has any.
+
+    Raises:
+        CheckpointError, ImportError, OSError: as :func:`load_weights`.
+    """
+    named = _open(path)
+    known = _known_as(named, model.state_dict())
+    return {known[name]: tensor for name, tensor in named.items()}
 
 
 def fill(
@@ -92,6 +111,7 @@ def fill(
     state = model.state_dict()
     known = _known_as(named, state)
     weights = {known[n]: w for n, w in named.items() if not _begins(left_out, n, known[n])}
+    weights = in_our_names(weights, state, _sites(model), path)
     ignored = {name for name in state if _begins(left_out, name)}
     expected = {name: tensor for name, tensor in state.items() if name not in ignored}
     if new_classifier:
@@ -109,9 +129,8 @@ def fill(
         ),
     ]
     if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"{path} holds weights of another network: {'; '.join(problems[:3])}{more}"
+            f"{path} holds weights of another network: {first_few(problems, '; ')}"
         )
     check_numbers(weights, path)
     model.load_state_dict(weights, strict=False)  # missing and unexpected names are checked above
@@ -130,16 +149,18 @@ def check_numbers(weights: Mapping[str, Tensor], path: str | os.PathLike) -> Non
             raise CheckpointError(f"{path} holds less than the {size:,} bytes of {name}")
     spoilt = [n for n, t in weights.items() if t.is_floating_point() and bool(t.isnan().any())]
     if spoilt:
-        more = f" and {len(spoilt) - 3} more" if len(spoilt) > 3 else ""
         raise CheckpointError(
-            f"{path} holds NaN in {', '.join(spoilt[:3])}{more}: the run that wrote it had diverged"
+            f"{path} holds NaN in {first_few(spoilt)}: the run that wrote it had diverged"
         )
+
+
+def _sites(model: nn.Module) -> list[str]:
+    return [name for name, module in walk(model) if is_attended(module)]
 
 
 def _own_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
     """Return the state-dict names of the attentions that are entirely absent from a file."""
-    sites = [name for name, module in walk(model) if is_attended(module)]
-    prefixes = [f"{name}.{CHILD}." if name else f"{CHILD}." for name in sites]
+    prefixes = [f"{name}.{CHILD}." if name else f"{CHILD}." for name in _sites(model)]
     absent = tuple(p for p in prefixes if not any(name.startswith(p) for name in weights))
     return {name for name in model.state_dict() if name.startswith(absent)} if absent else set()
 
@@ -168,8 +189,8 @@ def _shape(tensor: Any) -> Any:
 def _state_dict(content: Any, path: str | os.PathLike) -> dict[str, Tensor]:
     """Return the tensors of a file by name, ignoring everything else."""
     for _ in range(_DEEPEST):
-        nests = [n for n in _NESTS if isinstance(content, Mapping) and n in content]
-        inner = next((content[n] for n in nests if isinstance(content[n], Mapping)), None)
+        nests = [content[n] for n in _NESTS if isinstance(content, Mapping) and n in content]
+        inner = next((n for n in nests if isinstance(n, Mapping) and not is_inert(n)), None)
         if inner is None:
             break
         content = inner
