@@ -33,7 +33,20 @@ def test_help_names_the_verbs_without_loading_torch(tmp_path):
     assert "train" in done.stdout
 
 
-@pytest.mark.parametrize("verb", [[], ["train"], ["validate"], ["plan"], ["study"], ["report"]])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        [],
+        ["train"],
+        ["validate"],
+        ["plan"],
+        ["study"],
+        ["report"],
+        ["evaluate"],
+        ["predict"],
+        ["export"],
+    ],
+)
 def test_h_is_help_of_every_verb(verb, capfd):
     assert invoke(*verb, "-h") == 0
     short = capfd.readouterr()

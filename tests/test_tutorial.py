@@ -42,7 +42,7 @@ def follow(command: str, folder, *overrides: str) -> str:
 
 def test_the_page_has_the_commands_that_are_tried_here():
     assert [command.split()[1] for command in COMMANDS] == [
-        "validate", "plan", "train", "train", "study",
+        "validate", "plan", "train", "train", "study", "evaluate", "predict", "export",
     ]  # fmt: skip
 
 
@@ -65,6 +65,22 @@ def test_training_leaves_what_the_page_says(folder):
     assert (left / "config.yaml").is_file()
     assert (left / "latest-rank0.pt").exists()
     assert summary["skipped_images"] == 0
+    _use(folder, left)
+
+
+def _use(folder, left):
+    """Follow what the page says after training, on the run that is there."""
+    evaluated = follow("composer-attn evaluate runs/photos", folder)
+    assert "on 12 images" in evaluated
+    ask = "composer-attn predict runs/photos photos/val/cat/000.jpg --top 3"
+    predicted = follow(ask, folder)
+    assert predicted.startswith("photos/val/cat/000.jpg: ")
+    assert all(name in predicted for name in COLOURS)
+    follow("composer-attn export runs/photos --to torch_export", folder)
+    card = json.loads((left / "model.pt2.json").read_text())
+    assert card["classes"] == list(COLOURS)
+    assert card["preprocessing"]["resize"] == 146
+    assert card["evaluation"]["samples"] == 12
 
 
 def test_the_study_ends_with_a_page(folder):

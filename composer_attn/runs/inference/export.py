@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,9 @@ def export(
         MissingExtraError: what writes the format is not installed.
         SaveError: the folder takes no more.
     """
-    if to not in FORMATS:
-        raise ArgumentError(unknown("format", to, FORMATS))
-    if samples is not None:
-        whole_number("samples", samples, minimum=1)
-    if not 0 < tolerance < inf:
-        raise ArgumentError(f"tolerance must be more than 0; got {tolerance}")
+    _check_arguments(to, out, samples, tolerance)
     format = FORMATS[to]
     path = Path(out) if out is not None else run.checkpoint.parent / f"model{format.ending}"
-    if path.suffix != format.ending:
-        raise ArgumentError(f"a file of {to} must end in {format.ending}; got {path}")
-    format.check_library()
     batch_size = min(run.config.batch_size, _LARGEST_BATCH)
     source, data = evaluation_data(run, batch_size, samples)
     with saving(path):
@@ -109,6 +102,21 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path, card
+
+
+def _check_arguments(
+    to: str, out: str | Path | None, samples: int | None, tolerance: float
+) -> None:
+    if to not in FORMATS:
+        raise ArgumentError(unknown("format", to, FORMATS))
+    if samples is not None:
+        whole_number("samples", samples, minimum=1)
+    if not 0 < tolerance < inf:
+        raise ArgumentError(f"tolerance must be more than 0; got {tolerance}")
+    ending = FORMATS[to].ending
+    if out is not None and Path(out).suffix != ending:
+        raise ArgumentError(f"a file of {to} must end in {ending}; got {out}")
+    FORMATS[to].check_library()
 
 
 def compare(
@@ -177,6 +185,10 @@ def _batches(
         yield prepared.contiguous(), labels
 
 
+def _library(format: Format) -> dict[str, str]:
+    return {format.library: version(format.library)} if format.library else {}
+
+
 def _card(
     run: LoadedRun, to: str, written: Path, source: Source, compared: Comparison
 ) -> ModelCard:
@@ -193,5 +205,5 @@ def _card(
         input={"name": INPUT, "shape": ["batch", *source.image_shape], "type": "float32"},
         preprocessing=run.preprocessing,
         evaluation={"dataset": run.config.eval_dataset, **vars(compared)},
-        versions=versions(),
+        versions=versions() | _library(FORMATS[to]),
     )

@@ -69,7 +69,8 @@ def test_a_file_takes_batches_of_any_size_and_its_card_says_what_it_is(loaded, t
     assert written["input"]["shape"] == ["batch", 3, 8, 8]
     assert written["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
     assert written["model"]["algorithms"]["squeeze_excite"]["min_channels"] == 128
-    assert set(written["versions"]) >= {"python", "torch", "composer-attn"}
+    library = {FORMATS[to].library} - {None}
+    assert set(written["versions"]) >= {"python", "torch", "composer-attn", *library}
     assert written["licence"] == ""
     tested = written["evaluation"]
     spread = torch.tensor([index * 360 // 100 for index in range(100)])
