@@ -217,7 +217,8 @@ class AttentionAlgorithm(Algorithm):
             return
         try:
             check_model(state.model)
-            backends = {**backends_of(state.model), **dict.fromkeys(own, self.backend)}
+            backends = backends_of(state.model)
+            backends.update(dict.fromkeys(own, self.backend))
             self.fusion = fuse(state.model, backends)
         except ModelError as error:  # sharded, say: attention is computed as ever, only slower
             log.warning("%r fuses nothing: %s", self, error)

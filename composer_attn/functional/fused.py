@@ -6,29 +6,37 @@ import torch
 from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
-from composer_attn.fusion import FusionPlan, backends_of, fuse, unfuse
+from composer_attn.fusion import FusionPlan, backends_of, find_own, fuse, unfuse
 from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import check_model, find_attended
 
 
-def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
-    """Compute the attentions of a network jointly with the batch norms that they are joined to.
+def fuse_attention(model: nn.Module, backend: str = "auto", *, norms: bool = False) -> FusionPlan:
+    """Compute the attentions of a network jointly with the norms and activations beside them.
 
     Attention and batch norm both read a feature map through moments, and both write it through a
     scale (and shift) per channel: together they take the passes over the feature map that batch
     norm takes alone. Same parameters, same state-dict keys, same results within rounding.
 
     Fused are an attended module whose output goes to a batch norm, as a trace of the forward that
-    joins them shows, and an attended batch norm; the addition and the ReLU that follow, likewise,
-    are computed along. Elsewhere the attention is computed by the backend alone.
+    joins them shows, and an attended batch norm; the addition and the activation that follow,
+    likewise, are computed along. Elsewhere the attention is computed by the backend alone.
+
+    The attention that a network came with (torchvision's ``SqueezeExcitation``; timm's
+    ``SqueezeExcite``, ``SEModule``, ``EffectiveSEModule`` and ``EcaModule``), or ours in its place,
+    is computed with the batch norm and the activation before it: no surgery is needed. Kept for
+    backward is then what the convolution puts out, and neither the norm's output nor the
+    activation's.
 
     What a fused module puts out is its attended output for whoever uses it in another way, now or
     later, and hooks see what they would see (docs/fusion.md says how).
 
     Args:
-        model: an attended network, not wrapped or compiled yet. A network fused before is fused
-            anew, with this backend.
+        model: a network with attention, not wrapped or compiled yet. One that was fused before is
+            fused anew, with this backend.
         backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``; see docs/fusion.md.
+        norms: whether every other batch norm, too, is computed jointly with the activation, or the
+            addition, that follows it.
 
     Returns:
         The plan that was carried out: each attended site, what it is fused with, or why not.
@@ -39,7 +47,7 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
             further. Nothing was changed.
 
     Warns:
-        NothingAttendedWarning: the model has no attention of ours.
+        NothingAttendedWarning: the model has no attention of ours, and nothing else was fused.
         BackendWarning: the backend cannot be built here; the slower reference takes its place.
 
     Example:
@@ -49,20 +57,23 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
         >>> model = nn.Sequential(*layers)
         >>> _ = apply_eca(model)
         >>> print(fuse_attention(model, backend="reference"))
-        backend reference: 1 of 2 sites fused with a norm, 1 with a ReLU, 0 with an addition
-        site  kind    norm  addition  relu  fused
-        0     Conv2d  1     -         2     yes
-        3     Conv2d  -     -         -     no: its output is the model's
+        backend reference: 1 of 2 sites fused with a norm, 1 with an activation, 0 with an addition
+        site  kind    norm  activation  addition  fused
+        0     Conv2d  1     2           -         yes
+        3     Conv2d  -     -           -         no: its output is the model's
     """
     check_backend(backend)
     check_model(model)
-    backends = dict.fromkeys(find_attended(model).values(), backend)
-    if not backends:
-        warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
-    plan = fuse(model, backends)
+    ours = list(find_attended(model).values())
+    plan = fuse(model, dict.fromkeys([*ours, *find_own(model)], backend), backend * norms)
+    if not ours and not plan.fused and not plan.norms:
+        message = "the model has no attention of ours, and none of its own that can be fused"
+        warnings.warn(message, NothingAttendedWarning, stacklevel=2)
     # With a GPU at hand the network may be on its way there: then the first pass builds what it is.
     if backend != "auto" or not torch.cuda.is_available():
-        prepare(backend, (p.device for site in backends for p in site.attention.parameters()))
+        devices = (p.device for module in backends_of(model) for p in module.parameters())
+        functions = (site.function for site in (*plan.fused, *plan.norms) if site.function)
+        prepare(backend, devices, functions)
     return plan
 
 
@@ -73,7 +84,8 @@ def unfuse_attention(model: nn.Module) -> list[str]:
         model: a network, not wrapped or compiled.
 
     Returns:
-        The names of the attended modules that were fused; none is no error.
+        The names of the attended modules, and of attentions that the network came with, that were
+        fused; none is no error.
 
     Raises:
         ModelError: the model is wrapped, compiled or scripted, or a fused module was extended
@@ -89,6 +101,6 @@ def unfuse_attention(model: nn.Module) -> list[str]:
     """
     check_model(model)
     fused = backends_of(model)
-    names = [name for name, module in find_attended(model).items() if module in fused]
+    names = [name for name, module in model.named_modules() if module in fused]
     unfuse(model)
     return names

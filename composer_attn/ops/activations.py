@@ -111,8 +111,12 @@ _MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
 }
 
 
-def activation_of(module: nn.Module) -> Activation | None:
+def activation_of(module: nn.Module, kind: type[nn.Module] | None = None) -> Activation | None:
     """Describe a module that is one of torch's activations; ``None`` if it is none of the table.
+
+    Args:
+        module: the module.
+        kind: the class that it had before that was extended; its own by default.
 
     Example:
         >>> activation_of(nn.LeakyReLU(0.1, inplace=True))
@@ -120,7 +124,7 @@ def activation_of(module: nn.Module) -> Activation | None:
         >>> activation_of(nn.Softplus()) is None
         True
     """
-    describe = _MODULES.get(type(module))
+    describe = _MODULES.get(kind or type(module))
     return None if describe is None else describe(module)
 
 

@@ -74,18 +74,24 @@ def _chosen(name: str, x: Tensor) -> str:
     return _AUTO.get(x.device.type, "reference") if name == "auto" else name
 
 
-def prepare(name: str, devices: Iterable[torch.device]) -> None:
+def prepare(name: str, devices: Iterable[torch.device], activations: Iterable[str] = ()) -> None:
     """Build what a backend runs over feature maps on these devices, before anything is timed.
 
     The first pass would build it otherwise: of C++, seconds to minutes within a training step.
+
+    Args:
+        name: the backend's.
+        devices: where it is to run.
+        activations: names of those that it is to compute, besides a ReLU after a norm.
 
     Warns:
         BackendWarning: it cannot be built; the reference will take its place.
     """
     for device in dict.fromkeys(device.type for device in devices):
         found = _AUTO.get(device, "reference") if name == "auto" else name
-        if _HOMES.get(found) == device:
-            _ready(found)
+        if _HOMES.get(found) == device and _ready(found) is not passes:
+            for activation in dict.fromkeys(activations):
+                _ready(found, activation)
 
 
 @cache
