@@ -70,7 +70,7 @@ def known_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Say whether a module is an attention that is described here, its forward that of its class."""
+    """Say whether a module is an attention that is described here, and computes that."""
     cls = known_class(module)
     return (
         cls is not None

@@ -160,7 +160,8 @@ FUSED = {
     "identity": (lambda: followed_by(nn.Identity(), nn.BatchNorm2d(16), nn.ReLU()), "2", "3"),
     "nested": (Nested, "after.0", ""),
     "graph": (lambda: torch.fx.symbolic_trace(followed_by(nn.BatchNorm2d(16))), "1", ""),
-    "gelu": (lambda: followed_by(nn.BatchNorm2d(16), nn.GELU()), "1", ""),
+    "gelu": (lambda: followed_by(nn.BatchNorm2d(16), nn.GELU()), "1", "2"),
+    "softplus": (lambda: followed_by(nn.BatchNorm2d(16), nn.Softplus()), "1", ""),
     "tuple of blocks": (
         lambda: nn.Sequential(followed_by(), nn.Sequential(nn.BatchNorm2d(16), nn.ReLU())),
         "1.0",
