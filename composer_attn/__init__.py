@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from composer_attn.algorithms import ECA, Attention, SqueezeExcite
+    from composer_attn.algorithms import ECA, Attention, FuseAttention, SqueezeExcite
     from composer_attn.attention import (
         ChannelAttention,
         EfficientChannelAttention,
@@ -45,6 +45,7 @@ _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
+    "FuseAttention": "algorithms",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
     "Site": "surgery",
@@ -76,6 +77,7 @@ __all__ = [
     "ChannelAttention",
     "EfficientChannelAttention",
     "ExcitationMonitor",
+    "FuseAttention",
     "FusedSite",
     "FusionPlan",
     "Site",

@@ -44,6 +44,7 @@ from composer_attn.surgery import (
     find_attended,
     leave_to_guard,
 )
+from composer_attn.surgery.attend import Attends
 from composer_attn.surgery.names import unwrapped
 
 log = logging.getLogger(__name__)
@@ -203,16 +204,20 @@ class AttentionAlgorithm(Algorithm):
             }
         )
 
-    def _fuse(self, state: State, logger: Logger) -> None:
-        """Fuse what this kind of algorithm attended, and leave the rest as it is."""
+    def sites_in(self, model: nn.Module) -> list[Attends]:
+        """List what this kind of algorithm attended."""
         if self.plan is None:  # Event.INIT has not been: nothing is attended
-            return
+            return []
         attended = set(self._attended.values())
-        own = [
+        return [
             site
-            for site in find_attended(state.model).values()
+            for site in find_attended(model).values()
             if site.attention in attended and type(site.attention).__name__ == self.plan.attention
         ]
+
+    def _fuse(self, state: State, logger: Logger) -> None:
+        """Fuse what this kind of algorithm attended, and leave the rest as it is."""
+        own = self.sites_in(state.model)
         if not own:
             return
         try:

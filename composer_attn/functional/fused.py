@@ -71,10 +71,15 @@ def fuse_attention(model: nn.Module, backend: str = "auto", *, norms: bool = Fal
         warnings.warn(message, NothingAttendedWarning, stacklevel=2)
     # With a GPU at hand the network may be on its way there: then the first pass builds what it is.
     if backend != "auto" or not torch.cuda.is_available():
-        devices = (p.device for module in backends_of(model) for p in module.parameters())
-        functions = (site.function for site in (*plan.fused, *plan.norms) if site.function)
-        prepare(backend, devices, functions)
+        prepare_fused(model, backend, plan)
     return plan
+
+
+def prepare_fused(model: nn.Module, backend: str, plan: FusionPlan) -> None:
+    """Build what a backend runs for a plan, before anything is timed."""
+    norms = (model.get_submodule(site.norm) for site in plan.norms)
+    devices = (p.device for each in (*backends_of(model), *norms) for p in each.parameters())
+    prepare(backend, devices, {s.function for s in (*plan.fused, *plan.norms)} - {""})
 
 
 def unfuse_attention(model: nn.Module) -> list[str]:

@@ -26,7 +26,10 @@ def is_from(cls: type, package: str, *names: str) -> bool:
 
 
 def _first_of(module: Any) -> Described:
-    # Widened by a norm in between, or maxima beside averages, it is another attention.
+    if "sigmoid" in module._modules:  # as timm's oldest networks have it
+        layers = (_layer(module.fc1), _layer(module.fc2), _inner(module.relu))
+        return two_layers(*layers, _gate(module.sigmoid))
+    # With a norm in between, or maxima beside averages, it is another attention.
     if module.add_maxpool or type(module.bn) is not nn.Identity:
         raise UnprovedError("it takes more than averages, or has a norm in it")
     return two_layers(
