@@ -193,7 +193,7 @@ OTHERS = {
     "changed after the activation": lambda s, z: s.attn(s.act(z).add_(1)),
     "branches on its values": lambda s, z: s.attn(s.act(z)) if z.sum() > 0 else s.act(z),
     "detached": lambda s, z: s.attn(s.act(z).detach()) + z,
-    "no gradients in between": lambda s, z: (_without(s.act, z) + s.attn(s.act(z))),
+    "no gradients in between": lambda s, z: _without(s.act, z) + s.attn(s.act(z)),
     "kept": lambda s, z: (setattr(s, "held", z), s.attn(s.act(z)), s.held)[1] + s.held,
     "a view": lambda s, z: s.attn(s.act(z)[:, :, 1:]),
     "added, then activated": lambda s, z: s.attn(s.act(z + z.mean())),
@@ -315,7 +315,9 @@ def test_ours_beside_it_takes_the_norm():
     apply_eca(model, min_channels=CHANNELS)
     plain, fused = own_pair(model, fused=1)
     plan = fuse_attention(fused, "reference")
-    assert [site.reason for site in plan.alone if site.name == "attn"] == ["norm is fused with conv"]
+    assert [site.reason for site in plan.alone if site.name == "attn"] == [
+        "norm is fused with conv"
+    ]
     both(plain, fused, draw())
 
 
