@@ -1,26 +1,26 @@
-"""What training scripts keep beside weights, read as nothing: no code of its types runs."""
+"""Placeholders for objects stored beside weights, so that no code of their types runs."""
 
 from typing import Any
 
 
 class Inert:
-    """Stands for an object of a file: takes all that a pickle does to it, and keeps none of it."""
+    """Placeholder for a pickled object: accepts all unpickling operations and stores nothing."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
-        """Take any arguments."""
+        """Accept any arguments."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: Any, **named: Any):
         pass
 
     def __setstate__(self, state: Any) -> None:
-        """Take any state."""
+        """Accept any state."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Take any item, as of a subclass of dict."""
+        """Accept any item, as set on subclasses of dict."""
 
 
-# Plain data, by the names that pickles know it by: arguments of scripts, best scores, when it was.
+# Types of plain data, by qualified name: script arguments, best scores, dates.
 _DATA = {
     "addict.addict": ("Dict",),
     "argparse": ("Namespace",),
@@ -42,4 +42,4 @@ _PATHS = ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "
 _DATA |= {"pathlib": _PATHS, "pathlib._local": _PATHS}
 
 INERT = tuple((Inert, f"{module}.{name}") for module, names in _DATA.items() for name in names)
-"""Pairs for ``torch.serialization.safe_globals``: each name of plain data means :class:`Inert`."""
+"""Pairs for ``torch.serialization.safe_globals`` that map each such type to :class:`Inert`."""

@@ -24,6 +24,7 @@ from composer_attn.ops.activated_functions import (
 )
 from composer_attn.ops.activations import IDENTITY, RELU, Activation
 from composer_attn.ops.autograd_path import running_statistics
+from composer_attn.ops.backends import activated_reference
 from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.excitations import Described
 from composer_attn.ops.fused_functions import in_full_precision
@@ -211,8 +212,8 @@ def begin(x: Tensor, norm: _BatchNorm, backend: str) -> Begun:
     """
     of_norm = Norm(norm.eps, running_statistics(norm, x.numel() // x.shape[1]))
     # What an activation takes part in is found, and built, once one is met.
-    passes: Any = find_passes(backend, x)
-    stages = Stages(passes, passes, IDENTITY, of_norm, None)
+    passes = find_passes(backend, x)
+    stages = Stages(passes, activated_reference, IDENTITY, of_norm, None)
     with in_full_precision(x), torch.no_grad():
         found = normalized(stages, x, norm.weight, norm.bias)
     return Begun(x, backend, stages, found, (norm.weight, norm.bias))

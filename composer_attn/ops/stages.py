@@ -9,7 +9,6 @@ been done when one of them is there.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +19,7 @@ from composer_attn.ops import autograd_path
 from composer_attn.ops.activation_passes import Ending
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends import reference as passes
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.fused_functions import (
     Affine,
@@ -57,7 +57,7 @@ class Excited:
     """
 
     x: Tensor
-    passes: ModuleType
+    passes: Passes
     mean: Tensor
     variance: Tensor
     s: Tensor

@@ -273,7 +273,7 @@ class Half(nn.Module):
 REFUSED = {
     "an unknown name": ("ecaa", {}, "unknown attention 'ecaa'; did you mean 'eca'"),
     "no attention": (7, {}, "attention must be a registered name, a class, or a function"),
-    "a module": (nn.Identity(), {}, "got a module, built already"),
+    "a module": (nn.Identity(), {}, "got a module instance"),
     "another shape": (
         lambda c: nn.Conv2d(c, c // 2, 3), {},
         r"same shape and dtype: given \(2, 8, 8, 8\) .* returns \(2, 4, 6, 6\) .*\(at 1\)",

@@ -229,7 +229,7 @@ WRONG = {
     "layer must be": lambda: one_layer(nn.BatchNorm2d(6)),
     "gate": lambda: one_layer(nn.Linear(6, 6), "softmax"),
     "odd size": lambda: neighbours(6, nn.Conv1d(1, 1, 4, padding=2, bias=False)),
-    "zeros beyond": lambda: neighbours(
+    "zero-padded": lambda: neighbours(
         6, nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular", bias=False)
     ),
     "and bias": lambda: neighbours(6, nn.Conv1d(1, 1, 3, padding=1)),

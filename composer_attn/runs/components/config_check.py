@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,7 +14,8 @@ from composer.utils.compression import is_compressed_pt
 from torch import nn
 
 from composer_attn.errors import ArgumentError, ConfigError
-from composer_attn.runs.components.optim import build_optimizer, build_scheduler
+from composer_attn.runs.components.optim import build_optimizer, build_scheduler, check_groups
+from composer_attn.runs.components.parts import as_parts
 from composer_attn.runs.components.registry import (
     ALGORITHMS,
     CALLBACKS,
@@ -27,6 +29,7 @@ from composer_attn.runs.config.config_errors import Mistake, at, unknown
 from composer_attn.runs.config.parallelism import PARALLELISMS, parallelism_config
 from composer_attn.runs.config.schema import ConfigFile, RunConfig, load_config
 from composer_attn.runs.models import build_model
+from composer_attn.runs.models.efficientnet import image_size, scale_of
 from composer_attn.runs.models.weights import check_published, is_file
 
 _SINGLE = {
@@ -62,7 +65,10 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
 
 
 def write_out(config: RunConfig) -> None:
-    """Write out, in place, what a config has in short: numbers like ``1/16``, and ``cuda``."""
+    """Write out, in place, what a config has in short.
+
+    Numbers like ``1/16``, ``cuda``, and the size of the images of a network that is scaled.
+    """
     for key, kind in _SINGLE.items():
         section = getattr(config, key)
         if isinstance(section, dict):
@@ -72,8 +78,26 @@ def write_out(config: RunConfig) -> None:
         for name, arguments in sections.items():
             if isinstance(arguments, dict):
                 sections[name] = kind.write_out(name, arguments)
+    _follow_resolution(config)
     if config.device == "cuda":  # torch's name of what Composer calls gpu
         config.device = "gpu"
+
+
+def _follow_resolution(config: RunConfig) -> None:
+    """Scale the images of a network that is scaled, unless the config gives their size itself."""
+    try:
+        scale = scale_of(config.model) if isinstance(config.model, dict) else None
+    except ArgumentError:  # building the model says why
+        return
+    for section in (config.train_dataset, config.eval_dataset):
+        if scale is None or not isinstance(section, dict):
+            continue
+        if section.get("name") not in DATASET_KIND.table or "size" in section:
+            continue
+        parameters = signature(DATASET_KIND.table[section["name"]]).parameters
+        for key in ("size", "resize"):
+            if key in parameters and key not in section:
+                section[key] = image_size(scale, parameters[key].default)
 
 
 def find_mistakes(config: RunConfig) -> list[Mistake]:
@@ -104,7 +128,8 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
     """
     attempts = {
         "model": lambda: _try_model(config.model),
-        "optimizer": lambda: build_optimizer(nn.Linear(1, 1), config.optimizer),
+        "optimizer": lambda: _try_optimizer(config.optimizer),
+        "train": lambda: _try_parts(config),
         "parallelism": lambda: parallelism_config(config.parallelism),
         "scheduler": lambda: build_scheduler(config.scheduler),
     }
@@ -123,6 +148,18 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
         except ConfigError as error:
             mistakes += error.mistakes
     return mistakes
+
+
+def _try_optimizer(section: dict[str, Any]) -> None:
+    check_groups(section)  # their patterns are for the network itself
+    build_optimizer(nn.Linear(1, 1), {k: v for k, v in section.items() if k != "groups"})
+
+
+def _try_parts(config: RunConfig) -> None:
+    if config.train is not None:
+        as_parts("train", config.train)
+    elif config.freeze_norms:
+        raise ArgumentError("freeze_norms: true is for what train freezes: name what is to train")
 
 
 def _try_algorithm(config: RunConfig, name: str) -> None:

@@ -176,7 +176,7 @@ OPTIMIZERS = Kind(
         "sgd": torch.optim.SGD,
     },
     supplied=("params",),
-    extra={"no_decay": list},
+    extra={"no_decay": list, "groups": dict},
 )
 
 SCHEDULERS = Kind(

@@ -32,6 +32,9 @@ class RunConfig:
         eval_dataset: like ``train_dataset``; without one nothing is evaluated.
         batch_size: global: samples of one optimizer step, over all ranks.
         device_train_microbatch_size: samples of one forward and backward pass, or ``auto``.
+        train: the parts that are trained, all others being frozen: ``[attention, classifier]`` and
+            patterns of parameters' names; everything by default.
+        freeze_norms: whether batch norms that ``train`` freezes keep their running statistics too.
         algorithms: ``{eca: {min_channels: 64}, ...}``, in any order.
         optimizer: ``{name: decoupled_sgdw, lr: 0.1, ...}``.
         scheduler: ``{name: cosine_annealing_with_warmup, t_warmup: 5ep, ...}``; constant without.
@@ -60,6 +63,8 @@ class RunConfig:
     eval_dataset: dict[str, Any] | None = None
     batch_size: int = 256
     device_train_microbatch_size: Any = None
+    train: list[Any] | None = None
+    freeze_norms: bool = False
     algorithms: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] | None = None

@@ -13,8 +13,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Normalize,
     build_transform,
     collate,
@@ -73,6 +71,8 @@ def image_folder(
     size: int = 224,
     resize: int = 256,
     on_bad_image: str = "error",
+    mean: list | None = None,
+    std: list | None = None,
 ) -> Source:
     """Read images from ``root/<class>/*``, the classes in the order of their names.
 
@@ -82,6 +82,9 @@ def image_folder(
         size: height and width, in pixels, of what the network sees.
         resize: what the shorter side becomes first, under ``center_crop`` and ``resize_crop``.
         on_bad_image: ``error``, or ``skip`` to leave out files that are no images, and count them.
+        mean: of red, green and blue, in units of the brightest value, by which images are
+            normalized; ImageNet's by default.
+        std: likewise, the deviations.
 
     Raises:
         ArgumentError: fewer than two classes, or an argument that is not valid.
@@ -92,6 +95,7 @@ def image_folder(
     """
     if on_bad_image not in ("error", "skip"):
         raise ArgumentError(f"on_bad_image must be error or skip; got {on_bad_image!r}")
+    normalize = Normalize.by(mean, std)
     dataset = _Images(root, build_transform(augmentation, size, resize), on_bad_image == "skip")
     if len(dataset.classes) < 2:
         raise ArgumentError(f"{root} holds one class only: {dataset.classes[0]!r}")
@@ -103,7 +107,7 @@ def image_folder(
         image_shape=(3, size, size),
         classes=tuple(dataset.classes),
         collate=collate,
-        device_transform=Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        device_transform=normalize,
         random=augmentation != "center_crop",
         passed_over=dict(dataset.passed_over),
         skipped=dataset.skipped,

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
+from composer_attn.checks import is_real
 from composer_attn.errors import ArgumentError
 
 # Of ImageNet's training images, in units of the brightest value; what torchvision's weights expect.
@@ -117,6 +118,27 @@ class Normalize:
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         self.mean = torch.tensor(mean) * 255
         self.std = torch.tensor(std) * 255
+
+    @classmethod
+    def by(cls, mean: list | None, std: list | None) -> "Normalize":
+        """Normalize by three numbers each, in units of the brightest value; ImageNet's by default.
+
+        Raises:
+            ArgumentError: they are something else.
+        """
+        found: list[tuple[float, ...]] = []
+        for name, given, default in (("mean", mean, IMAGENET_MEAN), ("std", std, IMAGENET_STD)):
+            numbers = tuple(default if given is None else given)
+            smallest = 0 if name == "mean" else 1e-6
+            if len(numbers) != 3 or not all(
+                is_real(number) and smallest <= number <= 1 for number in numbers
+            ):
+                raise ArgumentError(
+                    f"{name} must be three numbers from 0 to 1, for red, green and blue, in units "
+                    f"of the brightest value; got {given!r}"
+                )
+            found.append(numbers)
+        return cls(*found)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return channels-last memory; work on whatever device the images are.

@@ -3,8 +3,6 @@
 from typing import Any
 
 from composer_attn.runs.data.images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Normalize,
     build_transform,
     collate,
@@ -25,6 +23,8 @@ def mds(
     image_column: str = "x",
     label_column: str = "y",
     cache_limit: str | None = None,
+    mean: list | None = None,
+    std: list | None = None,
 ) -> Source:
     """Stream images from MDS shards, fetched as they are needed and kept in a local folder.
 
@@ -39,6 +39,8 @@ def mds(
         image_column: name of the column with the images (encoded ``pil``, ``jpeg`` or ``png``).
         label_column: name of the column with the labels.
         cache_limit: how much of the local disk to use, like ``100gb``.
+        mean: by which images are normalized, as for ``image_folder``.
+        std: likewise.
 
     Raises:
         ImportError: mosaicml-streaming is not installed.
@@ -49,7 +51,7 @@ def mds(
         raise ImportError(
             "mds needs mosaicml-streaming: pip install 'composer-attn[streaming]'"
         ) from error
-    transform = build_transform(augmentation, size, resize)
+    transform, normalize = build_transform(augmentation, size, resize), Normalize.by(mean, std)
 
     class Images(StreamingDataset):
         """Decodes and augments; the stream itself takes care of the order, ranks and resuming."""
@@ -76,6 +78,6 @@ def mds(
         num_classes=num_classes,
         image_shape=(3, size, size),
         collate=collate,
-        device_transform=Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        device_transform=normalize,
         streams=True,
     )

@@ -1,12 +1,14 @@
 """From a config's model section to a ComposerClassifier."""
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from composer.loss import binary_cross_entropy_with_logits, soft_cross_entropy
 from composer.metrics import CrossEntropy
 from composer.models import ComposerClassifier
+from composer.utils import dist
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -14,8 +16,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.functional import load_weights
+from composer_attn.functional.weights import fill
 from composer_attn.runs.models.table import AUXILIARY, MODELS
-from composer_attn.runs.models.weights import is_file
+from composer_attn.runs.models.weights import classes_of, is_file, published_weights
+
+log = logging.getLogger(__name__)
 
 # What a model section takes besides the network's own arguments.
 MODEL_ARGUMENTS = {"weights": str | None, "loss": str}
@@ -53,7 +58,8 @@ def build_network(section: dict[str, Any]) -> nn.Module:
 
     Args:
         section: ``{name, num_classes, weights, ...}``; ``weights`` is a file, or the name of
-            weights that torchvision publishes; the rest are the network's own arguments.
+            weights that torchvision publishes; the rest are the network's own arguments. Of weights
+            for another number of classes the classifier is left out, and that is logged.
 
     Raises:
         ArgumentError: the weights are another network's.
@@ -63,12 +69,28 @@ def build_network(section: dict[str, Any]) -> nn.Module:
     build, weights = MODELS[section["name"]], section.get("weights")
     if weights is None:
         return build(**arguments)
-    if not is_file(weights):
-        return build(**arguments, weights=weights)
-    network = build(**arguments)
     # Checkpoints of torchvision's come with classifiers that these networks are built without.
-    load_weights(network, weights, ignore=[f"{name}." for name in AUXILIARY])
+    without = tuple(f"{name}." for name in AUXILIARY)
+    if is_file(weights):
+        network = build(**arguments)
+        left = load_weights(network, weights, ignore=without, new_classifier=True)
+    elif arguments.get("num_classes") in (None, classes_of(section["name"], weights)):
+        return build(**arguments, weights=weights)
+    else:
+        network, published = build(**arguments), published_weights(section["name"], weights)
+        state = published.get_state_dict(progress=False, check_hash=True)
+        left = fill(network, state, weights, without, new_classifier=True)
+    _tell_of_new(left, weights, arguments.get("num_classes"))
     return network
+
+
+def _tell_of_new(left: tuple[str, ...], weights: str, num_classes: int | None) -> None:
+    new = [name for name in left if not name.startswith(AUXILIARY)]
+    if new and dist.get_local_rank() == 0:
+        log.warning(
+            "the weights of %s are for another number of classes: %s, of %s classes, start anew",
+            weights, ", ".join(new), num_classes,
+        )  # fmt: skip
 
 
 def build_model(section: dict[str, Any]) -> ComposerClassifier:

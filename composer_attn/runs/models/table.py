@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from composer_attn.errors import ArgumentError
+from composer_attn.runs.models.efficientnet import efficientnet
 from composer_attn.runs.models.simplified_efficientnet import SimplifiedEfficientNet
 
 
@@ -22,6 +23,7 @@ class ModelTable(Mapping):
     """What builds each model, by name; timm is imported only when it is asked for."""
 
     _ours: Mapping[str, Callable[..., nn.Module]] = {
+        "efficientnet": efficientnet,
         "resnet10": resnet10,
         "simplified_efficientnet": SimplifiedEfficientNet,
     }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torchvision
+from torchvision.models import WeightsEnum
 
 from composer_attn.errors import ArgumentError
 
@@ -29,3 +30,13 @@ def check_published(model: str, weights: str) -> None:
     if weights.removeprefix(f"{published.__name__}.") not in published.__members__:
         valid = ", ".join(["a file", *sorted(published.__members__)])
         raise ArgumentError(f"weights of {model} must be one of {valid}; got {weights!r}")
+
+
+def published_weights(model: str, weights: str) -> WeightsEnum:
+    """Return the weights of a name that torchvision publishes for a model."""
+    return torchvision.models.get_model_weights(model)[weights.rpartition(".")[2]]
+
+
+def classes_of(model: str, weights: str) -> int:
+    """Return the number of classes that published weights were trained for."""
+    return len(published_weights(model, weights).meta["categories"])

@@ -30,7 +30,7 @@ _PATIENCE = 20  # seconds that a run has to end when told to
 
 def digits_recipe() -> Path:
     """Return the recipe that a study takes without one: handwritten digits, a small ResNet."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     name = "digits_plain.yaml"
     # In a checkout the recipes are beside the package; a wheel carries this one inside.
     beside, inside = package.parent / "yamls" / name, package / "recipes" / name

@@ -22,6 +22,7 @@ from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.models import build_model, num_classes_of, with_num_classes
 from composer_attn.runs.training.checkpoint_safety import guarded
 from composer_attn.runs.training.checkpoint_saver import LATEST, SafeCheckpointSaver
+from composer_attn.runs.training.frozen import TrainOnly
 from composer_attn.runs.training.log_files import keep_in_folder
 from composer_attn.runs.training.signals import StopRequests
 from composer_attn.runs.training.start import Start, WeightsWithoutAttention, find_start
@@ -115,6 +116,8 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
     begun = resumes and saver is not None and Path(saver.folder, LATEST.format(rank=0)).exists()
     if parts.start.weights and not begun:
         callbacks.append(WeightsWithoutAttention(parts.start.weights))
+    if config.train is not None:
+        callbacks.append(TrainOnly(config.train, config.freeze_norms))
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,
