@@ -1,7 +1,7 @@
-"""Channel attention for any CNN: in a Composer Trainer, from YAML, or on a network of your own.
+"""Channel attention for any CNN: in a Composer Trainer, from YAML, or by functions on a network.
 
-Names load what they need when they are first used, so ``import composer_attn`` is quick, and the
-functions work where Composer cannot even be imported.
+Submodules are imported lazily, so that ``import composer_attn`` is fast, and the functions work
+where Composer cannot be imported.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Attention weights under the names of other packages, whose blocks have the attention built in.
+"""Attention weights under the names of other packages, whose blocks have built-in attention.
 
 ==========  ====================================  =================================================
 names       Squeeze-and-Excitation                Efficient Channel Attention
@@ -8,8 +8,8 @@ eca_net                                           ``layer1.0.eca.conv.weight`` (
 cadene      ``layer1.0.se_module.fc1.weight``
 ==========  ====================================  =================================================
 
-Linear layers are 1x1 convolutions there, and some have them as ``fc.0`` and ``fc.2``. What is ours
-sits in a module of the block: ``layer1.0.bn3.attention.fc1.weight``.
+Their linear layers are 1x1 convolutions, named ``fc.0`` and ``fc.2`` in some packages. Ours are
+below a module of the block: ``layer1.0.bn3.attention.fc1.weight``.
 """
 
 import re
@@ -29,7 +29,7 @@ _LAYERS = {"fc.0": "fc1", "fc.2": "fc2"}
 _OURS = re.compile(
     rf"(?P<site>.+)\.{CHILD}\.(?P<layer>conv|fc1|fc2)\.(?P<kind>weight|bias)"
 )  # fmt: skip
-# What the child of a block is called that holds the layers of either attention.
+# Name of the child of a block that contains the attention, by package and kind of layer.
 NAMES = {
     "cadene": {"fc": "se_module"},
     "eca_net": {"conv": "eca"},
@@ -38,7 +38,7 @@ NAMES = {
 
 
 def foreign_attention(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return the attention weights among names, by block: for each layer's tensor, its name."""
+    """Return the names of attention weights by block, each as a dict from tensor to full name."""
     blocks: dict[str, dict[str, str]] = {}
     for name in names:
         if match := _FOREIGN.fullmatch(name):
@@ -53,14 +53,14 @@ def in_our_names(
     """Rename the attention of other packages to that of a model's attended sites.
 
     Args:
-        weights: of a file, by the model's names where those are the same.
+        weights: the weights in a file, by the model's names where those are the same.
         state: the model's state dict.
         sites: the names of the model's attended modules.
         path: the file, for messages.
 
     Raises:
-        CheckpointError: the model's attention is elsewhere, or of another size or kind; the message
-            says what the file's is.
+        CheckpointError: the model's attention is at other sites, or has another size or kind; the
+            message describes that of the file.
     """
     blocks = foreign_attention(name for name in weights if name not in state)
     if not blocks:
@@ -90,7 +90,7 @@ def _misplaced(path, blocks, weights, block: str, sites: list[str]) -> str:
 
 
 def describe(blocks: Mapping[str, Mapping[str, str]], weights: Mapping[str, Tensor]) -> str:
-    """Say what attention a file holds: kind, number of blocks, sizes."""
+    """Describe the attention in a file: kind, number of blocks, sizes."""
     kinds = {"conv.weight" in tensors for tensors in blocks.values()}
     first = next(iter(blocks.values()))
     if kinds == {True}:
@@ -107,11 +107,11 @@ def describe(blocks: Mapping[str, Mapping[str, str]], weights: Mapping[str, Tens
 
 
 def in_names_of(package: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename our attention in a state dict to what another package calls it.
+    """Rename the attention in a state dict to the names of another package.
 
     Raises:
-        ArgumentError: the package is unknown, has no such attention, or the attention is not in a
-            block: one in each, at most.
+        ArgumentError: the package is unknown or has no such attention, or a block has several
+            attentions.
     """
     if package not in NAMES:
         raise ArgumentError(f"names must be one of {', '.join(NAMES)}; got {package!r}")
@@ -139,7 +139,7 @@ def in_names_of(package: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_biases(state: dict[str, Tensor], package: str) -> dict[str, Tensor]:
-    """Add biases of 0 where a package's layers have biases that ours do without."""
+    """Add biases of 0 if a package's layers have biases and ours do not."""
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         found[name] = tensor

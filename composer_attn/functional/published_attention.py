@@ -1,4 +1,4 @@
-"""Checkpoints of networks with attention built in: the surgery that fits, and files like them."""
+"""Checkpoints of networks with built-in attention: find the matching surgery, export such files."""
 
 import os
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from composer_attn.functional.files import save_safetensors
 from composer_attn.functional.weights import read_weights
 from composer_attn.surgery import SurgeryPlan, check_model
 
-_PLACEMENT = "residual"  # where these networks have it: at the end of each block's branch
+_PLACEMENT = "residual"  # as in these networks: at the end of each block's branch
 
 
 @dataclass(frozen=True)
 class FittingSurgery:
-    """The surgery after which a model has the attention that a file holds the weights of.
+    """The surgery that gives a model the attention whose weights are in a file.
 
     Attributes:
         attention: the name of the attention.
-        arguments: those of :func:`composer_attn.apply_attention`, besides the model.
+        arguments: the further arguments of :func:`composer_attn.apply_attention`.
         plan: the plan of that surgery.
     """
 
@@ -37,22 +37,22 @@ class FittingSurgery:
 
 
 def plan_from_weights(model: nn.Module, path: str | os.PathLike) -> FittingSurgery:
-    """Find the surgery that makes room for the attention in another package's checkpoint.
+    """Find the surgery that matches the attention in another package's checkpoint.
 
-    The names of timm's, ECA-Net's and Cadene's networks are known, which have attention at the end
-    of each residual branch. The model stays as it is.
+    Supported are the names used in timm's, ECA-Net's and Cadene's networks, which have attention at
+    the end of each residual branch. The model is not changed.
 
     Args:
-        model: the network without attention, like torchvision's ResNet-50.
+        model: the network without attention, such as torchvision's ResNet-50.
         path: the file, as for :func:`composer_attn.load_weights`.
 
     Returns:
         The attention, the arguments and the plan.
 
     Raises:
-        CheckpointError: the file is not safe or not whole, holds no such attention, or one that
-            does not fit the model's residual blocks; the message says what it holds.
-        ModelError: the model is attended already, or cannot be.
+        CheckpointError: the file is unsafe or corrupt, contains no such attention, or its attention
+            does not fit the model's residual blocks; the message describes it.
+        ModelError: the model is attended already, or cannot be attended.
 
     Example:
         >>> import tempfile, torch
@@ -100,7 +100,7 @@ def plan_from_weights(model: nn.Module, path: str | os.PathLike) -> FittingSurge
 def _own_arguments(
     sites: dict[str, dict[str, str]], weights: dict[str, Tensor]
 ) -> tuple[str, dict[str, Any]]:
-    """Return the attention that has such layers, and its own arguments."""
+    """Return the name of the attention with these layers, and its own arguments."""
     if all("conv.weight" in tensors for tensors in sites.values()):
         sizes = {site: weights[t["conv.weight"]].shape[-1] for site, t in sites.items()}
         return "eca", {"kernel_size": sizes}
@@ -110,19 +110,19 @@ def _own_arguments(
 
 
 def export_weights(model: nn.Module, path: str | os.PathLike, names: str = "timm") -> None:
-    """Write a model's weights under the names that another package gives to its attention.
+    """Write a model's weights with the names that another package uses for attention.
 
-    Such a file loads into that package's network of the same architecture. Weights other than the
-    attention's keep their names.
+    The file loads into that package's network of the same architecture. All other weights keep
+    their names.
 
     Args:
         model: an attended network.
-        path: the file to write: safetensors if it ends so, else one of ``torch.save``.
-        names: ``timm``, ``eca_net`` (the authors' code), or ``cadene``.
+        path: the file to write: in safetensors format by that suffix, else by ``torch.save``.
+        names: ``timm``, ``eca_net`` (the authors' code) or ``cadene``.
 
     Raises:
-        ArgumentError: ``names`` is none of these, has no such attention, or the model has several
-            attentions in one block.
+        ArgumentError: ``names`` is none of these or has no such attention, or a block of the model
+            has several attentions.
         ImportError: safetensors is not installed.
         OSError: the file cannot be written.
 

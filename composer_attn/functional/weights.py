@@ -42,8 +42,8 @@ def load_weights(
     contain prefixes added by wrappers (``module.``, ``_orig_mod.``) at any level, and so may the
     model's.
 
-    Attention that timm's, ECA-Net's or Cadene's networks have built in (``layer1.0.se.fc1.weight``)
-    is known by its names, and loads into ours at the same place: see :func:`plan_from_weights`.
+    The built-in attention of timm's, ECA-Net's and Cadene's networks (``layer1.0.se.fc1.weight``)
+    is recognized by name, and loads into ours in the same block: see :func:`plan_from_weights`.
 
     A plain checkpoint also loads into an attended model, whose attention is then unchanged. All
     checks precede the first change.
@@ -90,7 +90,7 @@ def _open(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def read_weights(model: nn.Module, path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read the tensors of a file, by the names that a model has for them where it has any.
+    """Return the tensors of a file, by the model's names for them where it has any.
 
     Raises:
         CheckpointError, ImportError, OSError: as :func:`load_weights`.

@@ -180,7 +180,7 @@ def moved(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int])
     taken = built | {id(p) for p in model.parameters()} | {id(m) for m in model.modules()}
     if parts & taken:
         raise ArgumentError(
-            f"{name} must be built anew for each site: what was built shares parameters with "
+            f"a new {name} must be built for each site: this one shares parameters with "
             "another attention, or with the network"
         )
     try:

@@ -35,8 +35,8 @@ def describe_orphans(model: nn.Module) -> str:
     return (
         f"{len(orphans)} modules hold attention that their output no longer passes through: "
         f"{', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}. After the surgery something "
-        "gave them another class, or built them anew: do that before the surgery. "
-        "detach_attention takes such attention out"
+        "gave them another class, or rebuilt them: do that before the surgery. "
+        "detach_attention removes such attention"
     )
 
 

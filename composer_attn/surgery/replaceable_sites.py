@@ -35,7 +35,7 @@ def find_own_attentions(model: nn.Module) -> list[Point]:
 
 _FIXED = "its block needs it: it is more than a rescaling of channels"
 _UNKNOWN = "an attention by its name alone, since its forward cannot be traced"
-_REGISTER = "register_existing_attention says whether it may give way"
+_REGISTER = "declare by register_existing_attention whether it can be replaced"
 
 
 def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

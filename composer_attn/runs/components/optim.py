@@ -1,4 +1,4 @@
-"""Optimizers, whose parameter groups have arguments of their own or do not decay; schedulers."""
+"""Optimizers, with parameter groups with their own arguments or no decay, and schedulers."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from composer_attn.runs.components.parts import ATTENTION, parameters_of
 from composer_attn.runs.components.registry import OPTIMIZERS, SCHEDULERS
 from composer_attn.runs.config.config_errors import unknown
 
-# What ``no_decay`` can name. Attention is not there yet when the optimizer is built: its parameters
-# join a group of those that are, see ``attention_group``.
+# The values in ``no_decay``. Attention does not exist yet when the optimizer is built: its
+# parameters join one of the groups later, see ``attention_group``.
 NO_DECAY = ("bias", "norm", "attention")
 
 
 def build_optimizer(model: nn.Module, section: dict[str, Any]) -> Optimizer:
-    """Build the optimizer that a section names, over all parameters of a model.
+    """Build the optimizer of a section for all parameters of a model.
 
     Args:
         model: the network, before surgery.
         section: ``{name, lr, ...}``; ``no_decay: [bias, norm, attention]`` puts such parameters
-            into groups with a weight decay of 0; ``groups: {classifier: {lr: 0.1}}`` gives parts of
-            a network (:func:`~composer_attn.runs.components.parts.parameters_of`) arguments of
-            their own, the first part that a parameter belongs to.
+            into groups with a weight decay of 0; ``groups: {classifier: {lr: 0.1}}`` sets arguments
+            for parts of a network (:func:`~composer_attn.runs.components.parts.parameters_of`),
+            where the first part that contains a parameter applies.
 
     Raises:
-        ArgumentError: ``no_decay`` or ``groups`` name something else.
+        ArgumentError: ``no_decay`` or ``groups`` is invalid.
         PatternError: a pattern in ``groups`` matches no parameter.
     """
     arguments = {k: v for k, v in section.items() if k not in ("name", "no_decay", "groups")}
@@ -49,10 +49,10 @@ def build_optimizer(model: nn.Module, section: dict[str, Any]) -> Optimizer:
 
 
 def check_groups(section: dict[str, Any]) -> None:
-    """Make sure that the groups of a section have arguments that their optimizer takes.
+    """Check that the optimizer accepts the arguments of a section's groups.
 
     Raises:
-        ArgumentError: they do not.
+        ArgumentError: it does not.
     """
     own = inspect.signature(OPTIMIZERS.table[section["name"]]).parameters
     valid = [name for name in own if name not in ("params", "foreach", "fused", "differentiable")]
@@ -65,7 +65,7 @@ def check_groups(section: dict[str, Any]) -> None:
 
 
 def build_scheduler(section: dict[str, Any] | None) -> Any:
-    """Build the scheduler that a section ``{name, ...}`` names; ``None`` is a constant rate."""
+    """Build the scheduler of a section ``{name, ...}``; ``None`` is a constant learning rate."""
     if section is None:
         return None
     arguments = dict(section)
@@ -73,13 +73,13 @@ def build_scheduler(section: dict[str, Any] | None) -> Any:
 
 
 def attention_group(section: dict[str, Any]) -> int | None:
-    """Return the index of the group that attention's parameters join; ``None``: their site's."""
+    """Return the index of the parameter group for attention, or ``None`` for that of its site."""
     part, spared = ATTENTION * (ATTENTION in _groups(section)), ATTENTION in _kinds(section)
     return _layout(section).index((part, spared)) if part or spared else None
 
 
 def _layout(section: dict[str, Any]) -> list[tuple[str, bool]]:
-    """List the groups: of each part, then of what is in none first, those that decay or do not."""
+    """List the groups by (part, whether exempt from decay); part ``""`` is all other parameters."""
     spared = (False, True) if _kinds(section) else (False,)
     return [(part, exempt) for part in ("", *_groups(section)) for exempt in spared]
 

@@ -1,4 +1,4 @@
-"""The parts of a network that a config names: attention, classifier, or patterns of names."""
+"""The parts of a network in a config: attention, classifier, or patterns of parameter names."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from composer_attn.errors import ArgumentError
 from composer_attn.surgery import find_attended
 from composer_attn.surgery.names import check_patterns, matches, unwrapped
 
-# Of what a surgery has added; the last layer; besides, patterns of parameters' names.
+# The names of parts: the added attention, and the last layer. All others are patterns.
 ATTENTION, CLASSIFIER = "attention", "classifier"
 
 
@@ -17,11 +17,11 @@ def parameters_of(model: nn.Module, part: str) -> list[nn.Parameter]:
 
     Args:
         model: the network, or a ComposerClassifier around it.
-        part: ``attention``, ``classifier``, or a glob of parameters' names, like ``layer4.*``.
+        part: ``attention``, ``classifier``, or a glob pattern of parameter names, as ``layer4.*``.
 
     Raises:
         PatternError: a pattern matches no parameter.
-        ArgumentError: the network has no linear layer or convolution, so no classifier.
+        ArgumentError: the network has no classifier: no linear layer or convolution.
     """
     if part == ATTENTION:
         attended = find_attended(model).values()
@@ -34,7 +34,7 @@ def parameters_of(model: nn.Module, part: str) -> list[nn.Parameter]:
 
 
 def classifier_of(model: nn.Module) -> nn.Module:
-    """Return the last linear layer or convolution that no attention holds."""
+    """Return the last linear layer or convolution outside of attention."""
     attended = find_attended(model).values()
     inside = {layer for site in attended for layer in site.attention.modules()}
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,7 +45,7 @@ def classifier_of(model: nn.Module) -> nn.Module:
 
 
 def as_parts(key: str, parts: object) -> list[str]:
-    """Return the names of parts that a config gives.
+    """Return the names of parts given in a config, as a list.
 
     Raises:
         ArgumentError: they are not a list of names.

@@ -1,4 +1,4 @@
-"""How a run is spread over processes."""
+"""Distribution of a run over processes."""
 
 import torch
 from composer.utils import dist, get_device
@@ -11,16 +11,16 @@ from composer_attn.runs.config.schema import RunConfig
 
 PARALLELISMS = ("ddp", "fsdp2")
 
-# Under Composer 0.32.1 on CPU, with or without attention, FSDP2's losses are those of DDP with this
-# version of torch, and are others with 2.7.0.
+# Under Composer 0.32.1 on CPU, with or without attention, FSDP2's losses equal those of DDP with
+# this version of torch, and differ from them with 2.7.0.
 _FSDP2_TORCH = Version("2.13")
 
 
 def join_ranks(config: RunConfig) -> None:
-    """Connect this process to the run's others; nothing is waited for in a run of one.
+    """Join the process group of the run; a single process does not wait.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: the configured device is not available.
     """
     with at("device"):
         device = get_device(config.device)
@@ -28,10 +28,10 @@ def join_ranks(config: RunConfig) -> None:
 
 
 def parallelism_config(parallelism: str) -> ParallelismConfig | None:
-    """Return what Composer's Trainer takes; ``None`` is DDP wherever there are several ranks.
+    """Return the config for Composer's Trainer; ``None`` means DDP if there are several ranks.
 
     Raises:
-        ArgumentError: the installed torch trains wrongly under FSDP2.
+        ArgumentError: training under FSDP2 is not correct with the installed torch.
     """
     if parallelism == "ddp":
         return None

@@ -1,4 +1,4 @@
-"""The datasets that a config can name."""
+"""The datasets available in a config."""
 
 from collections.abc import Callable
 

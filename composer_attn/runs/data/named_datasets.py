@@ -1,4 +1,4 @@
-"""Image classification datasets by name, from the files that torchvision reads or fetches."""
+"""Image classification datasets by name, from files that torchvision reads or downloads."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.images import Normalize, build_transform, collate, to_rgb
 from composer_attn.runs.data.source import Source
 
-# Of datasets that come whole, every fifth image of a class is held out.
+# In datasets without splits, every fifth image of a class is held out.
 _HELD_OUT = 5
 
 
@@ -24,8 +24,8 @@ class _Dataset:
 
     Attributes:
         kind: name of its class.
-        splits: its splits by our names; empty where it has none, and every fifth image is held out.
-        num_classes: of its labels.
+        splits: names of its splits; empty if it has none, and every fifth image is held out.
+        num_classes: number of classes.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class _Dataset:
     num_classes: int
 
     def build(self, root: str, split: str, download: bool) -> Dataset:
-        """Read the files, or fetch them first."""
+        """Build the dataset, downloading the files if ``download``."""
         cls = getattr(torchvision.datasets, self.kind)
         arguments: dict[str, Any] = {"split": split} if self.splits else {}
         if "download" in inspect.signature(cls).parameters:
@@ -57,7 +57,7 @@ _TABLE = {
 
 
 class _Transformed(Dataset):
-    """Some images of a dataset, each transformed."""
+    """A transformed subset of a dataset."""
 
     def __init__(self, images: Any, indices: Sequence[int], transform: Callable):
         self.images, self.indices, self.transform = images, indices, transform
@@ -110,11 +110,11 @@ def _named(
 def labels_of(images: Any) -> list[int]:
     """Return the labels of a dataset without reading its images."""
     found = getattr(images, "targets", None)
-    return list(images.y if found is None else found)  # as Caltech101 calls them
+    return list(images.y if found is None else found)  # Caltech101 has y
 
 
 def _part(labels: Sequence[int], trains: bool) -> list[int]:
-    """List the images of a split: of each class, every fifth is held out."""
+    """List the indices of a split: every fifth image of each class is held out."""
     seen: dict[int, int] = {}
     found = []
     for index, label in enumerate(labels):
@@ -126,7 +126,7 @@ def _part(labels: Sequence[int], trains: bool) -> list[int]:
 
 def _classes(images: Any, count: int) -> tuple[str, ...]:
     names = getattr(images, "classes", None) or getattr(images, "categories", None) or ()
-    # ImageNet has several for a class.
+    # ImageNet has several names for a class.
     found = tuple(name if isinstance(name, str) else name[0] for name in names)
     return found if len(set(found)) == count else ()
 
@@ -143,8 +143,8 @@ NAMED_DATASETS: dict[str, Callable[..., Source]] = {
 }
 """
 Datasets by name, with these arguments: ``root``, the folder that torchvision's dataset takes;
-``split``, one of its own (Caltech101 and EuroSAT have none: of each class, every fifth image is
-``test``); ``augmentation``, by default ``resnet`` to train and ``center_crop`` for ``val`` and
-``test``; ``size`` and ``resize`` as for ``image_folder``; ``mean`` and ``std``, by default those of
-ImageNet; ``download``, whether to fetch what is missing (ImageNet cannot be fetched).
+``split``, one of the dataset's (Caltech101 and EuroSAT have none: every fifth image of each class
+is ``test``); ``augmentation``, by default ``resnet`` for training and ``center_crop`` for ``val``
+and ``test``; ``size`` and ``resize`` as for ``image_folder``; ``mean`` and ``std``, by default
+ImageNet's; ``download``, whether to download missing files (not available for ImageNet).
 """

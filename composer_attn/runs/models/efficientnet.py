@@ -1,6 +1,6 @@
-"""EfficientNets of any size: depth, width and resolution of B0, scaled together or by hand.
+"""EfficientNets of any size: depth, width and resolution of B0, scaled jointly or individually.
 
-`Tan and Le, 2019 <https://arxiv.org/abs/1905.11946>`_: a network is best made larger in all three
+`Tan and Le, 2019 <https://arxiv.org/abs/1905.11946>`_: networks are best scaled in all three
 dimensions at once, ``depth = alpha^phi``, ``width = beta^phi``, ``resolution = gamma^phi``, where
 ``alpha beta^2 gamma^2`` is about 2 (eq. 3), so that operations grow by about ``2^phi``.
 """
@@ -33,7 +33,7 @@ _LARGEST = {"depth": 8.0, "width": 8.0, "resolution": 5.0}
 
 
 class Scale(NamedTuple):
-    """How much larger than B0 a network is, and its images.
+    """The size of a network and its images relative to B0.
 
     Attributes:
         depth: factor of the repeats of each stage, rounded up.
@@ -46,7 +46,7 @@ class Scale(NamedTuple):
     resolution: float
 
 
-# The published ones, whose factors were rounded by hand; torchvision has the networks by name.
+# The published variants, whose factors were rounded by hand; torchvision has these networks.
 PUBLISHED = {
     f"efficientnet_b{i}": Scale(depth, width, size / _SIZE)
     for i, (width, depth, size) in enumerate(
@@ -64,7 +64,7 @@ def compound_scale(
     width: float | None = None,
     resolution: float | None = None,
 ) -> Scale:
-    """Return the factors of a compound coefficient, or those that are given in their place.
+    """Return the factors of a compound coefficient, or explicit ones that override them.
 
     Args:
         phi: the compound coefficient: operations grow by about ``2^phi``.
@@ -73,7 +73,7 @@ def compound_scale(
         resolution: factor of the images' height and width; ``1.15^phi`` by default.
 
     Raises:
-        ArgumentError: a factor is not a positive number, or beyond what anyone trains.
+        ArgumentError: a factor is not a positive number, or outside of the supported range.
 
     Example:
         >>> tuple(round(factor, 3) for factor in compound_scale(phi=2))
@@ -82,7 +82,7 @@ def compound_scale(
     phi = _number("phi", phi)
     given = {"depth": depth, "width": width, "resolution": resolution}
     bases = {"depth": ALPHA, "width": BETA, "resolution": GAMMA}
-    bounded = max(-1000.0, min(phi, 1000.0))  # beyond, powers overflow before they are refused
+    bounded = max(-1000.0, min(phi, 1000.0))  # so that powers do not overflow before the check
     factors = {
         name: bases[name] ** bounded if value is None else _number(name, value)
         for name, value in given.items()
@@ -117,19 +117,20 @@ def efficientnet(
 
     Args:
         num_classes: width of the last layer.
-        phi: compound coefficient; see :func:`compound_scale`, as for the next three.
+        phi: compound coefficient; see :func:`compound_scale`, also for the next three.
         depth: factor of the number of blocks in each stage.
         width: factor of the channels.
-        resolution: factor of the images' size; the network is the same for all, and has the size
-            as ``image_size``.
-        dropout: before the last layer; by default ``0.2 + 0.05 phi``, at most 0.5, which is within
-            0.05 of the published ones.
-        stochastic_depth: probability of leaving out the last block; those before it, in proportion.
-        attention: in each block: ``se`` as published (a quarter of the block's input channels,
-            SiLU), ``none``, or a registered attention of that name with its defaults, like ``eca``.
+        resolution: factor of the image size; it does not change the network, whose attribute
+            ``image_size`` holds the size.
+        dropout: dropout probability before the last layer; by default ``0.2 + 0.05 phi``, at most
+            0.5, which is within 0.05 of the published ones.
+        stochastic_depth: probability of dropping the last block, decreasing linearly to the first.
+        attention: attention of each block: ``se`` as published (a quarter of the block's input
+            channels, SiLU), ``none``, or the name of a registered attention such as ``eca``, with
+            its defaults.
 
     Raises:
-        ArgumentError: a factor, a probability or the attention is not valid.
+        ArgumentError: a factor, a probability or the attention is invalid.
 
     Example:
         >>> sum(p.numel() for p in efficientnet().parameters())
@@ -154,7 +155,7 @@ def efficientnet(
 
 
 def _attention_layer(name: str) -> Any:
-    """Return what builds a block's attention, called as torchvision calls its own."""
+    """Return the builder of a block's attention, with the signature that torchvision expects."""
     if name == "se":
         return SqueezeExcitation
     if name == "none":
@@ -164,10 +165,10 @@ def _attention_layer(name: str) -> Any:
 
 
 def scale_of(section: Mapping[str, Any]) -> Scale | None:
-    """Return the scale of the network that a model section names; None for one without.
+    """Return the scale of a model section's network; None if it is not a scaled network.
 
     Raises:
-        ArgumentError: a factor is not valid.
+        ArgumentError: a factor is invalid.
     """
     name = section.get("name")
     if name == "efficientnet":
@@ -179,5 +180,5 @@ def scale_of(section: Mapping[str, Any]) -> Scale | None:
 
 
 def image_size(scale: Scale, size: int) -> int:
-    """Return the size of a network's images, where B0's is ``size``."""
+    """Return the size of a network's images, given that of B0."""
     return round(size * scale.resolution)

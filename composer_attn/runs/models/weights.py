@@ -1,4 +1,4 @@
-"""Which weights a section of YAML means: a file, or published ones."""
+"""Weights in a model section: a file, or the name of published ones."""
 
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -10,7 +10,7 @@ from composer_attn.errors import ArgumentError
 
 
 def is_file(weights: Any) -> TypeGuard[str]:
-    """Say whether ``weights`` means a file, rather than the name of published weights."""
+    """Return whether ``weights`` is a file, rather than the name of published weights."""
     text = str(weights)
     return (
         "/" in text or text.endswith((".pt", ".pth", ".bin", ".safetensors")) or Path(text).exists()
@@ -18,10 +18,10 @@ def is_file(weights: Any) -> TypeGuard[str]:
 
 
 def check_published(model: str, weights: str) -> None:
-    """Make sure that a name of weights is one that torchvision publishes for a model.
+    """Check that torchvision publishes weights of this name for a model.
 
     Raises:
-        ArgumentError: it is not; the message says which are.
+        ArgumentError: it does not; the message lists the valid names.
     """
     if model not in torchvision.models.list_models(module=torchvision.models):
         instead = "; pretrained: true" if model.startswith("timm/") else ""
@@ -33,7 +33,7 @@ def check_published(model: str, weights: str) -> None:
 
 
 def published_weights(model: str, weights: str) -> WeightsEnum:
-    """Return the weights of a name that torchvision publishes for a model."""
+    """Return the weights that torchvision publishes for a model under a name."""
     return torchvision.models.get_model_weights(model)[weights.rpartition(".")[2]]
 
 

@@ -179,7 +179,7 @@ def test_weights_of_other_classes_load_but_for_the_classifier(name, classifier, 
     new = [key for key in state if key.startswith(f"{classifier}.")]
     assert [len(state[key]) for key in new] == [10, 10]
     assert all(torch.equal(state[key], expected[key]) for key in state if key not in new)
-    assert f"{', '.join(new)}, of 10 classes, start anew" in caplog.text
+    assert f"{', '.join(new)}, of 10 classes, keep their initial values" in caplog.text
 
 
 def test_published_weights_go_into_a_network_of_other_classes(monkeypatch, caplog):
