@@ -14,6 +14,7 @@ from composer_attn.fusion.fused_norms import AttendedNorm, Joined, NextNorm, joi
 from composer_attn.fusion.fusion_plan import FusedSite
 from composer_attn.fusion.handoff import is_ours
 from composer_attn.fusion.own_attention import (
+    activation_in,
     activation_of_norm,
     describe,
     known_class,
@@ -22,6 +23,7 @@ from composer_attn.fusion.own_attention import (
 from composer_attn.fusion.succession import uses, what_comes_before
 from composer_attn.ops.activations import IDENTITY
 from composer_attn.surgery.attend import Attends, attended_side, is_attended, original_class
+from composer_attn.surgery.stand_ins import is_replacement
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -66,16 +68,13 @@ class _Planning:
     def found(self, norms: bool) -> tuple[list[FusedSite], list[FusedSite]]:
         """Look at every site, then at the norms that are left."""
         chains: dict[str, Chain] = {}
-        if norms or any(map(self._may_come_last, self.sites)):
+        if norms or any(map(self._comes_last, self.sites)):
             chains = {each.norm: each for each in map(self._chain, self._norms()) if each}
         by_attention = {each.attention: each for each in chains.values() if each.attention}
         found = [self._site(module, by_attention) for module in self.sites]
         left = [each for each in chains.values() if norms and each.norm not in self.taken]
         pairs = [pair for pair in map(self._pair, left) if pair is not None]
         return found, pairs
-
-    def _may_come_last(self, site: nn.Module) -> bool:
-        return not is_attended(site) or not isinstance(site, (_BatchNorm, nn.modules.conv._ConvNd))
 
     def _norms(self) -> list[str]:
         return [names[0] for m, names in self.proofs.names.items() if isinstance(m, _BatchNorm)]
@@ -105,9 +104,11 @@ class _Planning:
         return Chain(name, activation, function=function)
 
     def _comes_last(self, module: nn.Module) -> bool:
-        if module not in self.sites or isinstance(module, (_BatchNorm, nn.modules.conv._ConvNd)):
-            return False
-        return not is_attended(module) or attended_side(module) == "output"
+        """Say whether a site attends its very input, or an activation of it."""
+        if not is_attended(module):
+            return module in self.sites
+        passes_on = is_replacement(module) or activation_in(module) is not None
+        return passes_on and module in self.sites and attended_side(module) == "output"
 
     def _site(self, module: nn.Module, chains: Mapping[str, Chain]) -> FusedSite:
         name = self.proofs.names[module][0]

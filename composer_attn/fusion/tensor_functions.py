@@ -51,7 +51,11 @@ def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation,
     name, options = found
     if len(args) > 1 + len(options) or not kwargs.keys() <= options.keys():
         return None
-    given = {**options, **dict(zip(options, args[1:], strict=False)), **kwargs}
+    given = dict(options)
+    for place, option in enumerate(options, start=1):
+        if place < len(args):
+            given[option] = args[place]
+    given.update(kwargs)
     in_place = bool(given.pop("inplace", False))
     if name == "hardtanh":  # which is how nn.ReLU6 computes
         return (Activation("relu6"), in_place) if tuple(given.values()) == (0, 6) else None

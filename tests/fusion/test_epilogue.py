@@ -94,7 +94,8 @@ FINISHES = {
     "a number": (block(lambda self, y, x: y + 1), "", ""),
     "to itself": (block(lambda self, y, x: y + y), "", ""),
     "weighted": (block(lambda self, y, x: torch.add(y, x, alpha=2)), "", ""),
-    "other relu": (block(lambda self, y, x: F.relu6(y)), "", ""),
+    "other relu": (block(lambda self, y, x: F.relu6(y)), "", "relu6"),
+    "softplus": (block(lambda self, y, x: F.softplus(y)), "", ""),
     "returned": (block(lambda self, y, x: y), "", ""),
 }
 
