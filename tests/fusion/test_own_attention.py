@@ -10,9 +10,11 @@ import torch.utils.checkpoint
 from torch import nn
 
 from composer_attn import apply_eca, fuse_attention, unfuse_attention
+from composer_attn.attention import SqueezeExcitation
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.surgery.attend import attend
 from tests.fusion.own_networks import (
     ATTENTIONS,
     CHANNELS,
@@ -323,3 +325,21 @@ def test_another_surgery_keeps_the_fusion():
     apply_eca(fused, min_channels=1, include=["last"])
     assert is_joined(fused.norm)
     assert is_joined(fused.attn)
+
+
+@pytest.mark.parametrize("activation", ["silu", "hardswish in place", "identity"])
+def test_ours_on_an_activation_is_fused_with_the_norm_before(activation):
+    model = small(activation=activation)
+    model.attn = nn.Identity()
+    attend(model.act, SqueezeExcitation(CHANNELS, 4))
+    plain, fused = own_pair(model)
+    (site,) = fuse_attention(fused, "reference").fused
+    assert (site.name, site.norm, site.last) == ("act", "norm", True)
+    both(plain, fused, draw())
+    assert unfuse_attention(fused) == ["act"]
+
+
+@each_attention
+def test_a_symbolic_trace_computes_the_same(kind):
+    plain, fused = own_pair(small(kind))
+    both(plain, torch.fx.symbolic_trace(fused), draw())

@@ -49,12 +49,11 @@ def test_exported(kind, strict):
 
 
 @each_kind
-def test_traced_by_jit_and_fx(kind):
+def test_traced_by_jit(kind):
     plain, fused = (model.eval() for model in own_pair(small(kind)))
     x = draw()
-    expected = plain(x)
-    for traced in (torch.jit.trace(fused, x, check_trace=False), torch.fx.symbolic_trace(fused)):
-        torch.testing.assert_close(traced(x), expected, rtol=1e-12, atol=1e-12)
+    traced = torch.jit.trace(fused, x, check_trace=False)
+    torch.testing.assert_close(traced(x), plain(x), rtol=1e-12, atol=1e-12)
 
 
 @each_kind
