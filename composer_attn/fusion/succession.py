@@ -31,12 +31,15 @@ class Use:
         is_module: which of both.
         activation: which it is, if it is one.
         adds: whether it is the addition of something else.
+        node: its call in the graph of the module whose forward calls it, if it is that itself: a
+            module may be called several times.
     """
 
     name: str
     is_module: bool
     activation: Activation | None = None
     adds: bool = False
+    node: str = ""
 
 
 def uses(proofs: Proofs, name: str) -> Iterator[Use]:
@@ -54,11 +57,11 @@ def uses(proofs: Proofs, name: str) -> Iterator[Use]:
             is_module = True
             continue
         yield found
-        if found.is_module:
+        if found.is_module and not found.node:
             places = proofs.above(found.name)
             parent, own, is_module = *next(places, ("", "")), True
         else:
-            own, is_module = found.name.removeprefix(f"{parent}." if parent else ""), False
+            own, is_module = found.node, False
             places = proofs.above(parent) if parent else iter(())
     raise UnprovedError("its output is the model's")
 
@@ -86,22 +89,22 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Use | None:
             return None
         if user.op == "call_module" and user.args == (node,) and not user.kwargs:
             if not proofs.passes(parent, str(user.target)):
-                return _module(proofs, join(parent, str(user.target)))
+                return _module(proofs, join(parent, str(user.target)), user.name)
             node = user
             continue
         name = join(parent, user.name)
         if adds(user, node):
-            return Use(name, False, adds=True)
+            return Use(name, False, adds=True, node=user.name)
         called = called_activation(user.target, user.args, user.kwargs)
         if user.args[:1] != (node,) or called is None:
             raise UnprovedError(f"its output goes to {title(user)}")
-        return Use(name, False, called[0])
+        return Use(name, False, called[0], node=user.name)
 
 
-def _module(proofs: Proofs, name: str) -> Use:
-    name = proofs.first(name)
-    module: nn.Module = proofs.modules[name]
-    return Use(name, True, activation_in(module))
+def _module(proofs: Proofs, name: str, node: str = "") -> Use:
+    first = proofs.first(name)
+    module: nn.Module = proofs.modules[first]
+    return Use(first, True, activation_in(module), node=node if first == name else "")
 
 
 def what_comes_before(proofs: Proofs, name: str) -> str:
