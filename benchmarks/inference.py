@@ -61,13 +61,13 @@ def _row(found: dict[str, Any]) -> list[str]:
 
 def main(
     device: Annotated[Device, typer.Option(help="Device to run on.")] = Device.CPU,
-    model: Annotated[str, typer.Option(help="Name of a torchvision and timm ResNet.")] = "resnet50",
+    model: Annotated[str, typer.Option(help="Of torchvision, or timm/NAME.")] = "resnet50",
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     image: Annotated[int, typer.Option(min=32, help="Height and width.")] = 224,
     precision: Annotated[Precision, typer.Option(help="Autocast or not.")] = Precision.FP32,
     layout: Annotated[Layout, typer.Option(help="Memory format.")] = Layout.NCHW,
     variants: Annotated[
-        str, typer.Option(help="Names separated by commas; or eager, compiled, all.")
+        str, typer.Option(help="Names separated by commas; or eager, compiled, with_own.")
     ] = "eager",
     backend: Annotated[str, typer.Option(help="Backend of the fused networks.")] = "auto",
     rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each network.")] = 50,

@@ -21,8 +21,9 @@ class Variant:
 
     Attributes:
         name: its name for ``--variants``.
-        build: builds the network from the name of a torchvision model.
+        build: builds the network from the name of a model.
         fused: whether attention is fused with batch norm.
+        norms: whether every other norm is fused, too.
         compiled: whether the whole network goes through torch.compile.
     """
 
@@ -30,17 +31,26 @@ class Variant:
     build: Callable[[str], nn.Module]
     fused: bool = False
     compiled: bool = False
+    norms: bool = False
 
     def make(self, model: str, backend: str) -> nn.Module:
         """Build the network, fused if requested; not compiled yet."""
         network = self.build(model)
         if self.fused:
-            fuse_attention(network, backend)
+            fuse_attention(network, backend, norms=self.norms)
         return network
 
 
 def _plain(model: str) -> nn.Module:
-    return torchvision.models.get_model(model)
+    """Build a network as published; ``timm/NAME`` is one of timm's."""
+    package, _, name = model.rpartition("/")
+    return timm.create_model(name) if package == "timm" else torchvision.models.get_model(name)
+
+
+def _eca_replaced(model: str) -> nn.Module:
+    network = _plain(model)
+    apply_eca(network, replace=True)
+    return network
 
 
 def _composer_se(model: str) -> nn.Module:
@@ -102,6 +112,14 @@ def _table() -> dict[str, Variant]:
     for (name, build), compiled, fused in product(_OURS.items(), (False, True), (True, False)):
         full = name + "_unfused" * (not fused) + "_compiled" * compiled
         found.append(Variant(full, build, fused, compiled))
+    # With the attention that a network came with, or ours in its place.
+    found += [
+        Variant("own", _plain),
+        Variant("own_fused", _plain, fused=True),
+        Variant("own_fused_norms", _plain, fused=True, norms=True),
+        Variant("eca_replaced", _eca_replaced),
+        Variant("eca_replaced_fused", _eca_replaced, fused=True),
+    ]
     return {variant.name: variant for variant in found}
 
 
@@ -118,13 +136,16 @@ COMPILED = (
 )
 
 
+OWN = ("own", "own_fused", "own_fused_norms", "eca_replaced", "eca_replaced_fused")
+
+
 def chosen(names: str) -> list[Variant]:
     """Look up names separated by commas; ``plain``, the baseline, always comes first.
 
     Raises:
         typer.BadParameter: there is no such variant.
     """
-    groups = {"eager": EAGER, "compiled": COMPILED, "all": (*EAGER, *COMPILED)}
+    groups = {"eager": EAGER, "compiled": COMPILED, "all": (*EAGER, *COMPILED), "with_own": OWN}
     wanted = [name.strip() for part in names.split(",") for name in groups.get(part, (part,))]
     unknown = [name for name in wanted if name not in VARIANTS]
     if unknown:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from composer_attn.algorithms import ECA, Attention, SqueezeExcite
+    from composer_attn.algorithms import ECA, Attention, FuseAttention, SqueezeExcite
     from composer_attn.attention import (
         ChannelAttention,
         EfficientChannelAttention,
@@ -50,6 +50,7 @@ _HOMES = {
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
     "FittingSurgery": "functional",
+    "FuseAttention": "algorithms",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
     "LoadedRun": "runs.inference",
@@ -86,6 +87,7 @@ __all__ = [
     "EfficientChannelAttention",
     "ExcitationMonitor",
     "FittingSurgery",
+    "FuseAttention",
     "FusedSite",
     "FusionPlan",
     "LoadedRun",

@@ -5,10 +5,16 @@ from composer_attn.extras import naming_the_extra
 with naming_the_extra("a Composer algorithm", "composer"):
     from composer_attn.algorithms.attention import ComposerAttnAttention
     from composer_attn.algorithms.eca import ECA, ComposerAttnECA
+    from composer_attn.algorithms.fuse_attention import ComposerAttnFuseAttention, FuseAttention
     from composer_attn.algorithms.registration import register
     from composer_attn.algorithms.squeeze_excite import ComposerAttnSqueezeExcite, SqueezeExcite
 
-register(ComposerAttnAttention, ComposerAttnSqueezeExcite, ComposerAttnECA)
+register(
+    ComposerAttnAttention,
+    ComposerAttnSqueezeExcite,
+    ComposerAttnECA,
+    ComposerAttnFuseAttention,
+)
 
 Attention = ComposerAttnAttention
 
@@ -17,6 +23,8 @@ __all__ = [
     "Attention",
     "ComposerAttnAttention",
     "ComposerAttnECA",
+    "ComposerAttnFuseAttention",
     "ComposerAttnSqueezeExcite",
+    "FuseAttention",
     "SqueezeExcite",
 ]

@@ -44,6 +44,7 @@ from composer_attn.surgery import (
     find_attended,
     leave_to_guard,
 )
+from composer_attn.surgery.attend import Attends
 from composer_attn.surgery.names import unwrapped
 
 log = logging.getLogger(__name__)
@@ -203,21 +204,26 @@ class AttentionAlgorithm(Algorithm):
             }
         )
 
-    def _fuse(self, state: State, logger: Logger) -> None:
-        """Fuse the modules that this algorithm attended, and leave the others as they are."""
-        if self.plan is None:  # Event.INIT has not occurred: nothing is attended
-            return
+    def sites_in(self, model: nn.Module) -> list[Attends]:
+        """List what this kind of algorithm attended."""
+        if self.plan is None:  # Event.INIT has not been: nothing is attended
+            return []
         attended = set(self._attended.values())
-        own = [
+        return [
             site
-            for site in find_attended(state.model).values()
+            for site in find_attended(model).values()
             if site.attention in attended and type(site.attention).__name__ == self.plan.attention
         ]
+
+    def _fuse(self, state: State, logger: Logger) -> None:
+        """Fuse what this kind of algorithm attended, and leave the rest as it is."""
+        own = self.sites_in(state.model)
         if not own:
             return
         try:
             check_model(state.model)
-            backends = {**backends_of(state.model), **dict.fromkeys(own, self.backend)}
+            backends = backends_of(state.model)
+            backends.update(dict.fromkeys(own, self.backend))
             self.fusion = fuse(state.model, backends)
         except ModelError as error:  # sharded, for example: attention is computed unfused
             log.warning("%r fuses nothing: %s", self, error)

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from composer_attn.errors import NothingAttendedWarning
-from composer_attn.fusion import FusionPlan, backends_of, fuse, unfuse
+from composer_attn.fusion import FusionPlan, backends_of, find_own, fuse, unfuse
 from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import check_model, find_attended
 
 
-def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
-    """Fuse the attentions of a network with the batch norms that they are connected to.
+def fuse_attention(model: nn.Module, backend: str = "auto", *, norms: bool = False) -> FusionPlan:
+    """Fuse the attentions of a network with the norms and activations that they are connected to.
 
     Attention and batch norm both read a feature map through moments, and both write it through a
     scale (and shift) per channel: fused, they take the same number of passes over the feature map
@@ -20,16 +20,23 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
     rounding.
 
     An attended module is fused if a trace of the enclosing forward shows that its output goes to a
-    batch norm; so is an attended batch norm. The addition and the ReLU that follow are fused as
-    well. All other attentions are computed by the backend on their own.
+    batch norm; so is an attended batch norm. The addition and the activation that follow are fused
+    as well. All other attentions are computed by the backend on their own.
+
+    The network's own attention (torchvision's ``SqueezeExcitation``; timm's ``SqueezeExcite``,
+    ``SEModule``, ``EffectiveSEModule`` and ``EcaModule``), or the one that replaced it, is fused
+    with the batch norm and the activation before it: no surgery is needed. Only the convolution's
+    output is kept for backward then, neither the norm's output nor the activation's.
 
     If the output of a fused module is used in any other way, now or later, it has the value of the
     attended output, and hooks see the same values as without fusion (see docs/fusion.md).
 
     Args:
-        model: an attended network, not wrapped or compiled yet. A network that is already fused is
-            fused again with this backend.
+        model: a network with attention, not wrapped or compiled yet. A network that is already
+            fused is fused again with this backend.
         backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``; see docs/fusion.md.
+        norms: whether to fuse every other batch norm, too, with the activation or the addition
+            that follows it.
 
     Returns:
         The plan that was applied: for each attended site, what it is fused with, or why it is not.
@@ -40,7 +47,7 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
             extended further. Nothing was changed.
 
     Warns:
-        NothingAttendedWarning: the model has no added attention.
+        NothingAttendedWarning: the model has no added attention, and nothing else was fused.
         BackendWarning: the backend cannot be built here; the slower reference is used instead.
 
     Example:
@@ -50,21 +57,29 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
         >>> model = nn.Sequential(*layers)
         >>> _ = apply_eca(model)
         >>> print(fuse_attention(model, backend="reference"))
-        backend reference: 1 of 2 sites fused with a norm, 1 with a ReLU, 0 with an addition
-        site  kind    norm  addition  relu  fused
-        0     Conv2d  1     -         2     yes
-        3     Conv2d  -     -         -     no: its output is the model's
+        backend reference: 1 of 2 sites fused with a norm, 1 with an activation, 0 with an addition
+        site  kind    norm  activation  addition  fused
+        0     Conv2d  1     2           -         yes
+        3     Conv2d  -     -           -         no: its output is the model's
     """
     check_backend(backend)
     check_model(model)
-    backends = dict.fromkeys(find_attended(model).values(), backend)
-    if not backends:
-        warnings.warn("the model has no added attention", NothingAttendedWarning, stacklevel=2)
-    plan = fuse(model, backends)
+    ours = list(find_attended(model).values())
+    plan = fuse(model, dict.fromkeys([*ours, *find_own(model)], backend), backend * norms)
+    if not ours and not plan.fused and not plan.norms:
+        message = "the model has no added attention, and none of its own that can be fused"
+        warnings.warn(message, NothingAttendedWarning, stacklevel=2)
     # If a GPU is available, the network may be moved there later; kernels are then built lazily.
     if backend != "auto" or not torch.cuda.is_available():
-        prepare(backend, (p.device for site in backends for p in site.attention.parameters()))
+        prepare_fused(model, backend, plan)
     return plan
+
+
+def prepare_fused(model: nn.Module, backend: str, plan: FusionPlan) -> None:
+    """Build what a backend runs for a plan, before anything is timed."""
+    norms = (model.get_submodule(site.norm) for site in plan.norms)
+    devices = (p.device for each in (*backends_of(model), *norms) for p in each.parameters())
+    prepare(backend, devices, {s.function for s in (*plan.fused, *plan.norms)} - {""})
 
 
 def unfuse_attention(model: nn.Module) -> list[str]:
@@ -74,7 +89,8 @@ def unfuse_attention(model: nn.Module) -> list[str]:
         model: a network, not wrapped or compiled.
 
     Returns:
-        The names of the attended modules that were fused; empty if none were.
+        The names of the attended modules, and of the network's own attentions, that were fused;
+        empty if none were.
 
     Raises:
         ModelError: the model is wrapped, compiled or scripted, or the class of a fused module was
@@ -90,6 +106,6 @@ def unfuse_attention(model: nn.Module) -> list[str]:
     """
     check_model(model)
     fused = backends_of(model)
-    names = [name for name, module in find_attended(model).items() if module in fused]
+    names = [name for name, module in model.named_modules() if module in fused]
     unfuse(model)
     return names

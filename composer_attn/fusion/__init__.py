@@ -2,5 +2,6 @@
 
 from composer_attn.fusion.fuse import backends_of, fuse, unfuse
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
+from composer_attn.fusion.own_attention import find_own
 
-__all__ = ["FusedSite", "FusionPlan", "backends_of", "fuse", "unfuse"]
+__all__ = ["FusedSite", "FusionPlan", "backends_of", "find_own", "fuse", "unfuse"]

@@ -87,7 +87,7 @@ class Proofs:
             if user.op == "output" and user.args[0] is node:
                 return ""
             if user.op != "call_module" or user.args != (node,) or user.kwargs:
-                raise UnprovedError(f"its output goes to {_title(user)}")
+                raise UnprovedError(f"its output goes to {title(user)}")
             if not self.passes(parent, str(user.target)):
                 return str(user.target)
             node = user
@@ -133,7 +133,8 @@ def only_user(node: fx.Node) -> fx.Node:
     return users[0]
 
 
-def _title(node: fx.Node) -> str:
+def title(node: fx.Node) -> str:
+    """Say what a node does, for a reason."""
     if node.op == "output":
         return "a part of the result"
     return node.target if isinstance(node.target, str) else node.target.__name__

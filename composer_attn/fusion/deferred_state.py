@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from composer_attn.errors import ModelError
+from composer_attn.ops.begun import Begun
 from composer_attn.ops.stages import Excited, Normalized
 
-Stage = Excited | Normalized
+Stage = Excited | Normalized | Begun
 
 
 class Standing:
@@ -19,6 +20,7 @@ class Standing:
         stage: what is known of it.
         shortcut: what is added to that, if anything.
         until_relu: whether a ReLU is expected after an addition.
+        until_attention: whether an attention is expected after an activation.
         exposed: tensors that it is computed from and others hold, and their versions.
         gradients: whether gradients were recorded when it was made.
         node: its history, as it was made.
@@ -31,7 +33,7 @@ class Standing:
 
     __slots__ = (
         "apart", "exposed", "gradients", "instead", "node", "numbers", "shortcut",
-        "stage", "taken", "until_relu", "version",
+        "stage", "taken", "until_attention", "until_relu", "version",
     )  # fmt: skip
 
     node: Any
@@ -43,9 +45,11 @@ class Standing:
         until_relu: bool,
         exposed: tuple[tuple[Tensor, int], ...],
         shortcut: Tensor | None = None,
+        until_attention: bool = False,
     ):
         self.stage = stage
         self.until_relu = until_relu
+        self.until_attention = until_attention
         self.shortcut = shortcut
         self.exposed = exposed
         self.gradients = torch.is_grad_enabled()
@@ -62,7 +66,7 @@ class Standing:
             if self.shortcut is None:
                 return self.stage.values()
             # Nothing is added to an attention before its norm.
-            return cast(Normalized, self.stage).values(shortcut=self.shortcut.detach())
+            return cast(Normalized | Begun, self.stage).values(shortcut=self.shortcut.detach())
 
     def is_outdated(self) -> bool:
         """Say whether somebody changed what it is computed from."""

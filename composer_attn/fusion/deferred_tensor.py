@@ -2,8 +2,8 @@
 
 Everybody else sees an ordinary tensor: shape, dtype, device and history are there at once, numbers
 as soon as something is done with it. Only what can go on from the numbers ``(N, C)`` that it stands
-for takes it apart: a batch norm, an addition, a ReLU, which then write one feature map where there
-would have been two or three.
+for takes it apart: a batch norm, an addition, an activation, an attention after that, which then
+write one feature map where there would have been two or three.
 
 It is right whichever way it is used, since it is a wrapper of torch's own making:
 
@@ -16,147 +16,31 @@ It is right whichever way it is used, since it is a wrapper of torch's own makin
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from composer_attn.errors import ModelError
-from composer_attn.fusion.deferred_state import Alias, Become, Plus, PlusInPlace, Stage, Standing
+from composer_attn.fusion.deferred_state import Alias
+from composer_attn.fusion.deferred_steps import Continued, no_function
 from composer_attn.fusion.tensor_functions import (
+    ACTIVATIONS,
     ADDITIONS,
     ADDITIONS_IN_PLACE,
     ASKS,
     CHANGES_HISTORY,
-    RELUS,
-    RELUS_IN_PLACE,
     RESHAPES_IN_PLACE,
     SEES_GRADIENT,
+    called_activation,
 )
-from composer_attn.ops.stages import Normalized
 
-_Kind = TypeVar("_Kind", bound=Stage)
-_no_function = torch._C.DisableTorchFunctionSubclass
 # Of two threads that need numbers, one computes them.
 _lock = threading.RLock()
 
 
-class Deferred(Tensor):
+class Deferred(Continued):
     """The attended output of a module, the output of a norm, or a sum: see the module."""
-
-    _standing: Standing
-
-    @classmethod
-    def of(
-        cls, stage: Stage, until_relu: bool = False, exposed: tuple[Tensor, ...] = ()
-    ) -> "Deferred":
-        """Stand for what a stage computes.
-
-        Args:
-            stage: attention, or a norm, up to its feature map.
-            until_relu: whether a ReLU is expected after an addition.
-            exposed: tensors that it is computed from and others hold.
-        """
-        versions = tuple((tensor, tensor._version) for tensor in exposed)
-        standing = Standing(stage, until_relu, versions)
-        return cls._made(standing, stage.result)
-
-    @classmethod
-    def _made(cls, standing: Standing, differentiable: Callable) -> "Deferred":
-        x = standing.stage.x
-
-        def make() -> Tensor:
-            made = cls._make_wrapper_subclass(  # type: ignore[attr-defined]  # not in torch's stubs
-                cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
-            )
-            made._standing = standing
-            return made
-
-        made = differentiable(make=make)
-        with _no_function():
-            standing.node = made.grad_fn
-            standing.version = None if made.is_inference() else made._version
-        return made
-
-    def taken_apart(self, kind: type[_Kind]) -> _Kind | None:
-        """Return the stage it stands for; None where it is of another kind, or not just that."""
-        standing = self._standing
-        stage = standing.stage
-        if type(stage) is not kind or standing.shortcut is not None:
-            return None
-        if not self._is_intact():
-            return None
-        standing.taken = standing.gradients
-        return stage
-
-    def exposed(self) -> tuple[Tensor, ...]:
-        """Return the tensors that it is computed from and others hold."""
-        return tuple(tensor for tensor, _ in self._standing.exposed)
-
-    def _is_intact(self) -> bool:
-        """Say whether it is still what it was made as, and gradients are recorded as then."""
-        standing = self._standing
-        if standing.apart or standing.instead is not None:
-            return False
-        if standing.gradients != torch.is_grad_enabled():
-            return False
-        with _no_function():
-            if self.grad_fn is not standing.node:
-                return False
-            if standing.version is not None and self._version != standing.version:
-                return False
-        return standing.agrees()
-
-    def _relu(self, in_place: bool) -> Tensor:
-        standing = self._standing
-        standing.taken = standing.gradients
-        y = cast(Normalized, standing.stage).result(True, standing.shortcut)
-        return self._become(y) if in_place else y
-
-    def _become(self, y: Tensor) -> Tensor:
-        """Stand for another tensor, which this one was changed to in place."""
-        standing = self._standing
-        standing.numbers, standing.instead = y.detach(), y
-        with _no_function():
-            if y.requires_grad:
-                Become.apply(self, y)
-            if standing.version is not None:
-                torch.autograd.graph.increment_version(self)
-        return y
-
-    def _plus(self, shortcut: Tensor, in_place: bool) -> Tensor:
-        standing = self._standing
-        if not standing.until_relu or standing.version is None or shortcut.is_inference():
-            standing.taken = standing.gradients
-            y = cast(Normalized, standing.stage).result(False, shortcut)
-            return self._become(y) if in_place else y
-        exposed = (*standing.exposed, (shortcut, shortcut._version))
-        if in_place:
-            standing.shortcut, standing.exposed = shortcut, exposed
-            with _no_function():
-                if torch.is_grad_enabled():
-                    PlusInPlace.apply(self, shortcut)
-                torch.autograd.graph.increment_version(self)
-                standing.node, standing.version = self.grad_fn, self._version
-            return self
-        summed = Standing(standing.stage, True, exposed, shortcut)
-
-        def differentiable(make: Callable) -> Tensor:
-            return Plus.apply(make, self, shortcut) if torch.is_grad_enabled() else make()
-
-        return self._made(summed, differentiable)
-
-    def _takes(self, other: Any, in_place: bool) -> bool:
-        """Say whether another tensor can be added when the numbers are written."""
-        standing = self._standing
-        x = standing.stage.x
-        return (
-            type(other) in (Tensor, torch.nn.Parameter)
-            and standing.shortcut is None
-            and other.layout is torch.strided
-            and (other.shape, other.dtype, other.device) == (x.shape, x.dtype, x.device)
-            and self._is_normalized(in_place)
-        )
 
     def _numbers(self) -> Tensor:
         """Return the numbers, written if they have not been."""
@@ -173,14 +57,14 @@ class Deferred(Tensor):
         if standing.instead is not None:
             return standing.instead
         # Not kept: it refers to this one, in a way that the garbage collector does not see.
-        with _no_function(), torch.set_grad_enabled(True):
+        with no_function(), torch.set_grad_enabled(True):
             return Tensor.view_as(self, self)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        """Take in an addition or a ReLU; hand anything else an ordinary tensor."""
+        """Take in an addition or an activation; hand anything else an ordinary tensor."""
         first = args[0] if args else None
-        if func in RELUS or func in ADDITIONS:
+        if func in ACTIVATIONS or func in ADDITIONS:
             taken = cls._taken_in(func, args, kwargs or {})
             if taken is not None:
                 return taken
@@ -188,7 +72,7 @@ class Deferred(Tensor):
             return _gradients(func, args, kwargs or {})
         if type(first) is cls and first._standing.instead is None:
             if func in ASKS:
-                with _no_function():
+                with no_function():
                     return func(*args, **(kwargs or {}))
             if func in SEES_GRADIENT or func in CHANGES_HISTORY:
                 return first._with_history(func, args, kwargs or {})
@@ -196,7 +80,7 @@ class Deferred(Tensor):
                 first._become_plain()
         args, kwargs = _plain(args), _plain(kwargs or {})
         if all(kind is cls for kind in types):
-            with _no_function():
+            with no_function():
                 found = func(*args, **kwargs)
         else:
             found = func(*args, **kwargs)
@@ -205,13 +89,15 @@ class Deferred(Tensor):
 
     @classmethod
     def _taken_in(cls, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-        """Return what an addition or a ReLU comes to; None where it does not go with a norm."""
+        """Return what an addition or an activation comes to; None where it has to be plain."""
         first, second = (*args, None, None)[:2]
-        if func in RELUS:
-            in_place = func in RELUS_IN_PLACE or second or kwargs.get("inplace", False)
-            if type(first) is not cls or not first._is_normalized(in_place):
+        if func in ACTIVATIONS:
+            if torch.compiler.is_compiling():
                 return None
-            return first._relu(in_place)
+            found = called_activation(func, args, kwargs)
+            if found is None or type(first) is not cls or not first._can_be_activated(*found):
+                return None
+            return first._activated(*found)
         in_place = func in ADDITIONS_IN_PLACE
         if len(args) != 2 or kwargs:
             return None
@@ -233,20 +119,12 @@ class Deferred(Tensor):
                 return tensor
         return found
 
-    def _is_normalized(self, in_place: bool) -> bool:
-        """Say whether it is the output of a norm, maybe with something added, and can go on so."""
-        standing = self._standing
-        if type(standing.stage) is not Normalized:
-            return False
-        # Who was given the numbers sees what is done to them in place.
-        return not (in_place and standing.numbers is not None) and self._is_intact()
-
     def _with_history(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """Do something to the history of this very tensor, which stays one from then on."""
         if func in SEES_GRADIENT:
             self._check_gradient()
         self._standing.apart = True
-        with _no_function():
+        with no_function():
             return func(*args, **kwargs)
 
     def _check_gradient(self) -> None:
@@ -269,7 +147,7 @@ def _gradients(func: Callable, args: tuple, kwargs: dict) -> Any:
     for each in (inputs,) if isinstance(inputs, Tensor) else inputs:
         if type(each) is Deferred:
             each._check_gradient()
-    with _no_function():
+    with no_function():
         return func(*args, **kwargs)
 
 

@@ -3,9 +3,7 @@
 import operator
 from dataclasses import dataclass
 
-import torch
-from torch import fx, nn
-from torch.nn import functional as F
+from torch import fx
 
 from composer_attn.fusion.dataflow import (
     Proofs,
@@ -15,10 +13,14 @@ from composer_attn.fusion.dataflow import (
     join,
     only_user,
 )
+from composer_attn.fusion.own_attention import activation_in
+from composer_attn.fusion.tensor_functions import called_activation
+from composer_attn.ops.activations import IDENTITY, RELU
+from composer_attn.surgery.attend import is_attended
 from composer_attn.surgery.block_tracing import ADDITIONS
 
+_NEITHER = "neither an addition nor an activation follows"
 _IN_PLACE = {operator.iadd, "add_"}
-_RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,21 @@ class Finish:
     Attributes:
         addition: the addition, as torch.fx names it below the module whose forward adds; empty
             where nothing is added.
-        relu: the ReLU after that, a module or likewise; empty where none follows.
+        activation: the activation after that, a module or likewise, after an addition a ReLU;
+            empty where none follows.
+        function: which activation that is.
     """
 
     addition: str = ""
-    relu: str = ""
+    activation: str = ""
+    function: str = ""
 
 
 def find_finish(proofs: Proofs, name: str) -> Finish:
     """Find what is done with the output of the module ``name``, which nothing else takes.
 
     Raises:
-        UnprovedError: neither an addition nor a ReLU follows, or that cannot be told.
+        UnprovedError: neither an addition nor an activation follows, or that cannot be told.
     """
     for parent, own in proofs.above(name):
         look = _in_sequence if is_sequential(proofs.modules[parent]) else _in_forward
@@ -52,7 +57,7 @@ def find_finish(proofs: Proofs, name: str) -> Finish:
 # Both return a finish of nothing where the parent returns the output.
 def _in_sequence(proofs: Proofs, parent: str, own: str) -> Finish:
     following = proofs.next_in_sequence(parent, own)
-    return Finish("", _relu_in(proofs, join(parent, following)) if following else "")
+    return _activation_in(proofs, join(parent, following)) if following else Finish()
 
 
 def _in_forward(proofs: Proofs, parent: str, own: str) -> Finish:
@@ -71,13 +76,14 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
                 return Finish(addition)
             if user.op == "call_module" and user.args == (node,) and not user.kwargs:
                 if not proofs.passes(parent, str(user.target)):
-                    return Finish(addition, _relu_in(proofs, join(parent, str(user.target))))
-            elif not addition and _adds(user, node):
+                    name = join(parent, str(user.target))
+                    return _activation_in(proofs, name, addition)
+            elif not addition and adds(user, node):
                 addition = join(parent, user.name)
-            elif _rectifies(user, node):
-                return Finish(addition, join(parent, user.name))
+            elif found := _activates(user, node, bool(addition)):
+                return Finish(addition, join(parent, user.name), found)
             else:
-                raise UnprovedError("neither an addition nor a ReLU follows")
+                raise UnprovedError(_NEITHER)
         except UnprovedError:
             if addition:  # which is enough
                 return Finish(addition)
@@ -85,16 +91,17 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
         node = user
 
 
-def _relu_in(proofs: Proofs, name: str) -> str:
-    """Return the ReLU that a module is, or starts with."""
+def _activation_in(proofs: Proofs, name: str, addition: str = "") -> Finish:
+    """End with the activation that a module is, or starts with; after an addition, a ReLU."""
     name = proofs.first(name)
-    relu = proofs.modules[name]
-    if type(relu) is not nn.ReLU or "forward" in vars(relu):
-        raise UnprovedError("neither an addition nor a ReLU follows")
-    return name
+    module = proofs.modules[name]
+    found = None if is_attended(module) else activation_in(module)
+    if found is None or found == IDENTITY or (addition and found != RELU):
+        raise UnprovedError(_NEITHER)
+    return Finish(addition, name, found.name)
 
 
-def _adds(user: fx.Node, node: fx.Node) -> bool:
+def adds(user: fx.Node, node: fx.Node) -> bool:
     """Say whether a node adds something else to another; in place, to that one."""
     if user.target not in ADDITIONS or user.kwargs or len(user.args) != 2:
         return False
@@ -104,5 +111,8 @@ def _adds(user: fx.Node, node: fx.Node) -> bool:
     return user.target not in _IN_PLACE or first is node
 
 
-def _rectifies(user: fx.Node, node: fx.Node) -> bool:
-    return user.target in _RELUS and user.args == (node,) and set(user.kwargs) <= {"inplace"}
+def _activates(user: fx.Node, node: fx.Node, added: bool) -> str:
+    found = called_activation(user.target, user.args, user.kwargs)
+    if found is None or user.args[0] is not node or (added and found[0] != RELU):
+        return ""
+    return found[0].name

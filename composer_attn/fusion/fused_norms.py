@@ -5,7 +5,6 @@ before, whose class extends its own.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
@@ -18,6 +17,7 @@ from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ModelError
 from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.fusion.handoff import (
+    Ending,
     Link,
     Producer,
     can_be_deferred,
@@ -39,29 +39,18 @@ from composer_attn.surgery.folding import refuse_fuse_modules
 _joined_classes: "WeakValueDictionary[tuple[type, type], type[Joined]]" = WeakValueDictionary()
 
 
-@dataclass(frozen=True)
-class Ending:
-    """What is expected to be done with the output of a norm; any other use is as right, but slower.
-
-    Attributes:
-        until_relu: whether a ReLU is still to come after an addition.
-    """
-
-    until_relu: bool = False
-
-
-# What has it mixed in is a batch norm. At run time the norm's own class stands behind it instead.
+# What has it mixed in is a module, a batch norm mostly. At run time its own class stands behind it.
 if TYPE_CHECKING:
+    _Module = nn.Module
     _Norm = _BatchNorm
 else:
-    _Norm = object
+    _Module = _Norm = object
 
 
-class Joined(_Norm):
-    """Mixed into the class of every norm that takes part in a joint computation."""
+class Joined(_Module):
+    """Mixed into the class of every module that takes part in a joint computation by its class."""
 
-    _attn_takes: Link | None = None
-    _attn_ends: Ending | None = None
+    _attn_role: "type[Joined]"
 
     def __reduce_ex__(self, protocol):
         # As in Attends: the class has no importable name.
@@ -75,6 +64,13 @@ class Joined(_Norm):
             "or call unfuse_attention first"
         )
 
+
+class JoinedNorm(Joined, _Norm):
+    """Mixed into the class of a norm that does."""
+
+    _attn_takes: Link | None = None
+    _attn_ends: Ending | None = None
+
     def _finished(self, normalized: Normalized, exposed: tuple[Tensor, ...]) -> Tensor:
         """Return the output, to be written with what is expected to follow."""
         ends = self._attn_ends
@@ -83,7 +79,7 @@ class Joined(_Norm):
         return Deferred.of(normalized, ends.until_relu, exposed)
 
 
-class AttendedNorm(Joined):
+class AttendedNorm(JoinedNorm):
     """A batch norm that is attended itself: computes ``attention(norm(x))`` jointly."""
 
     attention: ChannelAttention  # nothing else is joined
@@ -125,7 +121,7 @@ class AttendedNorm(Joined):
         return joinable(x, self.attention, self)
 
 
-class NextNorm(Joined):
+class NextNorm(JoinedNorm):
     """The batch norm after an attended module: computes ``norm(attention(x))`` jointly."""
 
     _attn_takes: Link  # set where it is joined
@@ -154,8 +150,9 @@ def joined_class(original: type[nn.Module], role: type[Joined]) -> type[Joined]:
     if found is None:
         attributes: dict[str, Any] = {
             "__module__": original.__module__,
+            "_attn_role": role,
             "__init__": building(original, unjoined_class),
-            "forward": staying(role, one_input=True),
+            "forward": staying(role, one_input=issubclass(original, _BatchNorm)),
         }
         made = type(f"Joined{original.__name__}", (role, original), attributes)
         found = cast(type[Joined], made)  # by its first base
@@ -177,8 +174,7 @@ def is_joined(module: nn.Module) -> bool:
 
 def role_of(module: nn.Module) -> type[Joined]:
     """Return the part that a joined module plays."""
-    mro = type(module).__mro__
-    return mro[mro.index(Joined) - 1]
+    return cast(type[Joined], type(module))._attn_role
 
 
 def unjoined_class(module: nn.Module) -> type[nn.Module]:

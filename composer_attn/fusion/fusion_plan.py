@@ -1,4 +1,4 @@
-"""What a fusion does: every attended site, what it is computed jointly with, or why not."""
+"""What a fusion does: every attention, what it is computed jointly with, or why not."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,32 @@ from composer_attn.surgery.plan_table import align
 
 @dataclass(frozen=True)
 class FusedSite:
-    """One attended module.
+    """One attention, or one norm without.
 
     Attributes:
-        name: the module's name in the model; ``''`` is the model itself.
+        name: of the attended module, or of an attention that the network came with; of a norm that
+            no attention goes with, its own. ``''`` is the model itself.
         kind: the name of its class before surgery.
         norm: name of the batch norm that is computed jointly with its attention (its own where it
             is one itself); empty where there is none.
-        addition: the addition of a shortcut that is part of it too, as torch.fx names it below the
-            module whose forward adds; empty where there is none.
-        relu: name of the ReLU that is part of it too (of a function, as torch.fx names it); empty
+        activation: name of the activation that is part of it too (of a function, as torch.fx names
+            it below the module whose forward calls it); empty where there is none.
+        addition: the addition of a shortcut that is part of it too, as torch.fx names it; empty
             where there is none.
         reason: why no batch norm is, and its attention computed alone; empty where one is.
+        function: which activation that is, one of
+            :data:`composer_attn.ops.activations.ACTIVATIONS`.
+        last: whether the attention comes after the norm and the activation.
     """
 
     name: str
     kind: str
     norm: str = ""
+    activation: str = ""
     addition: str = ""
-    relu: str = ""
     reason: str = ""
+    function: str = ""
+    last: bool = False
 
     @property
     def fused(self) -> bool:
@@ -36,15 +42,17 @@ class FusedSite:
 
 @dataclass(frozen=True)
 class FusionPlan:
-    """The attended sites of a model, in its order; printing shows a table.
+    """The attentions of a model, in its order; printing shows a table.
 
     Attributes:
         backend: what computes them.
-        sites: every attended site.
+        sites: every attended site, and every attention that the network came with.
+        norms: the norms without attention that are computed with what follows them.
     """
 
     backend: str
     sites: tuple[FusedSite, ...]
+    norms: tuple[FusedSite, ...] = ()
 
     @property
     def fused(self) -> tuple[FusedSite, ...]:
@@ -60,13 +68,25 @@ class FusionPlan:
         """Draw the plan as a table, one site a line, under a line of totals."""
         head = (
             f"backend {self.backend}: {len(self.fused)} of {len(self.sites)} sites fused "
-            f"with a norm, {sum(bool(site.relu) for site in self.sites)} with a ReLU, "
-            f"{sum(bool(site.addition) for site in self.sites)} with an addition"
+            f"with a norm, {_count(self.sites)}"
         )
-        rows: list[tuple[str, ...]] = [("site", "kind", "norm", "addition", "relu", "fused")]
-        for site in self.sites:
-            name = site.name or "(the model itself)"
-            verdict = "yes" if site.fused else f"no: {site.reason}"
-            joined = (part or "-" for part in (site.norm, site.addition, site.relu))
-            rows.append((name, site.kind, *joined, verdict))
+        if self.norms:
+            head += f"; {len(self.norms)} other norms, {_count(self.norms)}"
+        rows: list[tuple[str, ...]] = [
+            ("site", "kind", "norm", "activation", "addition", "fused"),
+            *map(_row, self.sites),
+            *map(_row, self.norms),
+        ]
         return "\n".join([head, *align(rows)])
+
+
+def _count(sites: tuple[FusedSite, ...]) -> str:
+    activations = sum(bool(site.activation) for site in sites)
+    additions = sum(bool(site.addition) for site in sites)
+    return f"{activations} with an activation, {additions} with an addition"
+
+
+def _row(site: FusedSite) -> tuple[str, ...]:
+    verdict = f"no: {site.reason}" if site.reason else "yes"
+    joined = (part or "-" for part in (site.norm, site.activation, site.addition))
+    return (site.name or "(the model itself)", site.kind, *joined, verdict)

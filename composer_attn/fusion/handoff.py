@@ -6,7 +6,7 @@ tensor that it gets was computed from; what nobody needs then, the compiler leav
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.ops import attend as attend_alone
 from composer_attn.ops.autograd_path import exported, traced
 from composer_attn.ops.backends.layout import is_last
+from composer_attn.ops.begun import Begun, excitation_of
 from composer_attn.ops.fused import plain_enough
 from composer_attn.ops.stages import excite
 from composer_attn.surgery.attend import Attends
@@ -45,6 +46,17 @@ class Link:
         return given[1:] if given is not None and given[0] is y else None
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What is expected to be done with the output of a norm; any other use is as right, but slower.
+
+    Attributes:
+        until_relu: whether a ReLU is still to come after an addition.
+    """
+
+    until_relu: bool = False
+
+
 @dataclass
 class Producer:
     """Computes the attention of one fused module.
@@ -63,6 +75,10 @@ class Producer:
             return module.attention(x)
         if not can_be_joined(module.attention):
             return module.attention(x)
+        if type(x) is Deferred and not torch.compiler.is_compiling():
+            found = _joined(module, x) if is_output else None
+            if found is not None:
+                return found
         link = self.link if is_output else None
         if not torch.compiler.is_compiling():
             return _attended(module.attention, x, self.backend, link)
@@ -87,6 +103,30 @@ def _attended(
 
     # By its call where someone looks, who sees what goes in and comes out.
     return attention(x, begin=begin) if is_watched(attention) else begin(x)
+
+
+def _joined(module: Attends, x: Deferred) -> Tensor | None:
+    """Attend what a norm, or an activation, puts out jointly with that, if nobody looks."""
+    attention = module.attention
+    if is_watched(attention) or has_watched_layers(attention):
+        return None
+    if not plain_enough(x.stage.x, cast(ChannelAttention, attention)):
+        return None
+    return attended(x, attention, vars(module).get("_attn_ends"))
+
+
+def attended(given: Deferred, attention: Any, ends: Ending | None = None) -> Tensor | None:
+    """Attend what a norm, or its activation, puts out; ``None`` if that is something else."""
+    layers = excitation_of(attention)
+    if layers is None:
+        return None
+    begun = given.taken_apart(Begun)
+    if begun is None or begun.s is not None:
+        return None
+    found = begun.attended(*layers)
+    if ends is None:
+        return found.result()
+    return Deferred.of(found, ends.until_relu, given.exposed())
 
 
 def can_be_deferred(x: Tensor) -> bool:

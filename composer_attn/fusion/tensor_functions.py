@@ -1,13 +1,69 @@
 """Which of torch's functions do what, as ``__torch_function__`` is handed them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from composer_attn.ops.activations import Activation
+
 ADDITIONS_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, *ADDITIONS_IN_PLACE}
-RELUS_IN_PLACE = {F.relu_, torch.relu_, Tensor.relu_}
-RELUS = {F.relu, torch.relu, Tensor.relu, *RELUS_IN_PLACE}
+
+# What applies an activation: its name, and the arguments after the tensor, by their defaults.
+_INPLACE = {"inplace": False}
+_LEAKY = {"negative_slope": 0.01}
+_TANH = {"min_val": -1.0, "max_val": 1.0}
+_ACTIVATIONS: dict[Any, tuple[str, dict[str, Any]]] = {
+    F.relu: ("relu", _INPLACE),
+    torch.relu: ("relu", {}),
+    Tensor.relu: ("relu", {}),
+    F.relu6: ("relu6", _INPLACE),
+    F.hardtanh: ("hardtanh", {**_TANH, **_INPLACE}),
+    F.leaky_relu: ("leaky_relu", {**_LEAKY, **_INPLACE}),
+    F.silu: ("silu", _INPLACE),
+    F.hardswish: ("hardswish", _INPLACE),
+    F.gelu: ("gelu", {"approximate": "none"}),
+    F.mish: ("mish", _INPLACE),
+    F.elu: ("elu", {"alpha": 1.0, **_INPLACE}),
+    F.relu_: ("relu", {"inplace": True}),
+    torch.relu_: ("relu", {"inplace": True}),
+    Tensor.relu_: ("relu", {"inplace": True}),
+    F.leaky_relu_: ("leaky_relu", {**_LEAKY, "inplace": True}),
+    F.elu_: ("elu", {"alpha": 1.0, "inplace": True}),
+}
+ACTIVATIONS = set(_ACTIVATIONS)
+_METHODS = {"relu": Tensor.relu, "relu_": Tensor.relu_}
+
+
+def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation, bool] | None:
+    """Tell which activation a call applies, and whether in place; ``None`` if it is none.
+
+    Args:
+        func: the function, or the name of a method.
+        args: what it is given, its tensor first.
+        kwargs: likewise, by name.
+    """
+    found = _ACTIVATIONS.get(_METHODS.get(func) if isinstance(func, str) else func)
+    if found is None or not args:
+        return None
+    name, options = found
+    if len(args) > 1 + len(options) or not kwargs.keys() <= options.keys():
+        return None
+    given = dict(options)
+    for place, option in enumerate(options, start=1):
+        if place < len(args):
+            given[option] = args[place]
+    given.update(kwargs)
+    in_place = bool(given.pop("inplace", False))
+    if name == "hardtanh":  # which is how nn.ReLU6 computes
+        return (Activation("relu6"), in_place) if tuple(given.values()) == (0, 6) else None
+    if name == "gelu":
+        known = {"none": "gelu", "tanh": "gelu_tanh"}.get(given["approximate"])
+        return None if known is None else (Activation(known), in_place)
+    alpha = next(iter(given.values()), 0.0)
+    return (Activation(name, float(alpha)), in_place) if isinstance(alpha, (int, float)) else None
 
 
 # Names below that this torch lacks (rename_, since tensors have no names): nobody calls them.

@@ -14,6 +14,7 @@ attention ``s`` is 1 and ``k`` is 0; without a norm ``z = x``.
 Saved for backward are ``x`` and ``(N, C)`` tensors.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,20 +72,27 @@ def compute(
     *parameters: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Return the output and the tensors for the gradient, and update the running statistics."""
-    of_norm = _normalized(stages, x, weight, bias)
+    of_norm = normalized(stages, x, weight, bias)
     mean, _, scale, shift, *_ = of_norm
-    s = torch.ones_like(mean)
-    of_attention: tuple[Tensor | None, Tensor | None] = (None, None)
-    if stages.excitation is not None:
-        m = _squeezed(stages, x, bias, of_norm)
-        layers = stages.excitation.layers
-        logits, hidden = layers.forward(stages.passes, m, cast_parameters(parameters, m.dtype))
-        s, of_attention = stages.excitation.gate(logits), (m, hidden)
-    y = stages.activated.activate(x, scale, shift, s, shortcut, stages.activation)
+    s, *of_attention = excited(stages, x, bias, of_norm, parameters)
+    by = torch.ones_like(mean) if s is None else s
+    y = stages.activated.activate(x, scale, shift, by, shortcut, stages.activation)
     return y, (*of_norm, s, *of_attention)
 
 
-def _normalized(
+def excited(
+    stages: Stages, x: Tensor, bias: Tensor | None, of_norm, parameters
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the scales ``(N, C)``, the averages that they are of, and what the layers keep."""
+    if stages.excitation is None:
+        return None, None, None
+    m = _squeezed(stages, x, bias, of_norm)
+    layers = stages.excitation.layers
+    logits, hidden = layers.forward(stages.passes, m, cast_parameters(parameters, m.dtype))
+    return stages.excitation.gate(logits), m, hidden
+
+
+def normalized(
     stages: Stages, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Any, ...]:
     """Return moments, scale, shift ``(N, C)``; mean and inverse standard deviation ``(C,)``."""
@@ -127,44 +135,52 @@ class Activated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, differentiate attention and norm, and write ``dx``."""
-        x, *saved = ctx.saved_tensors
-        (weight, bias, *parameters), kept = saved[: ctx.parameters], saved[ctx.parameters :]
-        stages, dx = ctx.stages, None
-        passes, activated = stages.back(dy)
-        mean, variance, scale, shift, mu, inverse, s, m, hidden = kept
-        numbers = (mean, scale, shift, stages.activation, stages.excitation is not None)
-        b, d, *rest = activated.activated_sums(dy, x, *numbers)
-        k, of_layers = torch.zeros_like(s), [None] * len(parameters)
-        if stages.excitation is not None:
-            with in_full_precision(dy):
-                d_logits = stages.excitation.gradient(rest[0], s)
-                given = (m, hidden, cast_parameters(parameters, m.dtype))
-                d_m, of_layers = stages.excitation.layers.backward(passes, d_logits, *given)
-            k = d_m / x.shape[2:].numel()
-            b, d = (
-                torch.addcmul(s * each, k, of_k)
-                for each, of_k in zip((b, d), rest[1:], strict=True)
-            )
-        d_mean, d_variance, d_weight, d_bias = torch.zeros_like(k), None, None, None
-        if stages.norm is not None:
-            of_norm = (torch.ones_like(s), mean, variance, mu, inverse, weight, stages.fixed)
-            found = passes.normalization_gradient(d, b, *of_norm)
-            # None rather than 0, which would turn an infinite value into NaN.
-            _, d_mean, d_variance, d_weight, d_bias = found
-            d_variance = None if stages.fixed else d_variance
-        if ctx.needs_input_grad[1]:
-            factors = (scale, shift, scale * s, scale * k, mean, d_mean, d_variance)
-            dx = activated.activated_gradient(dy, x, *factors, stages.activation)
-        of_each = (d_weight, d_bias, *of_layers)
-        gradients = in_dtypes_of((weight, bias, *parameters), of_each)
-        return None, dx, dy if ctx.joined else None, *gradients
+        return gradients(ctx, ctx.saved_tensors, dy)
+
+
+def gradients(ctx, saved: Iterable[Any], dy: Tensor) -> tuple[Any, ...]:
+    """Differentiate a region; ``saved`` are its map, parameters, and what was kept of the rest."""
+    x, weight, bias, *rest = saved
+    at = ctx.parameters - 2
+    parameters, kept = tuple(rest[:at]), rest[at:]
+    stages, dx = ctx.stages, None
+    passes, activated = stages.back(dy)
+    mean, variance, scale, shift, mu, inverse, s, m, hidden = kept
+    mean, scale, shift = (spread_out(each, x) for each in (mean, scale, shift))
+    variance = mean if variance is None else variance
+    s = torch.ones_like(mean) if s is None else s
+    numbers = (mean, scale, shift, stages.activation, stages.excitation is not None)
+    b, d, *rest = activated.activated_sums(dy, x, *numbers)
+    k, of_layers = torch.zeros_like(s), [None] * len(parameters)
+    if stages.excitation is not None:
+        with in_full_precision(dy):
+            d_logits = stages.excitation.gradient(rest[0], s)
+            given = (m, hidden, cast_parameters(parameters, m.dtype))
+            d_m, of_layers = stages.excitation.layers.backward(passes, d_logits, *given)
+        k = d_m / x.shape[2:].numel()
+        b, d = (
+            torch.addcmul(s * each, k, of_k) for each, of_k in zip((b, d), rest[1:], strict=True)
+        )
+    d_mean, d_variance, d_weight, d_bias = torch.zeros_like(k), None, None, None
+    if stages.norm is not None:
+        of_norm = (torch.ones_like(s), mean, variance, mu, inverse, weight, stages.fixed)
+        found = passes.normalization_gradient(d, b, *of_norm)
+        # None rather than 0, which would turn an infinite value into NaN.
+        _, d_mean, d_variance, d_weight, d_bias = found
+        d_variance = None if stages.fixed else d_variance
+    if ctx.needs_input_grad[1]:
+        factors = (scale, shift, scale * s, scale * k, mean, d_mean, d_variance)
+        dx = activated.activated_gradient(dy, x, *factors, stages.activation)
+    of_each = (d_weight, d_bias, *of_layers)
+    found = in_dtypes_of((weight, bias, *parameters), of_each)
+    return None, dx, dy if ctx.joined else None, *found
 
 
 def add(
     stages: Stages, x: Tensor, shortcut: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Compute ``activation(norm(x) + shortcut)`` for a ReLU or the identity; see above."""
-    mean, variance, scale, shift, *rest = _normalized(stages, x, weight, bias)
+    mean, variance, scale, shift, *rest = normalized(stages, x, weight, bias)
     y = stages.passes.affine(x, scale, shift, shortcut, stages.activation == RELU)
     return y, (y if stages.activation == RELU else None, mean, variance, scale, *rest)
 
@@ -184,13 +200,25 @@ class Added(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, differentiate the norm, and write the gradient of ``x``."""
-        x, weight, bias, y, mean, variance, scale, mu, inverse = ctx.saved_tensors
-        stages, dx = ctx.stages, None
-        passes, _ = stages.back(dy)
-        b, d, g = passes.gradient_sums(dy, x, mean, y)
-        of_norm = (torch.ones_like(mean), mean, variance, mu, inverse, weight, stages.fixed)
-        _, d_mean, d_variance, *of_norm = passes.normalization_gradient(d, b, *of_norm)
-        if ctx.needs_input_grad[1]:
-            d_variance = None if stages.fixed else d_variance
-            dx = passes.input_gradient(g, x, scale, mean, d_mean, d_variance, None)
-        return None, dx, g, *in_dtypes_of((weight, bias), of_norm)
+        return gradients_of_sum(ctx, dy)
+
+
+def gradients_of_sum(ctx, dy: Tensor) -> tuple[Any, ...]:
+    """Differentiate a norm with an addition."""
+    x, weight, bias, y, mean, variance, scale, mu, inverse = ctx.saved_tensors
+    stages, dx = ctx.stages, None
+    passes, _ = stages.back(dy)
+    mean, scale = spread_out(mean, x), spread_out(scale, x)
+    variance = mean if variance is None else variance
+    b, d, g = passes.gradient_sums(dy, x, mean, y)
+    of_norm = (torch.ones_like(mean), mean, variance, mu, inverse, weight, stages.fixed)
+    _, d_mean, d_variance, *of_norm = passes.normalization_gradient(d, b, *of_norm)
+    if ctx.needs_input_grad[1]:
+        d_variance = None if stages.fixed else d_variance
+        dx = passes.input_gradient(g, x, scale, mean, d_mean, d_variance, None)
+    return None, dx, g, *in_dtypes_of((weight, bias), of_norm)
+
+
+def spread_out(numbers: Tensor, x: Tensor) -> Tensor:
+    """Give every sample its row of numbers that may have been kept once for all."""
+    return numbers.expand(x.shape[:2]).contiguous()

@@ -110,8 +110,12 @@ _MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
 }
 
 
-def activation_of(module: nn.Module) -> Activation | None:
+def activation_of(module: nn.Module, kind: type[nn.Module] | None = None) -> Activation | None:
     """Return the activation that a module computes, or ``None`` if it is not in the table.
+
+    Args:
+        module: the module.
+        kind: the class that it had before that was extended; its own by default.
 
     Example:
         >>> activation_of(nn.LeakyReLU(0.1, inplace=True))
@@ -119,7 +123,7 @@ def activation_of(module: nn.Module) -> Activation | None:
         >>> activation_of(nn.Softplus()) is None
         True
     """
-    describe = _MODULES.get(type(module))
+    describe = _MODULES.get(kind or type(module))
     return None if describe is None else describe(module)
 
 

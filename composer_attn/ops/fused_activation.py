@@ -11,9 +11,10 @@ from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activ
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.reference import spread
 from composer_attn.ops.backends.table import check_backend, find_activated, find_passes
+from composer_attn.ops.begun import excitation_of
 from composer_attn.ops.excitations import Described
 from composer_attn.ops.fused_functions import in_full_precision
-from composer_attn.ops.manual_gradients import Excitation, Norm
+from composer_attn.ops.manual_gradients import Norm
 from composer_attn.ops.squeeze_and_scale import channel_means, scale_channels
 
 if TYPE_CHECKING:  # a circular import at run time
@@ -73,7 +74,7 @@ def normalize_activate_attend(
     """
     check_backend(backend)
     activation = find_activation(activation)
-    excitation = _excitation(attention)
+    excitation = excitation_of(attention)
     if not fused.fits_norm(x, norm):
         return _attended(phi(norm(x), activation), attention, backend, shortcut)
     if not _excites(x, attention) or (excitation is None and not autograd_path.traced()):
@@ -142,7 +143,7 @@ def activate_attend(
     check_backend(backend)
     activation = find_activation(activation)
     if not _excites(x, attention) or (
-        _excitation(attention) is None and not autograd_path.traced()
+        excitation_of(attention) is None and not autograd_path.traced()
     ):
         return _attended(phi(x, activation), attention, backend, shortcut)
     return _region(x, None, activation, attention, backend, shortcut)
@@ -177,7 +178,7 @@ def _by_hand(x, norm, activation, attention, backend, shortcut) -> Tensor:
 
 def _stages(x, norm, activation, attention, backend) -> tuple:
     """Return the parts of a region, then the parameters of norm and attention."""
-    by_hand: Any = (None, ()) if attention is None else _excitation(attention)
+    by_hand: Any = (None, ()) if attention is None else excitation_of(attention)
     excitation, parameters = by_hand
     of_norm, weight, bias = None, None, None
     if norm is not None:
@@ -199,18 +200,6 @@ def _traced(x, norm, activation, attention, shortcut) -> Tensor:
     if attention is not None:
         u = u * spread(_scales(u.mean(tuple(range(2, x.dim()))), attention), u)
     return (u if shortcut is None else u + shortcut).to(x.dtype)
-
-
-def _excitation(attention: Attention) -> tuple[Excitation, tuple[Tensor | None, ...]] | None:
-    """Return layers, gate and parameters of an attention with a manual gradient, else None."""
-    if isinstance(attention, Described):
-        return attention.excitation, attention.parameters
-    dtypes = {each.dtype for each in attention.parameters()}
-    found = attention.by_hand(dtypes.pop()) if len(dtypes) == 1 else None
-    if found is None:
-        return None
-    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
-    return Excitation(found[0], *gate), found[1]
 
 
 def _excites(x: Tensor, attention: Attention) -> bool:

@@ -8,7 +8,7 @@ been done when one of them is there.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_attn.ops import autograd_path
 from composer_attn.ops.activation_passes import Ending
+from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.interface import Passes
-from composer_attn.ops.backends.table import find_passes
+from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.fused_functions import (
     Affine,
     Moments,
@@ -52,6 +53,7 @@ class Excited:
         parameters: of its layers, likewise.
         hidden: what the layers keep, likewise.
         way: of :class:`~composer_attn.ops.fused_functions.Moments`, where autograd differentiates.
+        backend: whose passes they are.
     """
 
     x: Tensor
@@ -64,6 +66,7 @@ class Excited:
     hidden: Tensor | None = None
     way: Tensor | None = None
     region: Region | None = None
+    backend: str = "reference"
 
     def values(self) -> Tensor:
         """Compute the attended map, without gradients."""
@@ -95,7 +98,10 @@ class Excited:
         if self.excitation is None:
             centre = autograd_path.finite(mean)
             found = autograd_path.norm_of_scaled(self.s, mean, variance, centre, count, norm)
-            return Normalized(x, self.passes, centre, *found, way=self.way, region=self.region)
+            return Normalized(
+                *(x, self.passes, centre, *found),
+                way=self.way, region=self.region, backend=self.backend,
+            )  # fmt: skip
         with in_full_precision(x), torch.no_grad():
             of_norm = Norm(
                 norm.eps, autograd_path.running_statistics(norm, x.numel() // x.shape[1])
@@ -105,7 +111,8 @@ class Excited:
             )
         by_hand = _ByHand(AttentionFirst, of_norm.fixed, self.excitation, kept)
         parameters = (norm.weight, norm.bias, *self.parameters)
-        return Normalized(x, self.passes, mean, scale, shift, by_hand, parameters)
+        of_map = (x, self.passes, mean, scale, shift)
+        return Normalized(*of_map, by_hand, parameters, backend=self.backend)
 
 
 @dataclass
@@ -131,6 +138,7 @@ class Normalized:
         by_hand: what computed both, where that is differentiated by hand.
         parameters: weight and bias of the norm, then those of the layers, likewise.
         way: as in :class:`Excited`.
+        backend: likewise.
     """
 
     x: Tensor
@@ -142,6 +150,27 @@ class Normalized:
     parameters: tuple[Tensor | None, ...] = ()
     way: Tensor | None = None
     region: Region | None = None
+    backend: str = "reference"
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether an activation may be computed along: no other has been."""
+        return True
+
+    @property
+    def can_be_added_to(self) -> bool:
+        """Whether an addition may be computed along."""
+        return True
+
+    def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
+        """Return the output of an activation, maybe a ReLU after an addition."""
+        if activation == RELU:
+            return self.result(True, shortcut)
+        # Another one, for this may still be asked for its own output.
+        copy, self.way = replace(self), None
+        passes = Ending(self.passes, find_activated(self.backend, self.x, activation), activation)
+        copy.end_in(passes)
+        return copy.result(True)
 
     def end_in(self, passes: Ending) -> None:
         """Let an activation take the place of the ReLU that may follow, without an addition."""
@@ -199,12 +228,13 @@ def excite(x: Tensor, attention: "ChannelAttention", backend: str, called: bool 
         region = Region(found, relu=False)
         mean, variance, way = Moments.apply(x, region)
         s = autograd_path.attention_alone(mean, attention)
-        return Excited(x, found, mean, variance, s, way=way, region=region)
+        return Excited(x, found, mean, variance, s, way=way, region=region, backend=backend)
     excitation, parameters = _excitation(attention, called, *by_hand)
     with in_full_precision(x), torch.no_grad():
         mean, variance = found.moments(x)
         s, hidden = AttentionFirst.excited(found, mean, excitation, parameters)
-    return Excited(x, found, mean, variance, s, excitation, parameters, hidden)
+    of_map = (x, found, mean, variance, s)
+    return Excited(*of_map, excitation, parameters, hidden, backend=backend)
 
 
 def normalize(
@@ -227,7 +257,8 @@ def normalize(
         scale, shift = autograd_path.norm_then_attention(
             mean, variance, centre, count, attention, norm
         )
-        return Normalized(x, found, centre, scale, shift, way=way, region=region)
+        of_map = (x, found, centre, scale, shift)
+        return Normalized(*of_map, way=way, region=region, backend=backend)
     excitation, parameters = _excitation(attention, called, *by_hand)
     with in_full_precision(x), torch.no_grad():
         mean, variance = found.moments(x)
@@ -236,7 +267,8 @@ def normalize(
             found, mean, variance, norm.weight, norm.bias, of_norm, excitation, parameters
         )
     hand = _ByHand(NormFirst, of_norm.fixed, excitation, kept)
-    return Normalized(x, found, mean, scale, shift, hand, (norm.weight, norm.bias, *parameters))
+    parameters = (norm.weight, norm.bias, *parameters)
+    return Normalized(x, found, mean, scale, shift, hand, parameters, backend=backend)
 
 
 def _excitation(attention: "ChannelAttention", called: bool, layers: Any, parameters: tuple):

@@ -88,3 +88,11 @@ def test_variants_are_what_they_are_called():
     for name, joined in (("se", True), ("se_unfused", False), ("composer_se", False)):
         network = VARIANTS[name].make("resnet18", "reference")
         assert any(map(is_joined, network.modules())) == joined
+
+
+def test_variants_with_own_attention_fuse_it():
+    names = ["own", "own_fused", "own_fused_norms", "eca_replaced", "eca_replaced_fused"]
+    assert [variant.name for variant in chosen("with_own")] == ["plain", *names]
+    found = [VARIANTS[name].make("timm/seresnet18", "reference") for name in names]
+    # 8 attentions, each with a norm, and 8 first norms of blocks, the stem's and 3 shortcuts'.
+    assert [sum(map(is_joined, model.modules())) for model in found] == [0, 16, 25, 0, 8]

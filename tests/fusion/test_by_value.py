@@ -275,7 +275,7 @@ def pair(forward: Callable, surgery: str = "eca", placement: str = "conv") -> tu
     SURGERIES[surgery].apply(plain, min_channels=CHANNELS, placement=placement)
     fused = copy.deepcopy(plain)
     (site,) = fuse_attention(fused, backend="reference").fused
-    assert (site.addition, site.relu) == ("add", "relu")
+    assert (site.addition, site.activation) == ("add", "relu")
     for model in (plain, fused):
         type(model).forward = forward
         model.more, model.n = True, 2

@@ -160,7 +160,8 @@ FUSED = {
     "identity": (lambda: followed_by(nn.Identity(), nn.BatchNorm2d(16), nn.ReLU()), "2", "3"),
     "nested": (Nested, "after.0", ""),
     "graph": (lambda: torch.fx.symbolic_trace(followed_by(nn.BatchNorm2d(16))), "1", ""),
-    "gelu": (lambda: followed_by(nn.BatchNorm2d(16), nn.GELU()), "1", ""),
+    "gelu": (lambda: followed_by(nn.BatchNorm2d(16), nn.GELU()), "1", "2"),
+    "softplus": (lambda: followed_by(nn.BatchNorm2d(16), nn.Softplus()), "1", ""),
     "tuple of blocks": (
         lambda: nn.Sequential(followed_by(), nn.Sequential(nn.BatchNorm2d(16), nn.ReLU())),
         "1.0",
@@ -173,7 +174,7 @@ FUSED = {
 def test_what_is_proved_is_fused(build, norm, relu):
     plain, fused = pair(build, "eca")
     plan = fuse_attention(fused, backend="reference")
-    assert [(site.norm, site.relu) for site in plan.sites] == [(norm, relu)]
+    assert [(site.norm, site.activation) for site in plan.sites] == [(norm, relu)]
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
 
@@ -213,7 +214,8 @@ def test_resnet_50_is_fused_at_all_46_sites():
     plan = fuse_attention(model, backend="reference")
     assert (len(plan.sites), len(plan.fused)) == (46, 46)
     assert str(plan).startswith(
-        "backend reference: 46 of 46 sites fused with a norm, 42 with a ReLU, 16 with an addition"
+        "backend reference: 46 of 46 sites fused with a norm, 42 with an activation, "
+        "16 with an addition"
     )
 
 

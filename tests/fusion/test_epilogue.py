@@ -94,7 +94,8 @@ FINISHES = {
     "a number": (block(lambda self, y, x: y + 1), "", ""),
     "to itself": (block(lambda self, y, x: y + y), "", ""),
     "weighted": (block(lambda self, y, x: torch.add(y, x, alpha=2)), "", ""),
-    "other relu": (block(lambda self, y, x: F.relu6(y)), "", ""),
+    "other relu": (block(lambda self, y, x: F.relu6(y)), "", "relu6"),
+    "softplus": (block(lambda self, y, x: F.softplus(y)), "", ""),
     "returned": (block(lambda self, y, x: y), "", ""),
 }
 
@@ -104,8 +105,8 @@ FINISHES = {
 def test_what_follows_a_norm_is_computed_with_it(build, addition, relu, placement):
     plain, fused = pair(build, "eca", min_channels=16, placement=placement)
     plan = fuse_attention(fused, backend="reference")
-    assert (plan.sites[0].addition, plan.sites[0].relu) == (addition, relu)
-    assert all(not (site.addition or site.relu) for site in plan.sites[1:])
+    assert (plan.sites[0].addition, plan.sites[0].activation) == (addition, relu)
+    assert all(not (site.addition or site.activation) for site in plan.sites[1:])
     x = torch.randn(3, 16, 7, 5, dtype=torch.float64)
     for training in (True, False):
         outputs = []
@@ -148,7 +149,7 @@ def changed_between(self, y, x):
 def test_a_shortcut_that_is_changed_after_the_addition_was_added_before():
     plain, fused = pair(block(changed_between), "eca", min_channels=16)
     (site,) = fuse_attention(fused, backend="reference").sites
-    assert (site.addition, site.relu) == ("add", "")
+    assert (site.addition, site.activation) == ("add", "")
     x = torch.randn(3, 16, 7, 5, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
@@ -172,7 +173,7 @@ def test_an_input_that_is_changed_before_the_output_is_used_is_an_error_not_a_wr
     model = nn.Sequential(ChangesItsInput(), nn.Conv2d(16, 16, 1))
     attend(model[0].norm, EfficientChannelAttention(16))
     (site,) = fuse_attention(model, backend="reference").sites
-    assert (site.norm, site.relu) == ("0.norm", "0.relu")
+    assert (site.norm, site.activation) == ("0.norm", "0.relu")
     with torch.no_grad(), pytest.raises(ModelError, match="was changed in place before"):
         model(torch.randn(3, 16, 4, 4))
 

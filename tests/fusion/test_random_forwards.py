@@ -27,7 +27,7 @@ def nets(surgery: str, placement: str, backend: str) -> tuple[Random, Random]:
     SURGERIES[surgery].apply(plain, min_channels=CHANNELS, placement=placement, **options)
     fused = copy.deepcopy(plain)
     plan = fuse_attention(fused, backend=backend)
-    assert [bool(site.addition and site.relu) for site in plan.fused] == [True] * 3
+    assert [bool(site.addition and site.activation) for site in plan.fused] == [True] * 3
     return plain, fused
 
 

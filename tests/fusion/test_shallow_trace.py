@@ -58,7 +58,7 @@ def test_a_forward_is_traced_without_side_effects():
     before = {name: own_attributes(module) for name, module in model.named_modules()}
     numbers = copy.deepcopy(model.state_dict()), states()
     (site,) = fuse_attention(model, "reference").fused
-    assert (site.norm, site.relu) == ("0.norm", "0.relu")
+    assert (site.norm, site.activation) == ("0.norm", "0.relu")
     assert states() == numbers[1]
     for name, tensor in numbers[0].items():
         assert torch.equal(model.state_dict()[name], tensor), name

@@ -50,7 +50,10 @@ def test_unfusing_gives_back_every_class_and_attribute(build, shape, placement):
     plan = fuse_attention(model, backend="reference")
     assert list(model.state_dict()) == keys
     assert [name for name, _ in model.named_parameters()] == [name for name, *_ in before[1]]
-    assert unfuse_attention(model) == [site.name for site in plan.sites]
+    # An attention of the network's own that is not fused with a norm is as it was.
+    ours = attended_modules(model)
+    names = [site.name for site in plan.sites if site.fused or site.name in ours]
+    assert unfuse_attention(model) == names
     assert snapshots.of_model(model) == before
     assert unfuse_attention(model) == []
 

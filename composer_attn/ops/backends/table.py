@@ -130,18 +130,25 @@ def _chosen(name: str, x: Tensor) -> str:
     return _AUTO.get(x.device.type, "reference") if name == "auto" else name
 
 
-def prepare(name: str, devices: Iterable[torch.device]) -> None:
+def prepare(name: str, devices: Iterable[torch.device], activations: Iterable[str] = ()) -> None:
     """Build a backend for feature maps on these devices, before anything is timed.
 
     Otherwise the first pass would build it: for C++, seconds to minutes within a training step.
+
+    Args:
+        name: the backend's.
+        devices: where it is to run.
+        activations: names of those that it is to compute, besides a ReLU after a norm.
 
     Warns:
         BackendWarning: it cannot be built; the reference will be used instead.
     """
     for device in dict.fromkeys(device.type for device in devices):
         found = _AUTO.get(device, "reference") if name == "auto" else name
-        if _TABLE[found].built and device in _TABLE[found].devices:
-            _ready(found)
+        built = _TABLE[found].built and device in _TABLE[found].devices
+        if built and _ready(found) is not reference:
+            for activation in dict.fromkeys(activations):
+                _ready_for(found, activation)
 
 
 @cache

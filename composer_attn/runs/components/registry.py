@@ -17,6 +17,7 @@ import torch
 from composer import loggers
 from composer.core import Algorithm
 
+from composer_attn.algorithms import FuseAttention
 from composer_attn.callbacks import ExcitationMonitor
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.components.attention_algorithms import COMPOSERS, Attentions
@@ -142,6 +143,7 @@ def _classes(package: Any, ending: str) -> dict[str, Callable[..., Any]]:
 _OTHERS = {
     **{n: cls for n, cls in _composer_algorithms().items() if n != "squeeze_excite"},
     COMPOSERS: composer.algorithms.SqueezeExcite,
+    "fuse_attention": FuseAttention,
 }
 
 

@@ -1,0 +1,96 @@
+"""The classes of norms, and of attentions a network came with, that are computed jointly.
+
+A norm hands on what it puts out as a value (:mod:`composer_attn.fusion.deferred_tensor`); what
+activation it meets, in which way, shows when it does; and the attention after that takes it apart.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_attn.fusion.deferred_tensor import Deferred
+from composer_attn.fusion.fused_norms import Joined, JoinedNorm
+from composer_attn.fusion.handoff import (
+    Ending,
+    attended,
+    can_be_deferred,
+    keeps_versions,
+    needs_plain_operations,
+)
+from composer_attn.fusion.own_attention import described_for, known_class
+from composer_attn.ops.begun import begin
+from composer_attn.ops.fused import fits_norm
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What is expected after a norm; anything else is as right, but slower.
+
+    Attributes:
+        backend: what computes it.
+        until_attention: whether an attention is expected after an activation.
+    """
+
+    backend: str
+    until_attention: bool
+
+
+class BeginningNorm(JoinedNorm):
+    """A batch norm whose activation, and maybe attention after that, is computed with it."""
+
+    _attn_begins: Beginning  # set where it is joined
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize, and leave the map to who comes next."""
+        begun = self._begun(input)
+        return super().forward(input) if begun is None else begun
+
+    def _begun(self, x: Any) -> Tensor | None:
+        if torch.compiler.is_compiling() or needs_plain_operations():
+            return None
+        if not can_be_deferred(x) or not keeps_versions(x) or not fits_norm(x, self):
+            return None
+        begins, ends = self._attn_begins, self._attn_ends
+        begun = begin(x, self, begins.backend)
+        until_relu = ends is not None and ends.until_relu
+        return Deferred.of(begun, until_relu, (x,), begins.until_attention)
+
+
+class BeginningNormAct(BeginningNorm):
+    """timm's norm with its activation in it."""
+
+    drop: Any
+    act: Any
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize, then call the activation."""
+        begun = self._begun(input)
+        return (
+            super(BeginningNorm, self).forward(input)
+            if begun is None
+            else self.act(self.drop(begun))
+        )
+
+
+class OwnAttention(Joined):
+    """An attention that a network came with, computed with the norm and activation before it."""
+
+    _attn_own: str  # set where it is joined: what computes it
+    _attn_ends: Ending | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Attend what is given, which may be a norm's output not written yet."""
+        if len(args) == 1 and not kwargs and type(args[0]) is Deferred:
+            found = self._taken(args[0])
+            if found is not None:
+                return found
+        return super().forward(*args, **kwargs)
+
+    def _taken(self, given: Deferred) -> Tensor | None:
+        cls = known_class(self)
+        if cls is None or torch.compiler.is_compiling():
+            return None
+        attention = described_for(self, cls, given.stage.x)
+        return None if attention is None else attended(given, attention, self._attn_ends)

@@ -1,0 +1,181 @@
+"""How a deferred tensor goes on: by an activation, an addition, or by being taken apart.
+
+What it is to everybody else is told in :mod:`composer_attn.fusion.deferred_tensor`.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from composer_attn.fusion.deferred_state import Become, Plus, PlusInPlace, Stage, Standing
+from composer_attn.ops.activations import RELU, Activation
+from composer_attn.ops.begun import Begun
+from composer_attn.ops.stages import Normalized
+
+_Kind = TypeVar("_Kind", bound=Stage)
+no_function = torch._C.DisableTorchFunctionSubclass
+
+
+class Continued(Tensor):
+    """What stands for a stage, and can go on from it without its numbers."""
+
+    _standing: Standing
+
+    @classmethod
+    def of(
+        cls,
+        stage: Stage,
+        until_relu: bool = False,
+        exposed: tuple[Tensor, ...] = (),
+        until_attention: bool = False,
+    ) -> Self:
+        """Stand for what a stage computes.
+
+        Args:
+            stage: attention, or a norm, up to its feature map.
+            until_relu: whether a ReLU is expected after an addition.
+            exposed: tensors that it is computed from and others hold.
+            until_attention: whether an attention is expected after an activation.
+        """
+        versions = tuple((tensor, tensor._version) for tensor in exposed)
+        standing = Standing(stage, until_relu, versions, until_attention=until_attention)
+        return cls._made(standing, stage.result)
+
+    @classmethod
+    def _made(cls, standing: Standing, differentiable: Callable) -> Self:
+        x = standing.stage.x
+
+        def make() -> Tensor:
+            made = cls._make_wrapper_subclass(  # type: ignore[attr-defined]  # not in torch's stubs
+                cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
+            )
+            made._standing = standing
+            return made
+
+        made = differentiable(make=make)
+        with no_function():
+            standing.node = made.grad_fn
+            standing.version = None if made.is_inference() else made._version
+        return made
+
+    def taken_apart(self, kind: type[_Kind]) -> _Kind | None:
+        """Return the stage it stands for; None where it is of another kind, or not just that."""
+        standing = self._standing
+        stage = standing.stage
+        if type(stage) is not kind or standing.shortcut is not None:
+            return None
+        if not self._is_intact():
+            return None
+        standing.taken = standing.gradients
+        return stage
+
+    @property
+    def stage(self) -> Stage:
+        """The stage it stands for, or stood for."""
+        return self._standing.stage
+
+    def exposed(self) -> tuple[Tensor, ...]:
+        """Return the tensors that it is computed from and others hold."""
+        return tuple(tensor for tensor, _ in self._standing.exposed)
+
+    def _is_intact(self) -> bool:
+        """Say whether it is still what it was made as, and gradients are recorded as then."""
+        standing = self._standing
+        if standing.apart or standing.instead is not None:
+            return False
+        if standing.gradients != torch.is_grad_enabled():
+            return False
+        with no_function():
+            if self.grad_fn is not standing.node:
+                return False
+            if standing.version is not None and self._version != standing.version:
+                return False
+        return standing.agrees()
+
+    def _activated(self, activation: Activation, in_place: bool) -> Tensor:
+        standing = self._standing
+        standing.taken = standing.gradients
+        stage = cast(Normalized | Begun, standing.stage)
+        if type(stage) is Begun and standing.until_attention and standing.shortcut is None:
+            later = stage.activated(activation)
+            if not in_place:
+                until = Standing(later, standing.until_relu, standing.exposed, None, True)
+                return self._made(until, later.result)
+            return self._become_later(later)
+        y = stage.ended_in(activation, standing.shortcut)
+        return self._become(y) if in_place else y
+
+    def _become_later(self, later: Begun) -> Tensor:
+        """Stand for what comes after, which this one was changed to in place."""
+        standing = self._standing
+        standing.stage, standing.taken = later, False
+        with no_function():
+            if torch.is_grad_enabled():
+                later.become(self)
+            if standing.version is not None:
+                torch.autograd.graph.increment_version(self)
+                standing.version = self._version
+            standing.node = self.grad_fn
+        return self
+
+    def _become(self, y: Tensor) -> Tensor:
+        """Stand for another tensor, which this one was changed to in place."""
+        standing = self._standing
+        standing.numbers, standing.instead = y.detach(), y
+        with no_function():
+            if y.requires_grad:
+                Become.apply(self, y)
+            if standing.version is not None:
+                torch.autograd.graph.increment_version(self)
+        return y
+
+    def _plus(self, shortcut: Tensor, in_place: bool) -> Tensor:
+        standing = self._standing
+        if not standing.until_relu or standing.version is None or shortcut.is_inference():
+            standing.taken = standing.gradients
+            y = cast(Normalized | Begun, standing.stage).result(False, shortcut)
+            return self._become(y) if in_place else y
+        exposed = (*standing.exposed, (shortcut, shortcut._version))
+        if in_place:
+            standing.shortcut, standing.exposed = shortcut, exposed
+            with no_function():
+                if torch.is_grad_enabled():
+                    PlusInPlace.apply(self, shortcut)
+                torch.autograd.graph.increment_version(self)
+                standing.node, standing.version = self.grad_fn, self._version
+            return self
+        summed = Standing(standing.stage, True, exposed, shortcut)
+
+        def differentiable(make: Callable) -> Tensor:
+            return Plus.apply(make, self, shortcut) if torch.is_grad_enabled() else make()
+
+        return self._made(summed, differentiable)
+
+    def _takes(self, other: Any, in_place: bool) -> bool:
+        """Say whether another tensor can be added when the numbers are written."""
+        standing = self._standing
+        x = standing.stage.x
+        return (
+            type(other) in (Tensor, torch.nn.Parameter)
+            and standing.shortcut is None
+            and getattr(standing.stage, "can_be_added_to", False)
+            and other.layout is torch.strided
+            and (other.shape, other.dtype, other.device) == (x.shape, x.dtype, x.device)
+            and self._can_go_on(in_place)
+        )
+
+    def _can_be_activated(self, activation: Activation, in_place: bool) -> bool:
+        """Say whether it is what a norm puts out; or that with something added, before a ReLU."""
+        standing = self._standing
+        if standing.shortcut is not None:
+            return activation == RELU and self._can_go_on(in_place)
+        return getattr(standing.stage, "is_normalized", False) and self._can_go_on(in_place)
+
+    def _can_go_on(self, in_place: bool) -> bool:
+        """Say whether what is done to it can be computed along."""
+        standing = self._standing
+        # Who was given the numbers sees what is done to them in place.
+        return not (in_place and standing.numbers is not None) and self._is_intact()

@@ -1,0 +1,183 @@
+"""Attentions of torchvision and timm that are known well enough to be computed with their norms."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composer_attn.errors import ArgumentError
+from composer_attn.fusion.dataflow import UnprovedError
+from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.handoff import has_own_call, is_watched
+from composer_attn.ops.activations import Activation, activation_of
+from composer_attn.ops.excitations import Described, neighbours, one_layer, two_layers
+from composer_attn.surgery.attend import is_attended, original_class
+
+# Of timm, by name, so that nobody has to have it.
+_TIMMS_ACTIVATIONS = {"Swish": "silu", "Mish": "mish", "HardSwish": "hardswish", "GELU": "gelu"}
+_GATES = {nn.Sigmoid: "sigmoid", nn.Hardsigmoid: "hard_sigmoid", nn.Tanh: "tanh", nn.ReLU: "relu"}
+_TIMMS_GATES = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tanh"}
+
+
+def is_from(cls: type, package: str, *names: str) -> bool:
+    """Say whether a class is a package's own, of one of some names."""
+    return cls.__name__ in names and cls.__module__.partition(".")[0] == package
+
+
+def _first_of(module: Any) -> Described:
+    if "sigmoid" in module._modules:  # as timm's oldest networks have it
+        layers = (_layer(module.fc1), _layer(module.fc2), _inner(module.relu))
+        return two_layers(*layers, _gate(module.sigmoid))
+    # With a norm in between, or maxima beside averages, it is another attention.
+    if module.add_maxpool or type(module.bn) is not nn.Identity:
+        raise UnprovedError("it takes more than averages, or has a norm in it")
+    return two_layers(
+        _layer(module.fc1), _layer(module.fc2), _inner(module.act), _gate(module.gate)
+    )
+
+
+def _effective(module: Any) -> Described:
+    if module.add_maxpool:
+        raise UnprovedError("it takes more than averages")
+    return one_layer(_layer(module.fc), _gate(module.gate))
+
+
+def _efficient(module: Any) -> Described:
+    if module.conv2 is not None:
+        raise UnprovedError("it has two convolutions")
+    return neighbours(0, _layer(module.conv, nn.Conv1d), _gate(module.gate))
+
+
+_KNOWN: dict[tuple[str, str], Callable[[Any], Described]] = {
+    ("torchvision", "SqueezeExcitation"): lambda module: two_layers(
+        *(_layer(module.fc1), _layer(module.fc2)),
+        *(_inner(module.activation), _gate(module.scale_activation)),
+    ),
+    ("timm", "SqueezeExcite"): lambda module: two_layers(
+        *(_layer(module.conv_reduce), _layer(module.conv_expand)),
+        *(_inner(module.act1), _gate(module.gate)),
+    ),
+    ("timm", "SEModule"): _first_of,
+    ("timm", "EffectiveSEModule"): _effective,
+    ("timm", "EcaModule"): _efficient,
+}
+
+
+def known_class(module: nn.Module) -> type[nn.Module] | None:
+    """Return the class of a known attention; ``None`` of what computes anything else."""
+    for cls in type(module).__mro__:
+        if (cls.__module__.partition(".")[0], cls.__name__) in _KNOWN:
+            return cls
+    return None
+
+
+def is_known(module: nn.Module) -> bool:
+    """Say whether a module is an attention that is described here, and computes that."""
+    cls = known_class(module)
+    return (
+        cls is not None
+        and (type(module).forward is cls.forward or is_joined(module))
+        and not is_attended(module)
+        and "forward" not in vars(module)
+    )
+
+
+def find_own(model: nn.Module) -> list[nn.Module]:
+    """List the attentions that a network came with, of a class that is described here."""
+    return [module for module in model.modules() if is_known(module)]
+
+
+def describe(module: nn.Module, cls: type[nn.Module]) -> Described:
+    """Describe an attention of a known class as it is now.
+
+    Raises:
+        UnprovedError: its layers are such as nobody knows here.
+    """
+    try:
+        return _KNOWN[cls.__module__.partition(".")[0], cls.__name__](module)
+    except (ArgumentError, AttributeError) as error:
+        raise UnprovedError(str(error)) from None
+
+
+def described_for(module: nn.Module, cls: type[nn.Module], x: Tensor) -> Described | None:
+    """Describe an attention for an input; ``None`` where it has to be called."""
+    if x.dim() != 4 or any(is_watched(each) or has_own_call(each) for each in module.children()):
+        return None
+    if _hooks_on_all():
+        return None
+    try:
+        found = describe(module, cls)
+    except UnprovedError:
+        return None
+    if found.channels not in (0, x.shape[1]) or not all(_fits(p, x) for p in found.parameters):
+        return None
+    return found
+
+
+def _fits(parameter: Tensor | None, x: Tensor) -> bool:
+    """Say whether a layer takes what is squeezed: the same device, and dtype unless cast."""
+    if parameter is None:
+        return True
+    if type(parameter) not in (nn.Parameter, Tensor) or parameter.device != x.device:
+        return False
+    return parameter.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+
+
+def _hooks_on_all() -> bool:
+    """Say whether somebody looks at every module there is."""
+    hooks = torch.nn.modules.module
+    return bool(
+        hooks._global_forward_hooks
+        or hooks._global_forward_pre_hooks
+        or hooks._global_backward_hooks
+        or hooks._global_backward_pre_hooks
+    )
+
+
+def activation_in(module: nn.Module) -> Activation | None:
+    """Describe an activation, torch's or timm's, attended or not; ``None`` if it is none."""
+    kind = original_class(module) if is_attended(module) else type(module)
+    if "forward" in vars(module):
+        return None
+    if is_from(kind, "timm", *_TIMMS_ACTIVATIONS):
+        return Activation(_TIMMS_ACTIVATIONS[kind.__name__])
+    return activation_of(module, kind)
+
+
+def activation_of_norm(norm: nn.Module) -> Activation | None:
+    """Describe what timm's ``BatchNormAct2d`` applies itself; ``None`` where that is not known."""
+    if type(getattr(norm, "drop", None)) is not nn.Identity:
+        return None
+    act = norm._modules.get("act")
+    return None if act is None else activation_in(act)
+
+
+def norm_with_activation(cls: type) -> bool:
+    """Say whether a class is timm's norm and activation in one, with its own forward."""
+    found = next((each for each in cls.__mro__ if is_from(each, "timm", "BatchNormAct2d")), None)
+    return found is not None and cls.forward is found.forward  # type: ignore[attr-defined]
+
+
+def _inner(module: nn.Module) -> Activation:
+    found = activation_in(module)
+    if found is None:
+        raise UnprovedError(f"its {type(module).__name__} is an activation that is not known here")
+    return found
+
+
+def _gate(module: nn.Module) -> str:
+    kind = type(module)
+    if kind in _GATES:
+        return _GATES[kind]
+    if is_from(kind, "timm", *_TIMMS_GATES):
+        return _TIMMS_GATES[kind.__name__]
+    if kind is nn.Identity:
+        raise UnprovedError("it has no gate")
+    raise UnprovedError(f"its gate {kind.__name__} is not known here")
+
+
+def _layer(module: Any, kind: type[nn.Module] = nn.Conv2d) -> Any:
+    if type(module) is not kind:
+        raise UnprovedError(f"its layer {type(module).__name__} is not known here")
+    return module

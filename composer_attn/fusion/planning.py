@@ -1,0 +1,245 @@
+"""Plan a fusion: what each attention, and each norm, can be computed jointly with, or why not."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+from composer_attn.fusion.begun_norms import BeginningNorm, BeginningNormAct, OwnAttention
+from composer_attn.fusion.dataflow import Proofs, UnprovedError
+from composer_attn.fusion.epilogue import find_finish
+from composer_attn.fusion.fused_norms import AttendedNorm, Joined, NextNorm, joined_class
+from composer_attn.fusion.fusion_plan import FusedSite
+from composer_attn.fusion.handoff import is_ours
+from composer_attn.fusion.own_attention import (
+    activation_in,
+    activation_of_norm,
+    describe,
+    known_class,
+    norm_with_activation,
+)
+from composer_attn.fusion.succession import uses, what_comes_before
+from composer_attn.ops.activations import IDENTITY
+from composer_attn.surgery.attend import Attends, attended_side, is_attended, original_class
+from composer_attn.surgery.stand_ins import is_replacement
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A norm, the activation that alone takes its output, and the attention that takes that."""
+
+    norm: str
+    activation: str = ""
+    attention: str = ""
+    function: str = "identity"
+
+    def described(self, site: FusedSite) -> FusedSite:
+        """Note the activation on a site."""
+        return replace(site, activation=self.activation, function=self.function)
+
+
+def plan(
+    model: nn.Module, sites: Collection[nn.Module], norms: bool
+) -> tuple[list[FusedSite], list[FusedSite]]:
+    """Plan a fusion of a network in which nothing is fused.
+
+    Args:
+        model: the network.
+        sites: the attended modules, and attentions it came with, to fuse.
+        norms: whether to look for norms that no attention goes with, too.
+
+    Returns:
+        The sites, in the order of the model; and the other norms that something is computed with.
+    """
+    return _Planning(model, sites).found(norms)
+
+
+class _Planning:
+    def __init__(self, model: nn.Module, sites: Collection[nn.Module]):
+        self.proofs = Proofs(model)
+        self.sites = [module for module in model.modules() if module in sites]
+        self.taken: dict[str, str] = {}
+        self.added: set[str] = set()
+
+    def found(self, norms: bool) -> tuple[list[FusedSite], list[FusedSite]]:
+        """Look at every site, then at the norms that are left."""
+        chains: dict[str, Chain] = {}
+        if norms or any(map(self._comes_last, self.sites)):
+            chains = {each.norm: each for each in map(self._chain, self._norms()) if each}
+        by_attention = {each.attention: each for each in chains.values() if each.attention}
+        found = [self._site(module, by_attention) for module in self.sites]
+        left = [each for each in chains.values() if norms and each.norm not in self.taken]
+        pairs = [pair for pair in map(self._pair, left) if pair is not None]
+        return found, pairs
+
+    def _norms(self) -> list[str]:
+        return [names[0] for m, names in self.proofs.names.items() if isinstance(m, _BatchNorm)]
+
+    def _chain(self, name: str) -> Chain | None:
+        """Follow a norm to its attention; None where it cannot be computed with what follows."""
+        norm, activation, function = self.proofs.modules[name], "", "identity"
+        try:
+            check_beginning(norm)
+            own = activation_of_norm(norm) if norm_with_activation(type(norm)) else None
+            if own not in (None, IDENTITY):
+                activation, function = f"{name}.act", own.name
+            for use in uses(self.proofs, name):
+                module = self.proofs.modules[use.name] if use.is_module else None
+                if module is not None and self._comes_last(module):
+                    if use.activation not in (None, IDENTITY):
+                        if activation:
+                            break
+                        activation, function = use.name, use.activation.name
+                    return Chain(name, activation, use.name, function)
+                if use.activation is None or is_attended(module) or activation:
+                    break
+                activation, function = use.name, use.activation.name
+        except UnprovedError:
+            if not _can_begin(norm):
+                return None
+        return Chain(name, activation, function=function)
+
+    def _comes_last(self, module: nn.Module) -> bool:
+        """Say whether a site attends its very input, or an activation of it."""
+        if not is_attended(module):
+            return module in self.sites
+        passes_on = is_replacement(module) or activation_in(module) is not None
+        return passes_on and module in self.sites and attended_side(module) == "output"
+
+    def _site(self, module: nn.Module, chains: Mapping[str, Chain]) -> FusedSite:
+        name = self.proofs.names[module][0]
+        kind = original_class(module) if is_attended(module) else type(module)
+        plain = FusedSite(name, kind.__name__)
+        try:
+            chain = chains.get(name)
+            norm = chain.norm if chain else ""
+            if is_attended(module):
+                check_ours(module)
+                norm = norm or following_norm(self.proofs, module, name)
+            else:
+                check_own(module)
+            if not norm:
+                raise UnprovedError(what_comes_before(self.proofs, name))
+            if norm in self.taken:
+                raise UnprovedError(f"{norm} is fused with {self.taken[norm]}")
+            self.taken[norm] = name
+            if chain is None:
+                return self._finished(replace(plain, norm=norm), norm)
+            site = chain.described(replace(plain, norm=norm, last=True))
+            # A map that is activated before its attention is written by that.
+            return site if chain.activation else self._finished(site, name)
+        except UnprovedError as error:
+            return replace(plain, reason=str(error))
+
+    def _finished(self, site: FusedSite, name: str) -> FusedSite:
+        """Add the addition (if no other norm has it) and the activation that are expected."""
+        try:
+            finish = find_finish(self.proofs, name)
+        except UnprovedError:
+            return site
+        if finish.addition in self.added - {""} or (site.last and not finish.addition):
+            return site
+        self.added.add(finish.addition)
+        return replace(
+            site,
+            addition=finish.addition,
+            activation=finish.activation,
+            function=site.function if site.last else finish.function,
+        )
+
+    def _pair(self, chain: Chain) -> FusedSite | None:
+        norm = self.proofs.modules[chain.norm]
+        site = chain.described(FusedSite(chain.norm, type(norm).__name__, chain.norm))
+        if not chain.activation:
+            site = self._finished(site, chain.norm)
+        return site if site.activation or site.addition else None
+
+
+def check_ours(site: Attends) -> None:
+    """Make sure that an attention of ours can be computed jointly with anything."""
+    if attended_side(site) != "output":
+        raise UnprovedError(f"its {attended_side(site)} is attended, not its output")
+    attention = site.attention
+    if not is_ours(attention):
+        raise UnprovedError("its attention has a forward of its own")
+    if attention.squeeze != "avg":
+        raise UnprovedError(f"squeeze={attention.squeeze!r} takes more than averages")
+
+
+def check_own(attention: nn.Module) -> None:
+    """Make sure that an attention that a network came with can be."""
+    cls = known_class(attention)
+    if cls is None:  # which nobody asks for
+        raise UnprovedError(f"{type(attention).__name__} is not known")
+    describe(attention, cls)
+    _check_class(attention, OwnAttention)
+
+
+def following_norm(proofs: Proofs, site: Attends, name: str) -> str:
+    """Find the norm of an attended module that comes before it, or is it."""
+    if isinstance(site, _BatchNorm):
+        check_norm(site, original_class(site), AttendedNorm)
+        return name
+    found = proofs.following(name)
+    norm = proofs.modules[found]
+    try:
+        if is_attended(norm):
+            raise UnprovedError("it is attended itself")
+        check_norm(norm, type(norm), NextNorm)
+        if norm.num_features != site.attention.channels:
+            raise UnprovedError(f"it normalizes {norm.num_features} channels")
+    except UnprovedError as error:
+        raise UnprovedError(f"{found} ({type(norm).__name__}) follows: {error}") from None
+    return found
+
+
+def check_norm(norm: nn.Module, kind: type[nn.Module], role: type[Joined]) -> None:
+    """Make sure that a norm computes what every torch.nn.BatchNorm does."""
+    if not isinstance(norm, _NORMS):
+        raise UnprovedError("not a BatchNorm1d, 2d or 3d")
+    if is_parametrized(norm):
+        raise UnprovedError("its class is extended by a parametrization")
+    if kind.forward is not nn.BatchNorm2d.forward or "forward" in vars(norm):
+        raise UnprovedError("its forward is its own")
+    _check_class(norm, role)
+
+
+def role_of_beginning(norm: nn.Module) -> type[BeginningNorm]:
+    """Return the role of a norm that comes first: timm's has its activation in it."""
+    return BeginningNormAct if norm_with_activation(type(norm)) else BeginningNorm
+
+
+def check_beginning(norm: nn.Module) -> None:
+    """Make sure that a norm can come first."""
+    if is_attended(norm):
+        raise UnprovedError("it is attended itself")
+    if not norm_with_activation(type(norm)):
+        check_norm(norm, type(norm), BeginningNorm)
+        return
+    if is_parametrized(norm) or "forward" in vars(norm):
+        raise UnprovedError("its forward is its own")
+    if activation_of_norm(norm) is None:
+        raise UnprovedError("its activation is not known here")
+    _check_class(norm, BeginningNormAct)
+
+
+def _can_begin(norm: nn.Module) -> bool:
+    try:
+        check_beginning(norm)
+    except UnprovedError:
+        return False
+    return True
+
+
+def _check_class(module: nn.Module, role: type[Joined]) -> None:
+    if is_parametrized(module):
+        raise UnprovedError("its class is extended by a parametrization")
+    try:
+        joined_class(type(module), role)
+    except Exception as error:  # whatever a class raises that refuses to be extended
+        name = type(module).__name__
+        raise UnprovedError(f"the class {name} cannot be extended: {error}") from None

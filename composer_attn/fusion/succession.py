@@ -1,0 +1,131 @@
+"""Follow what a network does with the output of a module, as long as one thing alone is done."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from torch import fx, nn
+
+from composer_attn.fusion.dataflow import (
+    Proofs,
+    UnprovedError,
+    call_of,
+    is_sequential,
+    join,
+    only_user,
+    title,
+)
+from composer_attn.fusion.epilogue import adds
+from composer_attn.fusion.own_attention import activation_in
+from composer_attn.fusion.tensor_functions import called_activation
+from composer_attn.ops.activations import Activation
+
+
+@dataclass(frozen=True)
+class Use:
+    """What alone takes an output.
+
+    Attributes:
+        name: of the module; or of the function, as torch.fx names it below the module whose forward
+            calls it.
+        is_module: which of both.
+        activation: which it is, if it is one.
+        adds: whether it is the addition of something else.
+        node: its call in the graph of the module whose forward calls it, if it is that itself: a
+            module may be called several times.
+    """
+
+    name: str
+    is_module: bool
+    activation: Activation | None = None
+    adds: bool = False
+    node: str = ""
+
+
+def uses(proofs: Proofs, name: str) -> Iterator[Use]:
+    """Yield what takes the output of a module, what takes the output of that, and so on.
+
+    Raises:
+        UnprovedError: nothing alone does, or that cannot be told.
+    """
+    places = proofs.above(name)
+    parent, own, is_module = *next(places, ("", "")), True
+    while own:
+        found = _next(proofs, parent, own, is_module)
+        if found is None:  # the parent returns it
+            parent, own = next(places, ("", ""))
+            is_module = True
+            continue
+        yield found
+        if found.is_module and not found.node:
+            places = proofs.above(found.name)
+            parent, own, is_module = *next(places, ("", "")), True
+        else:
+            own, is_module = found.node, False
+            places = proofs.above(parent) if parent else iter(())
+    raise UnprovedError("its output is the model's")
+
+
+def _next(proofs: Proofs, parent: str, own: str, is_module: bool) -> Use | None:
+    if is_sequential(proofs.modules[parent]):
+        following = proofs.next_in_sequence(parent, own)
+        return _module(proofs, join(parent, following)) if following else None
+    found: Use | None = proofs.agreed(
+        parent, lambda graph: _in_graph(proofs, parent, _node(graph, own, is_module))
+    )
+    return found
+
+
+def _node(graph: fx.Graph, own: str, is_module: bool) -> fx.Node:
+    if is_module:
+        return call_of(graph, own)
+    return next(node for node in graph.nodes if node.name == own)
+
+
+def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Use | None:
+    while True:
+        user = only_user(node)
+        if user.op == "output" and user.args[0] is node:
+            return None
+        if user.op == "call_module" and user.args == (node,) and not user.kwargs:
+            if not proofs.passes(parent, str(user.target)):
+                return _module(proofs, join(parent, str(user.target)), user.name)
+            node = user
+            continue
+        name = join(parent, user.name)
+        if adds(user, node):
+            return Use(name, False, adds=True, node=user.name)
+        called = called_activation(user.target, user.args, user.kwargs)
+        if user.args[:1] != (node,) or called is None:
+            raise UnprovedError(f"its output goes to {title(user)}")
+        return Use(name, False, called[0], node=user.name)
+
+
+def _module(proofs: Proofs, name: str, node: str = "") -> Use:
+    first = proofs.first(name)
+    module: nn.Module = proofs.modules[first]
+    return Use(first, True, activation_in(module), node=node if first == name else "")
+
+
+def what_comes_before(proofs: Proofs, name: str) -> str:
+    """Say what an attention takes, which is not the output of a norm and an activation alone."""
+    for parent, own in proofs.above(name):
+        if is_sequential(proofs.modules[parent]):
+            children = list(proofs.modules[parent]._modules)
+            before = [c for c in children[: children.index(own)] if not proofs.passes(parent, c)]
+            found = join(parent, before[-1]) if before else ""
+        else:
+            found = proofs.agreed(parent, partial(_source, parent, own))
+        if found:
+            module = proofs.modules.get(found)
+            said = found if module is None else f"{found} ({type(module).__name__})"
+            return f"{said} comes before it: no batch norm and activation for it alone"
+    return "its input is the model's"
+
+
+def _source(parent: str, own: str, graph: fx.Graph) -> str:
+    node = call_of(graph, own)
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source.op == "placeholder":
+        return ""
+    return join(parent, str(source.target) if source.op == "call_module" else source.name)
