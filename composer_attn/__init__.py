@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         register_attention,
     )
     from composer_attn.callbacks import ExcitationMonitor
+    from composer_attn.folding import FoldedPair, FoldPlan
     from composer_attn.functional import (
         apply_attention,
         apply_eca,
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
         attended_modules,
         detach_attention,
         expanded_copy,
+        fold_norms,
         fuse_attention,
         load_weights,
         plan_attention,
         plan_eca,
+        plan_folding,
         plan_squeeze_excite,
         remove_attention,
+        unfold_norms,
         unfuse_attention,
     )
     from composer_attn.fusion import FusedSite, FusionPlan
@@ -45,6 +49,8 @@ _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
+    "FoldPlan": "folding",
+    "FoldedPair": "folding",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
     "Site": "surgery",
@@ -58,15 +64,18 @@ _HOMES = {
     "detach_attention": "functional",
     "eca_kernel_size": "attention",
     "expanded_copy": "functional",
+    "fold_norms": "functional",
     "fuse_attention": "functional",
     "load_weights": "functional",
     "plan_attention": "functional",
     "plan_eca": "functional",
+    "plan_folding": "functional",
     "plan_squeeze_excite": "functional",
     "register_attention": "attention",
     "register_block": "surgery",
     "register_existing_attention": "surgery",
     "remove_attention": "functional",
+    "unfold_norms": "functional",
     "unfuse_attention": "functional",
 }
 
@@ -76,6 +85,8 @@ __all__ = [
     "ChannelAttention",
     "EfficientChannelAttention",
     "ExcitationMonitor",
+    "FoldPlan",
+    "FoldedPair",
     "FusedSite",
     "FusionPlan",
     "Site",
@@ -89,15 +100,18 @@ __all__ = [
     "detach_attention",
     "eca_kernel_size",
     "expanded_copy",
+    "fold_norms",
     "fuse_attention",
     "load_weights",
     "plan_attention",
     "plan_eca",
+    "plan_folding",
     "plan_squeeze_excite",
     "register_attention",
     "register_block",
     "register_existing_attention",
     "remove_attention",
+    "unfold_norms",
     "unfuse_attention",
 ]
 

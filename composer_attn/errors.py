@@ -85,6 +85,10 @@ class NothingAttendedWarning(UserWarning):
     """A surgery found no module to attend (or none to detach), and changed nothing."""
 
 
+class NothingFoldedWarning(UserWarning):
+    """A network has no norm that goes into a convolution, and was not changed."""
+
+
 class BackendWarning(UserWarning):
     """A backend of the passes over feature maps cannot run on this machine."""
 

@@ -11,6 +11,7 @@ from composer_attn.functional.attended import (
 from composer_attn.functional.attention import apply_attention, plan_attention
 from composer_attn.functional.eca import apply_eca, plan_eca
 from composer_attn.functional.expanded import expanded_copy
+from composer_attn.functional.folded import fold_norms, plan_folding, unfold_norms
 from composer_attn.functional.fused import fuse_attention, unfuse_attention
 from composer_attn.functional.squeeze_excite import apply_squeeze_excite, plan_squeeze_excite
 from composer_attn.functional.weights import load_weights
@@ -22,11 +23,14 @@ __all__ = [
     "attended_modules",
     "detach_attention",
     "expanded_copy",
+    "fold_norms",
     "fuse_attention",
     "load_weights",
     "plan_attention",
     "plan_eca",
+    "plan_folding",
     "plan_squeeze_excite",
     "remove_attention",
+    "unfold_norms",
     "unfuse_attention",
 ]

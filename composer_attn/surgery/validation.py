@@ -8,6 +8,9 @@ from composer_attn.surgery.names import walk
 from composer_attn.surgery.orphans import check_no_orphans
 from composer_attn.surgery.sites import Point
 
+# Where a convolution and a norm that went into it keep what they were before.
+FOLDED = "_attn_folded"
+
 # Wrappers that took note of the parameters when they were built, and what to do instead.
 _WRAPPERS = {
     "DistributedDataParallel": "apply it to the plain model, then wrap in DistributedDataParallel",
@@ -18,17 +21,19 @@ _WRAPPERS = {
 }
 
 
-def check_model(model: nn.Module, orphans: bool = False) -> None:
+def check_model(model: nn.Module, orphans: bool = False, folded: bool = False) -> None:
     """Make sure that nothing in a model has already taken note of its parameters or its code.
 
     Args:
         model: the network.
         orphans: whether it may hold attention that is out of use.
+        folded: whether norms of it may be folded into convolutions.
 
     Raises:
         ArgumentError: it is no module.
-        ModelError: it is wrapped, compiled or scripted, as a whole or in part; or it holds
-            attention of ours that is out of use, since something rebuilt its modules.
+        ModelError: it is wrapped, compiled or scripted, as a whole or in part; or its norms are
+            folded; or it holds attention of ours that is out of use, since something rebuilt its
+            modules.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model must be a torch.nn.Module; got a {type(model).__name__}")
@@ -40,6 +45,11 @@ def check_model(model: nn.Module, orphans: bool = False) -> None:
             raise ModelError(
                 f"{name or 'the model'} is a {wrapper}, on which surgery has no safe effect: "
                 f"{_WRAPPERS[wrapper]}"
+            )
+        if not folded and FOLDED in vars(module):
+            raise ModelError(
+                f"{name or 'the model'} is folded, with a norm or into a convolution, by "
+                "fold_norms: call unfold_norms first"
             )
     if not orphans:
         check_no_orphans(model)
