@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 
 import torch
 from torch import fx, nn
@@ -18,7 +19,7 @@ from composer_attn.folding.folded_norm import (
     taken_from,
     uses_batch_statistics,
 )
-from composer_attn.fusion.dataflow import Proofs, UnprovedError, call_of, is_sequential
+from composer_attn.fusion.dataflow import Proofs, UnprovedError, is_sequential, join
 from composer_attn.fusion.handoff import has_hooks_before, is_ours, is_watched
 from composer_attn.surgery.attend import attended_side, is_attended, original_class
 
@@ -133,37 +134,61 @@ class _FoldProofs(Proofs):
         Raises:
             UnprovedError: there is none, or it cannot be told.
         """
-        self._check_called_once(name)
+        self._called_as(name)
         following = self.following(name)
-        self._check_called_once(following)
+        self._called_as(following)
+        self._check_passed_within(name, following)
         return following
 
-    def _check_called_once(self, name: str) -> None:
-        """Make sure that a module is called by its parent, once, and used in no other way.
+    def _check_passed_within(self, name: str, following: str) -> None:
+        """Make sure that what a Sequential passes from one child to the next reaches nobody else.
 
-        A Sequential's children are, where the Sequential itself is.
+        Who calls its children one by one, and not it, may keep what is between them.
         """
-        within_sequence = True
-        for parent, own in self.above(name):
+        pairs = list(zip(name.split("."), following.split("."), strict=False))
+        same = [part for part, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        if is_sequential(self.modules[".".join(same)]):
+            first, second = (".".join([*same, part]) for part in pairs[len(same)])
+            if self._called_as(first) != self._called_as(second):
+                raise UnprovedError("what calls it looks into the Sequential that it is in")
+
+    def _called_as(self, name: str) -> str:
+        """Return what is called where a module is: itself, or a Sequential that it is in.
+
+        Raises:
+            UnprovedError: it is called several times, or used in another way, too.
+        """
+        called = owner = ""
+        for parent, _ in self.above(name):
             if is_sequential(self.modules[parent]):
                 continue
-            if within_sequence:
-                self.agreed(parent, partial(_check_one_use, own))
-                within_sequence = False
+            if not called:
+                own = _below(parent, name)
+                called, owner = join(parent, self.agreed(parent, partial(_one_call, own))), parent
                 continue
-            # Who calls the parent may reach into it all the same, where it can be seen.
+            # Who calls the owner may reach into it all the same, where it can be seen.
             graphs = self._graphs.get(parent)
-            if isinstance(graphs, list):
-                for graph in graphs:
-                    _check_not_within(graph, own)
+            for graph in graphs if isinstance(graphs, list) else ():
+                _check_not_within(_below(parent, owner), graph)
+        return called
 
 
-def _check_one_use(own: str, graph: fx.Graph) -> None:
-    call_of(graph, own)
-    _check_not_within(graph, own)
+def _below(parent: str, name: str) -> str:
+    """Name a module as seen from one that it is in."""
+    return name[len(parent) + 1 :] if parent else name
 
 
-def _check_not_within(graph: fx.Graph, own: str) -> None:
+def _one_call(own: str, graph: fx.Graph) -> str:
+    """Name the child that is called where ``own`` is: the child itself, or one that it is in."""
+    above = [own[:i] for i, letter in enumerate(own) if letter == "."]
+    calls = [target for target in _targets(graph) if target in (own, *above)]
+    if len(calls) != 1:
+        raise UnprovedError(f"it is called {len(calls)} times")
+    _check_not_within(calls[0], graph)
+    return calls[0]
+
+
+def _check_not_within(own: str, graph: fx.Graph) -> None:
     for target in _targets(graph):
         if target.startswith(f"{own}."):
             raise UnprovedError(f"{target} is used besides")

@@ -23,7 +23,7 @@ def at_random(model: nn.Module) -> nn.Module:
                 nn.init.normal_(module.weight, 0.3)
                 nn.init.normal_(module.bias)
                 with torch.no_grad():
-                    module.weight[1], module.weight[2] = 0, 1e-9
+                    module.weight[1:2], module.weight[2:3] = 0, 1e-9
     return model.double().eval()
 
 
