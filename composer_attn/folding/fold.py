@@ -15,10 +15,12 @@ from composer_attn.folding.fold_plan import FoldPlan
 from composer_attn.folding.folded_norm import (
     NormBefore,
     empty,
+    end_watching,
     is_folded_norm,
     numbers_of,
     refill,
     taken_from,
+    watch_loading,
 )
 from composer_attn.folding.folded_site import BUFFERS, FoldedSite, fill, vacate
 from composer_attn.folding.pairs import TRANSPOSED
@@ -78,6 +80,8 @@ def fold(model: nn.Module, plan: FoldPlan) -> None:
         for (conv, norm, pair), folded in zip(found, numbers, strict=True):
             undo.callback(_bring_back, conv, norm, pair)
             _put(conv, norm, pair, folded)
+        if found:
+            watch_loading(model)
         undo.pop_all()
 
 
@@ -106,13 +110,9 @@ def unfold(model: nn.Module) -> list[str]:
     for conv, norm, pair in found.values():
         pair.follow(cast(Tensor, conv.weight))
         _bring_back(conv, norm, pair)
+    end_watching(model)
     modules = {module: name for name, module in reversed(list(walk(model)))}
     return [modules[norm] for _, norm, _ in found.values()]
-
-
-def folded_names(model: nn.Module) -> list[str]:
-    """List the norms of a model that are folded."""
-    return [name for name, module in model.named_modules() if is_folded_norm(module)]
 
 
 def _find_pairs(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Module, Pair]]:

@@ -4,6 +4,7 @@ It stays the same object under the same name, with its hooks and children. Its o
 buffers, and its class, are kept by the pair that it is half of.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard, cast
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from composer_attn.surgery.attend import (
     original_class,
     set_class,
 )
+from composer_attn.surgery.folding import refuse_fuse_modules
 from composer_attn.surgery.validation import FOLDED
 
 _PLAIN = {
@@ -144,3 +146,37 @@ def refill(norm: nn.Module, held: NormBefore) -> None:
 def is_folded_norm(module: nn.Module) -> TypeGuard[FoldedNorm]:
     """Say whether a module is a norm that has gone into a convolution."""
     return isinstance(module, FoldedNorm)
+
+
+for _norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+    refuse_fuse_modules(FoldedNorm, _norm)
+
+
+def refuse_weights_of_before(
+    module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any
+) -> None:
+    """Refuse, as a hook, a state dict of before folding, before any of it is loaded."""
+    for name, norm in module.named_modules(prefix=prefix.removesuffix(".")):
+        if is_folded_norm(norm):
+            own = vars(norm)[FOLDED].norm
+            if any(f"{name}.{each}" in state_dict for each in (*own.parameters, *own.buffers)):
+                raise ModelError(
+                    f"{name} is folded into the convolution before it, and these weights are of "
+                    "before: call unfold_norms first, load them, and fold again"
+                )
+
+
+def watch_loading(model: nn.Module) -> None:
+    """Let a folded model refuse weights of before."""
+    model.register_load_state_dict_pre_hook(refuse_weights_of_before)
+
+
+def end_watching(model: nn.Module) -> None:
+    """Undo :func:`watch_loading` wherever nothing is folded any more."""
+    for module in model.modules():
+        if not any(map(is_folded_norm, module.modules())):
+            hooks = module._load_state_dict_pre_hooks
+            held: Any  # a wrapper of torch's around the hook
+            for key, held in list(hooks.items()):
+                if held.hook is refuse_weights_of_before:
+                    del hooks[key]
