@@ -1,5 +1,6 @@
 """An attended convolution whose norm has gone into it: convolution, attention, one multiply-add."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from composer_attn.attention.base import ChannelAttention, squeeze_channels
 from composer_attn.folding.arithmetic import FoldedNumbers
 from composer_attn.folding.folded_norm import refuse_training
-from composer_attn.surgery.attend import Attends, original_class, set_class, staying
+from composer_attn.surgery.attend import Attends, set_class, staying
 from composer_attn.surgery.feature_maps import is_sample
 from composer_attn.surgery.folding import refuse_fuse_modules
 
@@ -31,11 +32,13 @@ class FoldedSite(_Site):
     folded_shift: Tensor
     folded_inverse: Tensor | None
     folded_post: Tensor | None
+    # The convolution's own forward, without attention.
+    _alone: Callable[..., Tensor]
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute ``norm(attention(conv(input)))``."""
         refuse_training(self)
-        z: Tensor = original_class(self).forward(self, input, *args, **kwargs)
+        z = self._alone(input, *args, **kwargs)
         if is_sample(input, self._attn_dimensions):
             return self._attend_folded(z.unsqueeze(0)).squeeze(0)
         return self._attend_folded(z)
@@ -87,6 +90,7 @@ def folded_class(attended: type[nn.Module]) -> type[FoldedSite]:
         attributes: dict[str, Any] = {
             "__module__": attended.__module__,
             "forward": staying(FoldedSite, one_input=one_input),
+            "_alone": attended.__mro__[attended.__mro__.index(Attends) + 1].forward,
         }
         made = type(f"Folded{attended.__name__}", (FoldedSite, attended), attributes)
         found = cast(type[FoldedSite], made)  # by its first base
