@@ -10,7 +10,7 @@ import typer
 from composer.algorithms.squeeze_excite import apply_squeeze_excite as composers_squeeze_excite
 from torch import nn
 
-from composer_attn import apply_eca, apply_squeeze_excite, fuse_attention
+from composer_attn import apply_eca, apply_squeeze_excite, fold_norms, fuse_attention
 
 LATENT_CHANNELS, MIN_CHANNELS = 64, 128  # Composer's own defaults
 
@@ -24,16 +24,20 @@ class Variant:
         build: makes the network from the name of a torchvision model.
         fused: whether attention is fused with batch norm.
         compiled: whether the whole network goes through torch.compile.
+        folded: whether its norms are folded into its convolutions, for evaluation alone.
     """
 
     name: str
     build: Callable[[str], nn.Module]
     fused: bool = False
     compiled: bool = False
+    folded: bool = False
 
     def make(self, model: str, backend: str) -> nn.Module:
-        """Build the network, fused if it is to be; not compiled yet."""
+        """Build the network, fused or folded if it is to be; not compiled yet."""
         network = self.build(model)
+        if self.folded:
+            fold_norms(network.eval())
         if self.fused:
             fuse_attention(network, backend)
         return network
@@ -102,6 +106,9 @@ def _table() -> dict[str, Variant]:
     for (name, build), compiled, fused in product(_OURS.items(), (False, True), (True, False)):
         full = name + "_unfused" * (not fused) + "_compiled" * compiled
         found.append(Variant(full, build, fused, compiled))
+    for (name, build), compiled in product((_PEERS | _OURS).items(), (False, True)):
+        full = f"{name}_folded" + "_compiled" * compiled
+        found.append(Variant(full, build, compiled=compiled, folded=True))
     return {variant.name: variant for variant in found}
 
 
@@ -116,6 +123,7 @@ COMPILED = (
     *("plain_compiled", "composer_se_compiled", "timm_se_compiled", "timm_eca_compiled"),
     *("se_compiled", "se_unfused_compiled", "eca_compiled", "eca_unfused_compiled"),
 )
+FOLDED = ("plain_folded", "se", "se_folded", "eca", "eca_folded", "timm_se", "timm_se_folded")
 
 
 def chosen(names: str) -> list[Variant]:
@@ -124,7 +132,7 @@ def chosen(names: str) -> list[Variant]:
     Raises:
         typer.BadParameter: there is no such variant.
     """
-    groups = {"eager": EAGER, "compiled": COMPILED, "all": (*EAGER, *COMPILED)}
+    groups = {"eager": EAGER, "compiled": COMPILED, "folded": FOLDED, "all": (*EAGER, *COMPILED)}
     wanted = [name.strip() for part in names.split(",") for name in groups.get(part, (part,))]
     unknown = [name for name in wanted if name not in VARIANTS]
     if unknown:

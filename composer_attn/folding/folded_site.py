@@ -87,10 +87,11 @@ def folded_class(attended: type[nn.Module]) -> type[FoldedSite]:
     found = _folded_classes.get(attended)
     if found is None:
         one_input = _takes_one_input(attended)
+        plain: Any = attended.__mro__[attended.__mro__.index(Attends) + 1]
         attributes: dict[str, Any] = {
             "__module__": attended.__module__,
             "forward": staying(FoldedSite, one_input=one_input),
-            "_alone": attended.__mro__[attended.__mro__.index(Attends) + 1].forward,
+            "_alone": plain.forward,
         }
         made = type(f"Folded{attended.__name__}", (FoldedSite, attended), attributes)
         found = cast(type[FoldedSite], made)  # by its first base
