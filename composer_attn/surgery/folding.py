@@ -26,7 +26,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 ADVICE = (
-    "composer_attn.fold_norms(model) folds the norms of an attended network and keeps its attention "
+    "composer_attn.fold_norms(model) folds an attended network's norms and keeps its attention "
     "right; else fold before the surgery, or call detach_attention first (it returns the trained "
     "attentions)"
 )
