@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Build the package, look at what is in it, and use it where nothing else of the project is.
+"""Build the package, check its contents, and use it outside the repository.
 
     .ci/check_wheel.py                # with the environment in .venv
     .ci/check_wheel.py /path/to/venv  # with another one that has the extra "dev"
 
-Torch and what it needs are linked into the new environments, not installed again.
+Torch and its dependencies are linked into the new environments rather than installed again.
 """
 
 import os
@@ -34,7 +34,7 @@ torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expecte
 """
 
 
-# Prints what torch and others, and all that they need, have put into site-packages.
+# Prints the entries in site-packages of some distributions and all of their dependencies.
 NEEDED = """
 import importlib.metadata, re, sys
 waiting, found = sys.argv[1:], {}
@@ -54,7 +54,7 @@ print(*sorted(str(top) for top in tops if ".." not in str(top)), sep="\\n")
 
 
 def say(*command: str, cwd: Path, status: int = 0) -> str:
-    """Run a command; return what it printed, or stop with it where the exit code is another."""
+    """Run a command and return its output; exit with that output if the exit code differs."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment["OMP_NUM_THREADS"] = "1"
     together = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -65,12 +65,12 @@ def say(*command: str, cwd: Path, status: int = 0) -> str:
 
 
 def tracked(*paths: str) -> set[str]:
-    """List the files in the repository, or those in some of its folders."""
+    """List the tracked files, or those in some folders."""
     return set(say("git", "ls-files", *paths, cwd=ROOT).splitlines())
 
 
 def check_wheel(wheel: Path) -> None:
-    """Compare a wheel's files with those that are meant to be in it."""
+    """Compare the files in a wheel with the expected ones."""
     with zipfile.ZipFile(wheel) as archive:
         found = set(archive.namelist())
     info = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
@@ -87,7 +87,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def check_sdist(sdist: Path) -> None:
-    """Compare a source distribution's files with those in the repository."""
+    """Compare the files in a source distribution with the tracked ones."""
     with tarfile.open(sdist) as archive:
         found = {member.name.partition("/")[2] for member in archive if member.isfile()}
     hidden = {name for name in tracked() if name.startswith(".") and name != ".gitignore"}
@@ -98,21 +98,21 @@ def check_sdist(sdist: Path) -> None:
 
 
 def linked(python: Path, distributions: list[str]) -> list[Path]:
-    """List the folders and files in site-packages of distributions, and of all that they need."""
+    """List the entries in site-packages of distributions and all of their dependencies."""
     return [Path(line) for line in say(str(python), "-c", NEEDED, *distributions, cwd=ROOT).split()]
 
 
 def site_packages(venv: Path) -> Path:
-    """Return the folder that an environment's packages are in."""
+    """Return the site-packages folder of an environment."""
     return next((venv / "lib").glob("python3.*/site-packages"))
 
 
 def environment(source: Path, folder: Path, wheel: Path, everything: bool) -> Path:
-    """Make an environment with the wheel, and torch alone or everything beside it."""
+    """Create an environment with the wheel and either torch alone or everything else."""
     python = source / "bin" / "python"
     say(str(python), "-m", "venv", str(folder), cwd=ROOT)
     own = site_packages(folder)
-    if everything:  # after its own packages, and without what an editable installation adds
+    if everything:  # after its own packages, and without editable installations
         (own / "everything.pth").write_text(f"{site_packages(source)}\n")
     else:
         for path in linked(python, ["torch", "wrapt"]):
@@ -123,7 +123,7 @@ def environment(source: Path, folder: Path, wheel: Path, everything: bool) -> Pa
     before = say(pip, "list", "--format=freeze", cwd=ROOT)
     command = [pip, "install", "--no-index", "--ignore-installed", "--no-deps", str(wheel)]
     say(*command, cwd=ROOT)
-    # What the wheel asks for is there, and has not been changed.
+    # The wheel's requirements are met, and nothing was changed.
     say(pip, "install", "--no-index", f"composer-attn{extra}", cwd=ROOT)
     after = say(pip, "list", "--format=freeze", cwd=ROOT)
     changed = set(before.split()) ^ set(after.split())
@@ -137,7 +137,7 @@ def main() -> None:
     source = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / ".venv").absolute()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        os.environ["COMPOSER_ATTN_CACHE"] = str(folder / "cache")  # C++ is built anew
+        os.environ["COMPOSER_ATTN_CACHE"] = str(folder / "cache")  # rebuild the C++
         python = str(source / "bin" / "python")
         say(python, "-m", "build", "--outdir", str(folder / "dist"), str(ROOT), cwd=ROOT)
         (wheel,), (sdist,) = ((folder / "dist").glob(e) for e in ("*.whl", "*.tar.gz"))

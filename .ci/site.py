@@ -1,7 +1,7 @@
-"""What the documentation as a site needs beyond mkdocs.
+"""Hooks that build the documentation site with mkdocs.
 
-README is its home page, links that lead out of docs/ are plain text, and the roles and links of
-reStructuredText in docstrings become links.
+The README becomes the home page, links that leave docs/ become plain text, and reStructuredText
+roles and links in docstrings become links.
 """
 
 import re
@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?://|#)([^)\s]+)\)")
 
 
-# ``:func:`~package.name` `` and `` `text <address>`_ ``, once Markdown has made code of them.
+# ``:func:`~package.name` `` and `` `text <address>`_ `` after Markdown has turned them into code.
 _ROLE = re.compile(r":(?:func|class|data|mod|meth|attr):<code>(~?)([^<]+)</code>")
 _REST_LINK = re.compile(r"<code>([^<]+?)\s*&lt;(https?://[^&]+)&gt;</code>_")
 
 
 def on_files(files, config):
-    """Make the README the site's home page, with links as seen from inside docs/."""
+    """Make the README the home page, with links relative to docs/."""
     text = (ROOT / "README.md").read_text()
     text = _LINK.sub(lambda link: f"[{link[1]}]({_from_docs(link[2])})", text)
     files.append(File.generated(config, "index.md", content=text))
@@ -27,12 +27,12 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Leave links to files that are not part of the site as plain text."""
+    """Turn links to files outside the site into plain text."""
     return _LINK.sub(lambda link: link[1] if link[2].startswith("../") else link[0], markdown)
 
 
 def on_page_content(html, page, config, files):
-    """Make links of what docstrings refer to."""
+    """Turn references in docstrings into links."""
 
     def reference(role):
         short = role[2].rpartition(".")[2]

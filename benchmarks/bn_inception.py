@@ -7,8 +7,8 @@ widths of the SENet authors' ``SE-BN-Inception.prototxt``.
 import torch
 from torch import Tensor, nn
 
-# By module: width of the 1x1 branch; of 1x1, then 3x3; of 1x1, then two 3x3; of the 1x1 after the
-# pooling (of averages; in the last module, of maxima). Those without the first halve the size.
+# For each module, the widths of: the 1x1 branch; 1x1, then 3x3; 1x1, then two 3x3; the 1x1 after
+# pooling (average pooling; max pooling in the last module). Without the 1x1 branch, stride is 2.
 MODULES = (
     (64, (64, 64), (64, 96), 32),
     (64, (64, 96), (64, 96), 64),
@@ -29,7 +29,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Seq
 
 
 class Inception(nn.Module):
-    """Branches side by side, their channels concatenated."""
+    """Parallel branches whose outputs are concatenated along the channels."""
 
     def __init__(self, inputs, single, double, triple, projected, average=True):
         super().__init__()
@@ -48,12 +48,12 @@ class Inception(nn.Module):
         self.channels = single + double[1] + triple[1] + (projected or inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, inputs, H, W)`` to ``(N, channels, H, W)``, halved in size at stride 2."""
+        """Map ``(N, inputs, H, W)`` to ``(N, channels, H, W)``, or half of H and W at stride 2."""
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
 class BNInception(nn.Module):
-    """The network, for images of 224 pixels and 1000 classes."""
+    """The network, for 224x224 images and 1000 classes."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, ratios, memory, surroundings, tables, CSV rows."""
+"""Shared by the benchmarks: interleaved timing, ratios, memory, environment, tables, CSV rows."""
 
 import csv
 import ctypes
@@ -23,14 +23,14 @@ from rich.table import Table
 from torch import nn
 
 RESULTS = Path(__file__).parent / "results"
-# Writes what `ratios` finds.
+# Formats the result of `ratios`.
 RATIO = "{ratio:.2f} ({ratio_lower_quartile:.2f} to {ratio_upper_quartile:.2f})"
 _VERSIONS = ("torch", "torchvision", "timm", "mosaicml", "composer-attn")
 _MIB = 2**20
 
 
 class Device(str, Enum):
-    """Where to run."""
+    """Device to run on."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -44,7 +44,7 @@ class Layout(str, Enum):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Torch's name of it."""
+        """The corresponding ``torch.memory_format``."""
         last = self is Layout.CHANNELS_LAST
         return torch.channels_last if last else torch.contiguous_format
 
@@ -57,7 +57,7 @@ class Precision(str, Enum):
     FP16 = "fp16"
 
     def autocast(self, device: str) -> AbstractContextManager:
-        """Return the context to run a forward in."""
+        """Return the context manager to run a forward pass in."""
         if self is Precision.FP32:
             return nullcontext()
         dtype = torch.bfloat16 if self is Precision.BF16 else torch.float16
@@ -65,10 +65,10 @@ class Precision(str, Enum):
 
 
 def take_turns(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Time actions in turns; each round starts with another one.
+    """Time actions in interleaved rounds, each of which starts with a different action.
 
     Returns:
-        For each action its seconds, round by round.
+        For each action, its times in seconds, one per round.
     """
     seconds: list[list[float]] = [[] for _ in actions]
     for number in range(rounds):
@@ -79,7 +79,7 @@ def take_turns(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[f
 
 
 def timed(action: Callable[[], Any]) -> float:
-    """Return the seconds that an action takes, on a GPU until it is done there."""
+    """Return the seconds that an action takes, including its work on a GPU."""
     synchronize()
     start = time.perf_counter()
     action()
@@ -94,7 +94,7 @@ def synchronize() -> None:
 
 
 def ratios(figures: list[float], base: list[float]) -> dict[str, float]:
-    """Compare the rounds of two actions: the median ratio, and its quartiles."""
+    """Compare two actions round by round: the median ratio and its quartiles."""
     low, median, high = statistics.quantiles(
         [a / b for a, b in zip(figures, base, strict=True)], n=4, method="inclusive"
     )
@@ -107,14 +107,14 @@ def ratios(figures: list[float], base: list[float]) -> dict[str, float]:
 
 @contextmanager
 def empty_compile_cache() -> Iterator[None]:
-    """Let torch.compile find nothing that it compiled before."""
+    """Give torch.compile an empty cache."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         yield
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
-    """Count the bytes that a forward keeps for backward: each storage once, parameters not."""
+    """Count the bytes that a forward pass saves for backward: each storage once, no parameters."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -122,7 +122,7 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        # A node that saved its own output would keep itself alive by it.
+        # Detached, because a node that saved its own output would keep itself alive.
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -132,7 +132,7 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
 
 
 def peak_bytes(action: Callable[[], Any], device: str) -> int | None:
-    """Measure by how much memory rises while an action runs; None where that cannot be told."""
+    """Measure how much memory use rises during an action; None where this cannot be measured."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -141,7 +141,7 @@ def peak_bytes(action: Callable[[], Any], device: str) -> int | None:
         synchronize()
         return torch.cuda.max_memory_allocated() - before
     try:
-        # What the allocator holds back would hide a rise; 5 resets the peak (man 5 proc).
+        # Memory cached by the allocator would hide a rise; writing 5 resets the peak (man 5 proc).
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
@@ -157,17 +157,17 @@ def _status(field: str) -> int:
 
 
 def mebibytes(count: int | None) -> str:
-    """Write bytes as MiB, with one digit."""
+    """Format bytes as MiB with one decimal."""
     return "-" if count is None else f"{count / _MIB:,.1f}"
 
 
 def surroundings(device: str) -> dict[str, Any]:
-    """Say what is measured on, and with."""
+    """Describe the machine and the versions of the packages involved."""
     return machine(device, _VERSIONS, threads=torch.get_num_threads())
 
 
 def machine(device: str, packages: Sequence[str], **used: Any) -> dict[str, Any]:
-    """Say what is measured on, what of it is used, and the versions of some packages."""
+    """Describe the machine, what is used of it, and the versions of some packages."""
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu(),
@@ -186,7 +186,7 @@ def _cpu() -> str:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, however narrow the terminal."""
+    """Print a table that is never wrapped to a narrow terminal."""
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
@@ -194,7 +194,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a CSV file, which gets its heading where it is new."""
+    """Append rows to a CSV file, with a header if the file is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

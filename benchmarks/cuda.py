@@ -1,4 +1,4 @@
-"""All that needs a CUDA device, in one command: its tests, then its rows of docs/benchmarks.md.
+"""Run everything that needs a CUDA device: its tests, then its benchmarks in docs/benchmarks.md.
 
 python -m benchmarks.cuda --seconds 400
 """
@@ -24,11 +24,11 @@ _LOG = "cuda.log"
 
 @dataclass(frozen=True)
 class Task:
-    """One command; the more important ones come first, since time may run out.
+    """One command. The most important ones come first, in case time runs out.
 
     Attributes:
-        name: what ``--only`` calls it.
-        command: a module that Python runs, and its options.
+        name: its name for ``--only``.
+        command: a module for ``python -m``, with its options.
         rows: the CSV file that it appends to, if any.
     """
 
@@ -53,7 +53,7 @@ TASKS = (
 
 
 def carry_out(task: Task, folder: Path, seconds: float) -> str:
-    """Run a task, its output added to a log in ``folder``; return how it ended."""
+    """Run a task and append its output to a log in ``folder``; return how it ended."""
     command = [sys.executable, "-m", *task.command.split()]
     if task.rows:
         command += ["--results", str(folder / task.rows)]
@@ -77,11 +77,11 @@ def _steps(path: Path) -> Iterator[list[str]]:
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="Stop whatever runs when so many are over.")] = 540,
-    only: Annotated[str, typer.Option(help="Names of tasks with commas between.")] = "",
+    seconds: Annotated[float, typer.Option(help="Stop after this many seconds.")] = 540,
+    only: Annotated[str, typer.Option(help="Names of tasks, separated by commas.")] = "",
     results: Annotated[Path, typer.Option(help="Folder of the CSV files and logs.")] = RESULTS,
 ) -> None:
-    """Run the CUDA tests and benchmarks one after the other, and sum up."""
+    """Run the CUDA tests and benchmarks one after another, and print a summary."""
     unknown = set(filter(None, only.split(","))) - {task.name for task in TASKS}
     if unknown:
         names = ", ".join(task.name for task in TASKS)

@@ -31,7 +31,7 @@ from composer_attn.runs.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 _CORES = os.cpu_count() or 1
 _CLASSES = 4
-_WIDTH, _HEIGHT = 500, 375  # the commonest picture of ImageNet
+_WIDTH, _HEIGHT = 500, 375  # the most common image size in ImageNet
 _SIZE, _RESIZE = 224, 256
 _SEED = 0
 _RESULTS = common.RESULTS / "data_loader.csv"
@@ -41,7 +41,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Augmentation(str, Enum):
-    """What both pipelines do to an image: to train, or to evaluate."""
+    """What both pipelines do to an image: for training or for evaluation."""
 
     RESNET = "resnet"
     CENTER_CROP = "center_crop"
@@ -49,7 +49,7 @@ class Augmentation(str, Enum):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A loader, and what makes normalized float32 images on the device of its batches."""
+    """A loader, and a function that turns its batches into normalized float32 on the device."""
 
     name: str
     loader: DataLoader
@@ -58,7 +58,7 @@ class Pipeline:
 
 @dataclass
 class Measured:
-    """Images per second, pass by pass; the bytes of a full batch, as the loader hands it over."""
+    """Images per second in each pass, and the bytes of a full batch as the loader returns it."""
 
     speeds: list[float] = field(default_factory=list)
     batch_bytes: int = 0
@@ -67,7 +67,7 @@ class Measured:
 def ours(
     root: Path, augmentation: Augmentation, batch_size: int, num_workers: int, device: str
 ) -> Pipeline:
-    """Build the pipeline of a run: bytes from the workers, normalized on the device."""
+    """Build the pipeline of a run: workers return uint8, which is normalized on the device."""
     spec = build_loader(
         image_folder(str(root), augmentation.value, size=_SIZE, resize=_RESIZE),
         batch_size,
@@ -93,8 +93,8 @@ def reference(
 ) -> Pipeline:
     """Build the pipeline of torchvision's references/classification, with its default backend, PIL.
 
-    Its workers persist here, so that passes over few images are not charged with starting them;
-    ``use_v2`` is its switch of that name, for torchvision's transforms v2.
+    Its workers persist here, so that starting them does not count in passes over few images;
+    ``use_v2`` is its option of that name, for torchvision's transforms v2.
     """
     dataset = torchvision.datasets.ImageFolder(root, _preset(augmentation, use_v2))
     sampler = RandomSampler if augmentation is Augmentation.RESNET else SequentialSampler
@@ -111,7 +111,7 @@ def reference(
 
 
 def _preset(augmentation: Augmentation, use_v2: bool) -> Callable[[Image.Image], Tensor]:
-    """Build its ClassificationPresetTrain or ClassificationPresetEval."""
+    """Build the reference's ClassificationPresetTrain or ClassificationPresetEval."""
     t: Any = v2 if use_v2 else torchvision.transforms
     if augmentation is Augmentation.RESNET:
         crop = [t.RandomResizedCrop(_SIZE, antialias=True), t.RandomHorizontalFlip(0.5)]
@@ -128,7 +128,7 @@ def _to(batch: Batch, device: str) -> Batch:
 
 
 def measure(pipelines: list[Pipeline], passes: int) -> list[Measured]:
-    """Take turns, one pass over all images each, after one pass each that does not count."""
+    """Interleave passes over all images, after a warm-up pass for each pipeline."""
     measured = [Measured() for _ in pipelines]
     for number in range(passes + 1):
         for pipeline, found in zip(pipelines, measured, strict=True):
@@ -139,7 +139,7 @@ def measure(pipelines: list[Pipeline], passes: int) -> list[Measured]:
 
 
 def _one_pass(pipeline: Pipeline, epoch: int) -> tuple[float, int]:
-    """Return images per second, and the bytes of the largest batch as the loader hands it over."""
+    """Return images per second, and the bytes of the largest batch as the loader returns it."""
     if hasattr(pipeline.loader.sampler, "set_epoch"):
         pipeline.loader.sampler.set_epoch(epoch)
     images, batch_bytes = 0, 0
@@ -155,7 +155,7 @@ def _one_pass(pipeline: Pipeline, epoch: int) -> tuple[float, int]:
 def compare(pipelines: list[Pipeline], measured: list[Measured]) -> list[dict[str, Any]]:
     """Compare the first pipeline, ours, with each of the others.
 
-    Ratios are those of passes that took place in the same turn: above 1, ours is the faster.
+    Ratios compare passes of the same round; above 1, ours is faster.
     """
     first, *peers = measured
     found = []
@@ -174,7 +174,7 @@ def compare(pipelines: list[Pipeline], measured: list[Measured]) -> list[dict[st
 
 
 def write_images(root: Path, count: int) -> Path:
-    """Write JPEG files of the size and detail of photographs, in folders of classes."""
+    """Write JPEG files with the size and detail of photographs, one folder per class."""
     random = np.random.default_rng(_SEED)
     landscape = _landscape(random)
     for number in range(count):
@@ -189,7 +189,7 @@ def write_images(root: Path, count: int) -> Path:
 
 
 def _landscape(random: np.random.Generator) -> np.ndarray:
-    """Draw something to cut pictures from: octaves of noise, the finer the fainter."""
+    """Draw an image to crop pictures from: octaves of noise with decreasing amplitude."""
     width, height = 3 * _WIDTH, 3 * _HEIGHT
     pixels = np.zeros((height, width, 3), np.float32)
     for cells in (2**octave for octave in range(2, 11)):
@@ -202,7 +202,7 @@ def _landscape(random: np.random.Generator) -> np.ndarray:
 
 
 def _amounts(loader: DataLoader) -> dict[str, int]:
-    """Say how many images of what size there were, and how they were loaded."""
+    """Return the number and size of the images, and how they are loaded."""
     sizes = [Path(path).stat().st_size for path, _ in loader.dataset.samples]
     return {
         "images": len(sizes),
@@ -227,21 +227,21 @@ def _show(settings: dict[str, Any], found: list[dict[str, Any]]) -> None:
 
 
 def main(
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load.")] = _CORES,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 32,
-    images: Annotated[int, typer.Option(min=_CLASSES, help="Images to write.")] = 512,
-    passes: Annotated[int, typer.Option(min=2, help="Passes of each loader that count.")] = 15,
+    num_workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = _CORES,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
+    images: Annotated[int, typer.Option(min=_CLASSES, help="Images to generate.")] = 512,
+    passes: Annotated[int, typer.Option(min=2, help="Timed passes of each loader.")] = 15,
     augmentation: Annotated[
-        Augmentation, typer.Option(help="To train, or to evaluate.")
+        Augmentation, typer.Option(help="For training or evaluation.")
     ] = Augmentation.RESNET,
     root: Annotated[
-        Path | None, typer.Option(help="Your own images, root/<class>/*, instead of written ones.")
+        Path | None, typer.Option(help="Your own images, root/<class>/*; default: generated.")
     ] = None,
     results: Annotated[Path, typer.Option(help="The CSV file to append to.")] = _RESULTS,
 ) -> None:
-    """Measure, in turns, how fast images come from files as normalized float32 on the device.
+    """Measure how fast images are loaded from files to normalized float32 on the device.
 
-    Ours, and the loader of torchvision's references/classification/train.py.
+    Compares our loader with that of torchvision's references/classification/train.py.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = common.machine(device, _VERSIONS) | {

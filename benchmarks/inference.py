@@ -1,4 +1,4 @@
-"""What does attention cost at inference? Latency of every network in one process, in turns.
+"""What does attention cost at inference? Latency of all networks in one process, interleaved.
 
 python -m benchmarks.inference --batch 1
 """
@@ -24,7 +24,7 @@ def prepare(
     layout: Layout,
     precision: Precision,
 ) -> Callable[[], None]:
-    """Build a network in evaluation mode; return what runs it once, without gradients."""
+    """Build a network in evaluation mode; return a function that runs it once without gradients."""
     torch.manual_seed(0)
     network = variant.make(model, backend).to(images.device, memory_format=layout.memory_format)
     called = torch.compile(network.eval()) if variant.compiled else network.eval()
@@ -39,7 +39,7 @@ def prepare(
 def measure(
     names: list[str], runs: list[Callable[[], None]], rounds: int, warmups: int
 ) -> list[dict[str, Any]]:
-    """Compare each network to the first."""
+    """Compare each network with the first."""
     first = [common.timed(run) for run in runs]
     common.take_turns(runs, warmups)
     seconds = common.take_turns(runs, rounds)
@@ -60,23 +60,23 @@ def _row(found: dict[str, Any]) -> list[str]:
 
 
 def main(
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
+    device: Annotated[Device, typer.Option(help="Device to run on.")] = Device.CPU,
     model: Annotated[str, typer.Option(help="Name of a torchvision and timm ResNet.")] = "resnet50",
-    batch: Annotated[int, typer.Option(min=1, help="Images of a call.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     image: Annotated[int, typer.Option(min=32, help="Height and width.")] = 224,
     precision: Annotated[Precision, typer.Option(help="Autocast or not.")] = Precision.FP32,
     layout: Annotated[Layout, typer.Option(help="Memory format.")] = Layout.NCHW,
     variants: Annotated[
-        str, typer.Option(help="Names with commas between; or eager, compiled, all.")
+        str, typer.Option(help="Names separated by commas; or eager, compiled, all.")
     ] = "eager",
-    backend: Annotated[str, typer.Option(help="Of the fused networks.")] = "auto",
-    rounds: Annotated[int, typer.Option(min=2, help="Calls of each network that count.")] = 50,
-    warmups: Annotated[int, typer.Option(min=0, help="Calls before, besides the first.")] = 5,
+    backend: Annotated[str, typer.Option(help="Backend of the fused networks.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each network.")] = 50,
+    warmups: Annotated[int, typer.Option(min=0, help="Warm-up calls after the first.")] = 5,
     results: Annotated[Path, typer.Option(help="The CSV file to append to.")] = (
         common.RESULTS / "inference.csv"
     ),
 ) -> None:
-    """Measure the latency of attended networks against the plain one, in one run."""
+    """Compare the latency of attended networks with that of the plain one, in one run."""
     settings = common.surroundings(device.value) | {
         "model": model, "batch": batch, "image": image, "precision": precision.value,
         "layout": layout.value, "backend": backend, "rounds": rounds,

@@ -28,18 +28,18 @@ _CLASSES = 10
 
 
 class Stopwatch(Callback):
-    """Times every step, from the event before it to the event after it."""
+    """Time every step, from the event before it to the event after it."""
 
     def __init__(self):
         self.seconds: list[float] = []
         self._start = 0.0
 
     def batch_start(self, state, logger) -> None:
-        """Start."""
+        """Start timing."""
         self._start = _now()
 
     def batch_end(self, state, logger) -> None:
-        """Stop. Composer runs callbacks in the order of their list: this one comes last."""
+        """Stop timing. Composer runs callbacks in the order of their list; this one is last."""
         self.seconds.append(_now() - self._start)
 
 
@@ -51,10 +51,10 @@ def _now() -> float:
 def measure(
     network: str, attention: str, batch_size: int, size: int, steps: int, device: str
 ) -> tuple[list[float], list[float]]:
-    """Train with a monitor that looks at every second step; return times without, and with.
+    """Train with a monitor that observes every second step; return unwatched and watched times.
 
-    Steps take turns, so that what else the machine does falls on both alike. The first ten do not
-    count.
+    Alternating steps spreads other load on the machine evenly over both. The first ten steps are
+    not counted.
     """
     model: ComposerClassifier = build_model({"name": network, "num_classes": _CLASSES})
     source = synthetic(num_samples=4 * batch_size, num_classes=_CLASSES, size=size)
@@ -64,7 +64,7 @@ def measure(
         train_dataloader=build_loader(source, batch_size, train=True, seed=0),
         optimizers=torch.optim.SGD(model.parameters(), lr=0.01),
         algorithms=[_ALGORITHMS[attention]()],
-        # The monitor's events fall between those of the stopwatch.
+        # In this order, the monitor's events fall between those of the stopwatch.
         callbacks=[ExcitationMonitor("2ba"), stopwatch],
         max_duration=f"{steps + 10}ba",
         progress_bar=False,
@@ -78,7 +78,7 @@ def measure(
 
 
 def compare(without: list[float], watched: list[float], interval: int) -> dict[str, float]:
-    """Compare steps in pairs: what one watched step costs, and what that is at an interval."""
+    """Compare steps in pairs: the extra cost of a watched step, and its share at an interval."""
     extra = [w / p - 1 for p, w in zip(without, watched, strict=True)]
     low, median, high = statistics.quantiles(extra, n=4, method="inclusive")
     return {
@@ -94,13 +94,13 @@ def compare(without: list[float], watched: list[float], interval: int) -> dict[s
 
 def main(
     network: Annotated[str, typer.Option(help="A model's name.")] = "resnet50",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 16,
     size: Annotated[int, typer.Option(min=8, help="Height and width of the images.")] = 64,
-    steps: Annotated[int, typer.Option(min=8, help="Steps that count, half of them watched.")] = 80,
+    steps: Annotated[int, typer.Option(min=8, help="Timed steps, half of them watched.")] = 80,
     interval: Annotated[int, typer.Option(min=1, help="Steps between watched ones.")] = 100,
     results: Annotated[Path, typer.Option(help="The CSV file to append to.")] = _RESULTS,
 ) -> None:
-    """Measure what the monitor adds to a training step, in turns with steps it does not watch."""
+    """Measure what the monitor adds to a training step, alternating watched and unwatched steps."""
     device = "gpu" if torch.cuda.is_available() else "cpu"
     table = Table("attention", "step", "watched step", "extra (quartiles)", f"cost at {interval}ba")
     table.title = f"{network}, batch {batch_size} at {size}x{size}, {device}"

@@ -1,4 +1,4 @@
-"""What does attention joined with batch norm cost, beside batch norm alone and a copy of the data?
+"""What does attention fused with batch norm cost, compared with batch norm alone and with a copy?
 
 python -m benchmarks.op --layout channels_last --threads 1
 python -m benchmarks.op --order norm_activation_attention --activation silu --shapes efficientnet
@@ -35,25 +35,25 @@ from composer_attn.ops import (
 )
 from composer_attn.ops.activations import ACTIVATIONS, find_activation, phi
 
-# Where ResNet-50 attends, at 128x128 on a CPU and at 224x224 on a GPU.
+# The attended feature maps of ResNet-50, for 128x128 images on a CPU and 224x224 on a GPU.
 SHAPES = {
     "cpu": "16x128x32x32,16x128x16x16,16x512x16x16,16x256x8x8,16x1024x8x8,16x512x4x4,16x2048x4x4",
     "cuda": "256x64x56x56,256x256x56x56,256x128x28x28,256x512x28x28,256x1024x14x14,256x2048x7x7",
 }
-# Where EfficientNet-B0 attends, at 128x128.
+# The attended feature maps of EfficientNet-B0, for 128x128 images.
 EFFICIENTNET = "16x32x64x64,16x96x32x32,16x144x32x32,16x240x16x16,16x480x8x8,16x672x8x8,16x1152x4x4"
 _LATENT = 64
-# Forward reads twice and writes once, or reads once more where the activation comes before the
-# attention; backward reads twice two maps and writes one.
+# Feature maps read and written. Forward reads twice and writes once, with one more read if the
+# activation comes before the attention; backward reads two maps twice and writes one.
 _PASSES = {
     "attention_norm_activation": 8, "norm_attention_activation": 8, "norm_activation_attention": 9
 }  # fmt: skip
 _PASSES_OF_COPY = 2
-_MINIMUM = 0.02  # seconds of one measurement: short actions are repeated
+_MINIMUM = 0.02  # seconds per measurement: short actions are repeated
 
 
 class Dtype(str, Enum):
-    """Of the feature map; parameters are float32."""
+    """Dtype of the feature map; parameters are float32."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -61,14 +61,14 @@ class Dtype(str, Enum):
 
 
 class Attention(str, Enum):
-    """Which one."""
+    """Kind of attention."""
 
     SE = "se"
     ECA = "eca"
 
 
 class Order(str, Enum):
-    """What comes after what."""
+    """Order of attention, norm and activation."""
 
     ATTENTION_NORM_ACTIVATION = "attention_norm_activation"
     NORM_ATTENTION_ACTIVATION = "norm_attention_activation"
@@ -80,7 +80,7 @@ Act = Enum("Act", {name.upper(): name for name in ACTIVATIONS}, type=str)
 
 @dataclass(frozen=True)
 class Contender:
-    """A function of a feature map, and the parameters that it trains."""
+    """A function of a feature map, and its trainable parameters."""
 
     name: str
     forward: Callable[[Tensor], Tensor]
@@ -89,12 +89,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Site:
-    """What is measured.
+    """The operations to measure.
 
     Attributes:
-        order: what comes after what.
-        activation: which one.
-        attention: which one.
+        order: order of attention, norm and activation.
+        activation: kind of activation.
+        attention: kind of attention.
     """
 
     order: Order
@@ -102,7 +102,7 @@ class Site:
     attention: Attention
 
     def modules(self, x: Tensor, attention: nn.Module | None, norm: nn.Module) -> Tensor:
-        """Compute one after the other; an activation in place, as networks have it."""
+        """Compute the modules one after another, with the activation in place, as in networks."""
         attention = attention or nn.Identity()
         if self.order is Order.NORM_ACTIVATION_ATTENTION:
             return attention(self._activated(norm(x)))
@@ -110,7 +110,7 @@ class Site:
         return self._activated(norm(attention(x)) if first else attention(norm(x)))
 
     def joint(self, x: Tensor, attention: nn.Module, norm: nn.Module, backend: str) -> Tensor:
-        """Compute them jointly."""
+        """Compute them fused."""
         name = self.activation.value
         if self.order is Order.NORM_ACTIVATION_ATTENTION:
             return normalize_activate_attend(x, norm, name, attention, backend)
@@ -126,14 +126,14 @@ class Site:
         return find_activation(self.activation.value)
 
     def ours(self, channels: int) -> nn.Module:
-        """Build our attention."""
+        """Build this package's attention."""
         if self.attention is Attention.ECA:
             return EfficientChannelAttention(channels)
         return SqueezeExcitation(channels, _LATENT)
 
 
 def contenders(site: Site, channels: int, backends: list[str], device: str):
-    """Build batch norm alone, Composer's SE and our attention beside it, ours joined with it."""
+    """Build batch norm alone, with Composer's SE, with our attention, and fused with ours."""
     found = []
 
     def add(name: str, module: nn.Module | None, joint: str | None = None) -> None:
@@ -160,7 +160,7 @@ def measure(
     shape: tuple[int, ...], entries: list[Contender], dtype: Dtype, layout: Layout, device: str,
     rounds: int, passes: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Time forward and backward of each, and a copy, in turns."""
+    """Time forward and backward of each contender and a copy, in interleaved rounds."""
     x, dy = (
         torch.randn(shape, device=device, dtype=getattr(torch, dtype.value))
         .to(memory_format=layout.memory_format)
@@ -170,7 +170,7 @@ def measure(
     target = torch.empty_like(dy)
 
     def step(entry: Contender) -> None:
-        # Layers take 16 bits by autocast, as they do in a network.
+        # Layers run in 16 bits under autocast, as they do in a network.
         with torch.autocast(device, x.dtype, enabled=x.dtype != torch.float32):
             y = entry.forward(x)
         torch.autograd.grad(y, [x, *entry.parameters], dy)
@@ -202,34 +202,34 @@ def _repeated(action: Callable[[], Any], times: int) -> Callable[[], None]:
 
 
 def _share(seconds: list[float], copy: list[float], passes: int) -> float:
-    """The time that a copy of the bytes the joint passes move would take, over the time taken."""
+    """Time for a copy of as many bytes as the fused passes move, divided by the time taken."""
     limit = ratios(copy, seconds)["ratio"] * passes / _PASSES_OF_COPY
     return round(limit, 3)
 
 
 def main(
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
-    dtype: Annotated[Dtype, typer.Option(help="Of the feature map.")] = Dtype.FLOAT32,
-    layout: Annotated[Layout, typer.Option(help="Its memory format.")] = Layout.NCHW,
+    device: Annotated[Device, typer.Option(help="Device to run on.")] = Device.CPU,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the feature map.")] = Dtype.FLOAT32,
+    layout: Annotated[Layout, typer.Option(help="Memory format of the feature map.")] = Layout.NCHW,
     shapes: Annotated[
         str,
         typer.Option(
-            help="Such as 16x256x28x28,16x512x14x14; efficientnet: B0's; ResNet-50's if empty."
+            help="Such as 16x256x28x28,16x512x14x14; efficientnet for B0's; default: ResNet-50's."
         ),
     ] = "",
-    attention: Annotated[Attention, typer.Option(help="Which attention.")] = Attention.SE,
+    attention: Annotated[Attention, typer.Option(help="Kind of attention.")] = Attention.SE,
     order: Annotated[
-        Order, typer.Option(help="What comes after what.")
+        Order, typer.Option(help="Order of the operations.")
     ] = Order.ATTENTION_NORM_ACTIVATION,
-    activation: Annotated[Act, typer.Option(help="Which activation, joined as well.")] = Act.RELU,
+    activation: Annotated[Act, typer.Option(help="Activation, fused as well.")] = Act.RELU,
     backends: Annotated[
-        str, typer.Option(help="Ours to measure, such as cpp,inductor; the fastest if empty.")
+        str, typer.Option(help="Backends to measure; default: auto,reference.")
     ] = "",
-    threads: Annotated[int, typer.Option(min=0, help="Threads of a CPU; 0: torch's own.")] = 0,
-    rounds: Annotated[int, typer.Option(min=2, help="Turns of each.")] = 15,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's default.")] = 0,
+    rounds: Annotated[int, typer.Option(min=2, help="Timed rounds.")] = 15,
     results: Annotated[Path, typer.Option(help="CSV file to append to.")] = RESULTS / "op.csv",
 ) -> None:
-    """Time attention with batch norm, forward and backward, in turns with batch norm alone."""
+    """Time attention with batch norm, forward and backward, against batch norm alone."""
     torch.manual_seed(0)
     if threads:
         torch.set_num_threads(threads)
@@ -245,7 +245,7 @@ def main(
         entries = contenders(site, shape[1], asked, device.value)
         passes = _PASSES[order.value]
         rows += measure(shape, entries, dtype, layout, device.value, rounds, passes)
-    title = "{order}, {activation}, there and back, {dtype}, {layout}, {threads} threads, {device}"
+    title = "{order}, {activation}, fwd+bwd, {dtype}, {layout}, {threads} threads, {device}"
     columns = ("shape", "what", "ms", "/ batch norm (quartiles)", "of copy bandwidth", "first s")
     line = (
         "{shape}|{what}|{milliseconds:.3f}|" + RATIO + "|"

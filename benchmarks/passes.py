@@ -1,4 +1,4 @@
-"""How near to the speed of a copy does each pass over a feature map come on a GPU?
+"""How close to the speed of a copy is each pass over a feature map on a GPU?
 
 python -m benchmarks.passes --dtype bfloat16 --layout channels_last
 """
@@ -15,7 +15,7 @@ from benchmarks.op import SHAPES, Dtype
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.backends.table import find_passes
 
-# Maps that a pass reads and writes; a copy does one of each.
+# Feature maps that each pass reads and writes; a copy reads one and writes one.
 _MAPS = {
     "copy": 2,
     "moments": 1,
@@ -26,11 +26,11 @@ _MAPS = {
     "input gradient, ReLU computed": 3,
     "input gradient": 3,
 }
-_CALLS = 20  # in one captured graph, so that starting kernels from Python costs nothing
+_CALLS = 20  # in one CUDA graph, so that launching kernels from Python does not count
 
 
 def calls(x: torch.Tensor, dy: torch.Tensor, backend: str) -> dict[str, Callable[[], Any]]:
-    """Return the passes by name, as ``_MAPS`` has them."""
+    """Return the passes under their names in ``_MAPS``."""
     passes = find_passes(backend, x)
     target, shortcut = torch.empty_like(x), torch.randn_like(x)
     a, b, c, d, e = torch.randn(5, *x.shape[:2], dtype=statistics_dtype(x), device=x.device)
@@ -48,7 +48,7 @@ def calls(x: torch.Tensor, dy: torch.Tensor, backend: str) -> dict[str, Callable
 
 
 def captured(action: Callable[[], Any]) -> Callable[[], None]:
-    """Record some calls of an action, and return what replays them."""
+    """Capture some calls of an action in a graph; return a function that replays it."""
     action()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -61,7 +61,7 @@ def captured(action: Callable[[], Any]) -> Callable[[], None]:
 def measure(
     shape: tuple[int, ...], dtype: Dtype, layout: Layout, backend: str, rounds: int
 ) -> list[dict[str, Any]]:
-    """Time every pass at a shape, in turns with a copy."""
+    """Time every pass and a copy at a shape, in interleaved rounds."""
     x, dy = (
         torch.randn(shape, device="cuda", dtype=getattr(torch, dtype.value))
         .to(memory_format=layout.memory_format)
@@ -86,16 +86,16 @@ def measure(
 
 
 def main(
-    dtype: Annotated[Dtype, typer.Option(help="Of the feature map.")] = Dtype.BFLOAT16,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the feature map.")] = Dtype.BFLOAT16,
     layout: Annotated[Layout, typer.Option(help="Its memory format.")] = Layout.CHANNELS_LAST,
     shapes: Annotated[
-        str, typer.Option(help="Such as 256x256x28x28,256x512x14x14; ResNet-50's if empty.")
+        str, typer.Option(help="Such as 256x256x28x28,256x512x14x14; default: ResNet-50's.")
     ] = "",
-    backend: Annotated[str, typer.Option(help="Whose passes.")] = "triton",
-    rounds: Annotated[int, typer.Option(min=2, help="Turns of each.")] = 15,
+    backend: Annotated[str, typer.Option(help="Backend to measure.")] = "triton",
+    rounds: Annotated[int, typer.Option(min=2, help="Timed rounds.")] = 15,
     results: Annotated[Path, typer.Option(help="CSV file to append to.")] = RESULTS / "passes.csv",
 ) -> None:
-    """Time each pass by itself; its ratio is to a copy of as many bytes, 1 being the ideal."""
+    """Time each pass by itself, relative to a copy of as many bytes (1 is the ideal)."""
     torch.manual_seed(0)
     settings = surroundings("cuda") | {
         "dtype": dtype.value, "layout": layout.value, "backend": backend, "rounds": rounds,

@@ -1,4 +1,4 @@
-"""Draw docs/cost.png, README's picture, from benchmarks/results/train_step.csv.
+"""Draw docs/cost.png, the picture in the README, from benchmarks/results/train_step.csv.
 
 python -m benchmarks.picture
 """
@@ -24,7 +24,7 @@ OURS = ("se", "eca")
 
 
 def rows(path: Path = RESULTS) -> dict[tuple[str, str], dict[str, str]]:
-    """Read, by layout and variant, the last run on a CPU that had all of the variants."""
+    """Read the last CPU run that has all of the variants, by layout and variant."""
     with path.open() as file:
         measured = [row for row in csv.DictReader(file) if row["device"] == "cpu"]
     found: dict[tuple[str, str], dict[str, str]] = {}
@@ -40,7 +40,7 @@ def rows(path: Path = RESULTS) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def draw(found: dict[tuple[str, str], dict[str, str]], path: Path = PICTURE) -> None:
-    """Draw what steps and memory take more than those of the network without attention."""
+    """Draw the extra time and memory of each variant, relative to the plain network."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     time, memory = figure.subplots(1, 2, sharey=True)
     height = 0.38

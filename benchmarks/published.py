@@ -1,4 +1,4 @@
-"""What do published networks come to, made by surgery? Prints the tables of docs/published.md.
+"""Reproduce and count published networks by surgery; print the tables of docs/published.md.
 
 python -m benchmarks.published
 """
@@ -20,7 +20,7 @@ from composer_attn import (
 )
 from composer_attn.runs.training.network_cost import count_macs, count_parameters
 
-# What the code in a row can name.
+# Names that the code in a row can use.
 _NAMES = {
     "BNInception": BNInception,
     "SqueezeExcitation": SqueezeExcitation,
@@ -34,14 +34,14 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Network:
-    """A network of a paper, made of a plain one.
+    """A published network, made from a plain one.
 
     Attributes:
         plain: code that builds the plain network.
         recipe: code that attends ``model``.
-        parameters: how many were published; or code that builds the published network.
-        source: who published it; empty where nobody did.
-        side: of the image that multiply-accumulates are counted for, in pixels.
+        parameters: the published number, or code that builds the published network.
+        source: who published it; empty if nobody did.
+        side: height and width in pixels of the image that multiply-accumulates are counted for.
     """
 
     plain: str
@@ -60,8 +60,8 @@ class Complexity:
         plain: code that builds the plain network.
         recipe: code that attends ``model``.
         gflops: as printed, without and with attention.
-        side: of the image, in pixels.
-        digits: how many of them are printed.
+        side: height and width of the image, in pixels.
+        digits: number of decimals printed.
     """
 
     name: str
@@ -73,13 +73,13 @@ class Complexity:
 
     @property
     def printed(self) -> float:
-        """The difference that the table shows, in GFLOPs."""
+        """The difference shown in the table, in GFLOPs."""
         return round(self.gflops[1] - self.gflops[0], self.digits)
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What a network comes to, plain and attended; ``squeezed`` are the elements averaged over."""
+    """Counts of a network, plain and attended; ``squeezed`` is the number of averaged elements."""
 
     sites: int
     parameters: tuple[int, int]
@@ -88,7 +88,7 @@ class Counted:
 
     @property
     def added(self) -> float:
-        """GFLOPs added, by the SENet paper's count: the excitation, and one for each element."""
+        """GFLOPs added, as the SENet paper counts: the excitation, and one per averaged element."""
         return (self.macs[1] - self.macs[0] + self.squeezed) / 1e9
 
 
@@ -194,14 +194,14 @@ COMPLEXITIES = (
 
 
 def build(code: str) -> nn.Module:
-    """Run code that builds a network, without values."""
+    """Run code that builds a network, on the meta device."""
     # RegNet computes its widths with tensors, which have no values on the meta device.
     with torch.device("cpu" if "regnet" in code else "meta"):
         return eval(code, dict(_NAMES)).to("meta")
 
 
 def count(row: Network | Complexity) -> Counted:
-    """Build a row's network, attend it, and count before and after."""
+    """Build a row's network, attend it, and count both."""
     model = build(row.plain)
     image = torch.empty(1, 3, row.side, row.side, device="meta")
     parameters, macs = count_parameters(model), count_macs(model, image)
@@ -219,14 +219,14 @@ def count(row: Network | Complexity) -> Counted:
 
 
 def published(row: Network) -> int | None:
-    """Return how many parameters a row's network has by its source."""
+    """Return the number of parameters of a row's network according to its source."""
     if isinstance(row.parameters, str):
         return count_parameters(build(row.parameters))
     return row.parameters
 
 
 def of_network(row: Network) -> str:
-    """Write a row of the table of networks."""
+    """Format a row of the table of networks."""
     found, theirs = count(row), published(row)
     macs = [f"{each / 1e9:.3f}" for each in found.macs]
     cells = (f"`{row.plain}`", f"`{row.recipe}`", found.sites, *map(_grouped, found.parameters))
@@ -234,7 +234,7 @@ def of_network(row: Network) -> str:
 
 
 def of_complexity(row: Complexity) -> str:
-    """Write a row of the table of GFLOPs."""
+    """Format a row of the table of GFLOPs."""
     found = count(row)
     ours = (found.macs[0], found.macs[1] - found.macs[0], found.squeezed)
     cells = (f"{each / 1e9:.4f}" for each in ours)

@@ -1,4 +1,4 @@
-"""What does attention cost a training step? Every network in one process, step by step in turns.
+"""What does attention add to a training step? All networks in one process, steps interleaved.
 
 python -m benchmarks.train_step --layout channels_last
 """
@@ -21,7 +21,7 @@ from benchmarks.variants import Variant, chosen
 
 @dataclass
 class Trained:
-    """A network in training: one step is forward, loss, backward, SGD with momentum."""
+    """A network in training: a step is forward, loss, backward, and SGD with momentum."""
 
     variant: Variant
     model: nn.Module
@@ -58,7 +58,7 @@ def prepare(
 
 
 def measure(trained: list[Trained], steps: int, warmups: int, device: str) -> list[dict[str, Any]]:
-    """Compare each network to the first; after its first step, timed alone, and some more."""
+    """Compare each network with the first, after a separately timed first step and warm-up."""
     memory = []
     trained = [each for each in trained if _first_step(each)]
     for each in trained:
@@ -86,7 +86,7 @@ def measure(trained: list[Trained], steps: int, warmups: int, device: str) -> li
 
 
 def _first_step(each: Trained) -> bool:
-    """Take the first step; leave out, and say so, what a compiler cannot do."""
+    """Take the first step; print and leave out networks that the compiler cannot handle."""
     try:
         each.first_seconds = common.timed(each.step)
     except Exception as error:
@@ -109,26 +109,26 @@ def _row(found: dict[str, Any]) -> list[str]:
 
 
 def main(
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.CPU,
+    device: Annotated[Device, typer.Option(help="Device to train on.")] = Device.CPU,
     model: Annotated[str, typer.Option(help="Name of a torchvision and timm ResNet.")] = "resnet50",
-    batch: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 16,
+    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 16,
     image: Annotated[int, typer.Option(min=32, help="Height and width.")] = 128,
     precision: Annotated[Precision, typer.Option(help="Autocast or not.")] = Precision.FP32,
     layout: Annotated[Layout, typer.Option(help="Memory format.")] = Layout.NCHW,
     variants: Annotated[
-        str, typer.Option(help="Names with commas between; or eager, compiled, all.")
+        str, typer.Option(help="Names separated by commas; or eager, compiled, all.")
     ] = "eager",
-    backend: Annotated[str, typer.Option(help="Of the fused networks.")] = "auto",
-    steps: Annotated[int, typer.Option(min=2, help="Steps of each network that count.")] = 15,
-    warmups: Annotated[int, typer.Option(min=0, help="Steps before, besides the first.")] = 2,
+    backend: Annotated[str, typer.Option(help="Backend of the fused networks.")] = "auto",
+    steps: Annotated[int, typer.Option(min=2, help="Timed steps of each network.")] = 15,
+    warmups: Annotated[int, typer.Option(min=0, help="Warm-up steps after the first.")] = 2,
     results: Annotated[Path, typer.Option(help="The CSV file to append to.")] = (
         common.RESULTS / "train_step.csv"
     ),
 ) -> None:
-    """Measure training steps of attended networks against the plain one, in one run.
+    """Compare training steps of attended networks with those of the plain one, in one run.
 
-    Compile seconds are what the first step takes longer than others, from an empty cache; what one
-    network has compiled, the next may find there.
+    The compile time is how much longer the first step takes than the others. The cache is empty at
+    the start of the run, but shared by its networks.
     """
     settings = common.surroundings(device.value) | {
         "model": model, "batch": batch, "image": image, "precision": precision.value,

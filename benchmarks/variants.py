@@ -1,4 +1,4 @@
-"""The networks that are compared: plain, others' attention, ours in every way to run it."""
+"""The networks to compare: plain, with other libraries' attention, and with ours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Variant:
     """One network, and how it runs.
 
     Attributes:
-        name: as ``--variants`` has it.
-        build: makes the network from the name of a torchvision model.
+        name: its name for ``--variants``.
+        build: builds the network from the name of a torchvision model.
         fused: whether attention is fused with batch norm.
         compiled: whether the whole network goes through torch.compile.
         folded: whether its norms are folded into its convolutions, for evaluation alone.
@@ -34,7 +34,7 @@ class Variant:
     folded: bool = False
 
     def make(self, model: str, backend: str) -> nn.Module:
-        """Build the network, fused or folded if it is to be; not compiled yet."""
+        """Build the network, fused or folded if requested; not compiled yet."""
         network = self.build(model)
         if self.folded:
             fold_norms(network.eval())
@@ -127,7 +127,7 @@ FOLDED = ("plain_folded", "se", "se_folded", "eca", "eca_folded", "timm_se", "ti
 
 
 def chosen(names: str) -> list[Variant]:
-    """Look up a list of names with commas between; ``plain``, which all are compared to, first.
+    """Look up names separated by commas; ``plain``, the baseline, always comes first.
 
     Raises:
         typer.BadParameter: there is no such variant.

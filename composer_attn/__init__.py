@@ -1,7 +1,7 @@
-"""Channel attention for any CNN: in a Composer Trainer, from YAML, or on a network of your own.
+"""Channel attention for any CNN: in a Composer Trainer, from YAML, or by functions on a network.
 
-Names load what they need when they are first used, so ``import composer_attn`` is quick, and the
-functions work where Composer cannot even be imported.
+Submodules are imported lazily, so that ``import composer_attn`` is fast, and the functions work
+where Composer cannot be imported.
 """
 
 from importlib import import_module
@@ -21,24 +21,28 @@ if TYPE_CHECKING:
     from composer_attn.callbacks import ExcitationMonitor
     from composer_attn.folding import FoldedPair, FoldPlan
     from composer_attn.functional import (
+        FittingSurgery,
         apply_attention,
         apply_eca,
         apply_squeeze_excite,
         attended_modules,
         detach_attention,
         expanded_copy,
+        export_weights,
         fold_norms,
         fuse_attention,
         load_weights,
         plan_attention,
         plan_eca,
         plan_folding,
+        plan_from_weights,
         plan_squeeze_excite,
         remove_attention,
         unfold_norms,
         unfuse_attention,
     )
     from composer_attn.fusion import FusedSite, FusionPlan
+    from composer_attn.runs.inference import LoadedRun, load_run
     from composer_attn.surgery import Site, SurgeryPlan, register_block, register_existing_attention
 
 __version__ = "0.1.0"
@@ -49,10 +53,12 @@ _HOMES = {
     "ECA": "algorithms",
     "EfficientChannelAttention": "attention",
     "ExcitationMonitor": "callbacks",
+    "FittingSurgery": "functional",
     "FoldPlan": "folding",
     "FoldedPair": "folding",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
+    "LoadedRun": "runs.inference",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
@@ -64,12 +70,15 @@ _HOMES = {
     "detach_attention": "functional",
     "eca_kernel_size": "attention",
     "expanded_copy": "functional",
+    "export_weights": "functional",
     "fold_norms": "functional",
     "fuse_attention": "functional",
+    "load_run": "runs.inference",
     "load_weights": "functional",
     "plan_attention": "functional",
     "plan_eca": "functional",
     "plan_folding": "functional",
+    "plan_from_weights": "functional",
     "plan_squeeze_excite": "functional",
     "register_attention": "attention",
     "register_block": "surgery",
@@ -85,10 +94,12 @@ __all__ = [
     "ChannelAttention",
     "EfficientChannelAttention",
     "ExcitationMonitor",
+    "FittingSurgery",
     "FoldPlan",
     "FoldedPair",
     "FusedSite",
     "FusionPlan",
+    "LoadedRun",
     "Site",
     "SqueezeExcitation",
     "SqueezeExcite",
@@ -100,12 +111,15 @@ __all__ = [
     "detach_attention",
     "eca_kernel_size",
     "expanded_copy",
+    "export_weights",
     "fold_norms",
     "fuse_attention",
+    "load_run",
     "load_weights",
     "plan_attention",
     "plan_eca",
     "plan_folding",
+    "plan_from_weights",
     "plan_squeeze_excite",
     "register_attention",
     "register_block",

@@ -9,7 +9,7 @@ _NO_LIBRARY = 2
 
 
 def main() -> None:
-    """Run the ``composer-attn`` command; a library that is missing is one line, and exit code 2."""
+    """Run the ``composer-attn`` command; a missing library is reported in one line, exit code 2."""
     try:
         with naming_the_extra("this command"):
             from composer_attn.cli import app

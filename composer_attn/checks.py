@@ -1,4 +1,4 @@
-"""Argument checks that several floors share; each message says what would be valid."""
+"""Argument checks shared by several layers; each message states what would be valid."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 from composer_attn.errors import ArgumentError
 
-# More channels or weights than any attention has: beyond, building one takes all memory there is.
+# More channels or weights than any attention has; building a larger one would exhaust memory.
 MOST = 2**20
 
 
@@ -15,7 +15,7 @@ def whole_number(argument: str, value: object, minimum: int = 1, maximum: int | 
     """Return ``value`` as an int if it is a whole number from ``minimum`` to ``maximum``.
 
     Raises:
-        ArgumentError: it is something else (``True`` and ``3.0`` are something else).
+        ArgumentError: it is not (neither ``True`` nor ``3.0`` is accepted).
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < minimum:
         raise ArgumentError(f"{argument} must be a whole number >= {minimum}; got {value!r}")
@@ -25,17 +25,17 @@ def whole_number(argument: str, value: object, minimum: int = 1, maximum: int | 
 
 
 def is_real(value: object) -> bool:
-    """Say whether ``value`` is a number that is neither a bool nor nan nor infinite."""
+    """Return whether ``value`` is a finite real number, and not a bool."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
         return isfinite(value)
-    except OverflowError:  # a whole number beyond the floats
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> str:
-    """Say that a name is unknown, which is the nearest valid one, and which are valid at all."""
+    """Return the message for an unknown name, with the nearest and all valid ones."""
     names = sorted(valid)
     near = [valid for valid in names if valid.startswith(f"{name}_")]
     near = near or get_close_matches(str(name), names, n=1, cutoff=0.5)

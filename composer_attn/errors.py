@@ -1,28 +1,29 @@
-"""Every error and warning the package raises on its own account.
+"""All error and warning classes of the package.
 
-All errors derive from :class:`ComposerAttnError`, so ``except ComposerAttnError`` catches what this
-package refuses and nothing else; each is also the built-in exception a caller would expect.
+All errors derive from :class:`ComposerAttnError`, so that ``except ComposerAttnError`` catches the
+errors of this package and no others; each also derives from the built-in exception that a caller
+would expect.
 """
 
 
 class ComposerAttnError(Exception):
-    """Base of every error this package raises."""
+    """Base class of all errors of this package."""
 
 
 class ArgumentError(ComposerAttnError, ValueError):
-    """An argument has a value that is not valid; the message says which values are."""
+    """An argument has an invalid value; the message states which values are valid."""
 
 
 class PatternError(ArgumentError):
-    """An ``include`` or ``exclude`` pattern matches no point of the model."""
+    """An ``include`` or ``exclude`` pattern matches no site of the model."""
 
 
 class PlacementError(ArgumentError):
-    """The network has no place for the attention that was asked for."""
+    """The network has no site for the requested placement."""
 
 
 class ModelError(ComposerAttnError, RuntimeError):
-    """The model, or one of its modules, is in a state that surgery cannot work on."""
+    """The model, or one of its modules, is in a state that does not allow surgery."""
 
 
 class OptimizerError(ComposerAttnError, ValueError):
@@ -34,34 +35,38 @@ class AttentionRemovedError(ComposerAttnError, RuntimeError):
 
 
 class MissingExtraError(ComposerAttnError, ImportError):
-    """A library is not installed; the message names the extra of composer-attn that brings it."""
+    """A library is not installed; the message names the extra of composer-attn that provides it."""
 
 
 class CheckpointError(ComposerAttnError, ValueError):
-    """A file of weights is refused: it names code, or holds what no checkpoint of its kind does.
+    """A file of weights is rejected: it refers to code, or has invalid content.
 
-    Nothing in it has run, and nothing was changed.
+    No code in it was run, and nothing was changed.
     """
 
 
 class TornCheckpointError(CheckpointError):
-    """A file of weights is cut short or damaged, as a machine that fails leaves it."""
+    """A file of weights is truncated or corrupt, as after a crash."""
 
 
 class SaveError(ComposerAttnError, OSError):
-    """A run's folder took no more: a full disk, a lost right; the last checkpoint is whole."""
+    """A run's folder is not writable (full disk, permissions); the last checkpoint is intact."""
+
+
+class ExportError(ComposerAttnError, RuntimeError):
+    """A network cannot be exported, or its file computes something else; no file is left."""
 
 
 class RanksError(ComposerAttnError, RuntimeError):
-    """The ranks of a run are not doing the same; the message says what differs."""
+    """The ranks of a run differ; the message states in what."""
 
 
 class RunStoppedError(ComposerAttnError, RuntimeError):
-    """A run was asked to stop, has saved where it was, and can go on from there.
+    """A run was asked to stop, has saved a checkpoint, and can be resumed from it.
 
     Attributes:
-        signal: number of the signal that asked; 128 more is the exit code.
-        folder: the save folder, which ``autoresume`` goes on in.
+        signal: number of the signal received; the exit code is 128 plus this number.
+        folder: the save folder, from which ``autoresume`` continues.
     """
 
     def __init__(self, message: str, signal: int, folder: str):
@@ -73,7 +78,7 @@ class ConfigError(ComposerAttnError, ValueError):
     """A run's YAML cannot be turned into a training run; the message lists every mistake.
 
     Attributes:
-        mistakes: what is wrong, each an item whose ``str`` is one line of the message.
+        mistakes: the mistakes, each an object whose ``str`` is one line of the message.
     """
 
     def __init__(self, *mistakes: object):
@@ -82,7 +87,7 @@ class ConfigError(ComposerAttnError, ValueError):
 
 
 class NothingAttendedWarning(UserWarning):
-    """A surgery found no module to attend (or none to detach), and changed nothing."""
+    """A surgery found no module to attend (or to detach), and changed nothing."""
 
 
 class NothingFoldedWarning(UserWarning):
@@ -90,7 +95,7 @@ class NothingFoldedWarning(UserWarning):
 
 
 class BackendWarning(UserWarning):
-    """A backend of the passes over feature maps cannot run on this machine."""
+    """A backend cannot run on this machine, and the reference is used instead."""
 
 
 class UntrainedAttentionWarning(UserWarning):
@@ -98,11 +103,11 @@ class UntrainedAttentionWarning(UserWarning):
 
 
 class IdleGatesWarning(UserWarning):
-    """The gates of an attention are saturated, or never move."""
+    """The gates of an attention are saturated, or do not change."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none.
+    """Return the first line of an error's message, or the name of its type if it has none.
 
     Example:
         >>> first_line(ValueError("no such file\\nlooked in ...")), first_line(KeyError())

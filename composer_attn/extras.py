@@ -1,11 +1,11 @@
-"""Say which extra to install where a library that it brings is missing."""
+"""Report which extra to install if an optional library is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from composer_attn.errors import MissingExtraError
 
-# By what is imported, the smallest extra that brings it.
+# Maps each imported package to the smallest extra that provides it.
 _EXTRAS = {
     "composer": "composer",
     "numpy": "composer",
@@ -23,19 +23,21 @@ _EXTRAS = {
     "timm": "timm",
     "safetensors": "safetensors",
     "sklearn": "demo",
+    "onnxruntime": "export",
+    "openvino": "openvino",
 }
 
 
 @contextmanager
 def naming_the_extra(user: str, extra: str | None = None) -> Iterator[None]:
-    """Turn the import error of a library that is not installed into one that names its extra.
+    """Convert the import error of a missing library to one that names its extra.
 
     Args:
-        user: what needs the library, as the message calls it.
-        extra: the extra to name; by default the smallest one that brings the library.
+        user: what needs the library, for the message.
+        extra: the extra to name; by default the smallest one that provides the library.
 
     Raises:
-        MissingExtraError: an import inside the ``with`` did not find what an extra brings.
+        MissingExtraError: an import inside the ``with`` block did not find a library of an extra.
 
     Example:
         >>> from composer_attn.extras import naming_the_extra

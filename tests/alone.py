@@ -1,4 +1,4 @@
-"""Run code where nothing can be imported but torch, what torch needs, and this package."""
+"""Run code where only torch, its dependencies and this package can be imported."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ from importlib import metadata
 
 from tests.commands import ROOT
 
-# What pyproject.toml lists as core.
+# The core dependencies in pyproject.toml.
 CORE = ("torch", "wrapt")
 
 _BLOCK = """
@@ -25,12 +25,12 @@ sys.path.insert(0, {root!r})
 
 
 def normalized(name: str) -> str:
-    """Spell a distribution's name as everybody does."""
+    """Normalize the name of a distribution."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def closure(names: tuple[str, ...]) -> set[str]:
-    """List installed distributions, and what they need without any extra, at any depth."""
+    """List installed distributions and all of their dependencies, without extras."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -48,7 +48,7 @@ def closure(names: tuple[str, ...]) -> set[str]:
 
 @lru_cache
 def owners() -> dict[str, set[str]]:
-    """Map each top-level module to the distributions that have installed something of it."""
+    """Map each top-level module to the distributions that install files of it."""
     found: dict[str, set[str]] = {}
     for each in metadata.distributions():
         tops = {
@@ -61,12 +61,12 @@ def owners() -> dict[str, set[str]]:
 
 @lru_cache
 def importable() -> frozenset[str]:
-    """List the top-level modules of torch and what it needs."""
+    """List the top-level modules of torch and its dependencies."""
     core = closure(CORE)
     return frozenset(module for module, names in owners().items() if core & names)
 
 
 def alone(code: str) -> tuple[str, ...]:
-    """Return the command that runs code in an environment with the core dependencies alone."""
+    """Return the command that runs code in an environment with only the core dependencies."""
     absent = sorted(set(owners()) - importable() - {"composer_attn"})
     return sys.executable, "-c", _BLOCK.format(absent=absent, root=str(ROOT)) + code

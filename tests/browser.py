@@ -1,4 +1,4 @@
-"""A real browser without a window (QtWebEngine: Chromium), as a program, to look at pages.
+"""A headless browser (QtWebEngine: Chromium), as a program that renders and inspects pages.
 
 python tests/browser.py PAGE FOLDER light writes light.png and light.json; so do dark and phone.
 """
@@ -34,7 +34,7 @@ FINDINGS = """(() => {
 
 
 def look_at(page: Path, folder: Path) -> dict[str, dict]:
-    """Open a page in every view, each in a browser of its own; return what was found."""
+    """Open a page in every view, each in a separate browser; return the findings."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for view in VIEWS:
@@ -50,7 +50,7 @@ def look_at(page: Path, folder: Path) -> dict[str, dict]:
 
 
 def open_page(page: Path, folder: Path, view: str) -> None:
-    """Open a page in this process, write its screenshot and what it is like, and end."""
+    """Open a page in this process, write its screenshot and the findings, and exit."""
     width, height, scheme = VIEWS[view]
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
     os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = (

@@ -29,7 +29,7 @@ def dense(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def slide(kernel: Tensor, means: Tensor) -> Tensor:
-    """ECA, equation 9: weights slide over neighbouring channels, zeros beyond both ends."""
+    """ECA, equation 9: a convolution over neighbouring channels, zero-padded at both ends."""
     channels, size = means.shape[1], len(kernel)
     out = torch.zeros_like(means)
     for channel in range(channels):

@@ -1,4 +1,4 @@
-"""Run the commands a user runs: in processes of their own, or, where start-up is dear, in this."""
+"""Run users' commands: in separate processes or, where start-up is slow, in this one."""
 
 import os
 import socket
@@ -14,14 +14,14 @@ _BIN = Path(sys.executable).parent
 
 
 def run(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run one of this environment's commands, one thread a process, and return what it printed."""
+    """Run one of this environment's commands, one thread per process; return its output."""
     return subprocess.run(
         command, cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout
     )
 
 
 def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start a command as :func:`run` does, with all its processes in a group of their own."""
+    """Start a command as :func:`run` does, with all of its processes in a separate group."""
     return subprocess.Popen(
         command,
         cwd=cwd,
@@ -40,7 +40,7 @@ def launch(ranks: int, *command: str, cwd: Path) -> subprocess.CompletedProcess[
 
 
 def invoke(*arguments: str) -> int:
-    """Run composer-attn in this process and return its exit code; ``capfd`` has what it printed."""
+    """Run composer-attn in this process and return its exit code; ``capfd`` captures its output."""
     from composer_attn.cli import app
 
     with pytest.raises(SystemExit) as left:
@@ -57,6 +57,6 @@ def free_port() -> int:
 def _environment() -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    # So that `composer-attn` and `composer` are those of this environment, also from a shell.
+    # So that a shell, too, finds the `composer-attn` and `composer` of this environment.
     environment["PATH"] = f"{_BIN}{os.pathsep}{environment['PATH']}"
     return environment

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread a worker, the same seed for each test, no ranks inherited."""
+"""Shared by all tests: one thread per worker, the same seed for each test, no inherited ranks."""
 
 import os
 
@@ -18,7 +18,7 @@ def seeded():
 
 @pytest.fixture
 def registry():
-    """Let a test register attentions, of which no other test then knows."""
+    """Let a test register attentions that are unknown to other tests."""
     from composer_attn.attention import registry
 
     before = dict(registry._registered)

@@ -45,7 +45,7 @@ class Residual(nn.Module):
 
 
 def _own_attention():
-    """A network with a Squeeze-and-Excitation of its own, whose convolutions are not sites."""
+    """A network with its own Squeeze-and-Excitation, whose convolutions are not sites."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3), TorchvisionSqueezeExcitation(16, 16), nn.Conv2d(16, 8, 1)
     )
@@ -65,7 +65,7 @@ def _inverted_residual():
 
 @dataclass(frozen=True)
 class Network:
-    """A small network: how to build it, what to feed it, which sites it has at MIN_CHANNELS."""
+    """A small network: how to build it, its input, and its sites at MIN_CHANNELS."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]

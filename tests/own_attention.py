@@ -12,7 +12,7 @@ def count(model):
 
 
 class Block(nn.Module):
-    """Convolution, attention, convolution, with names of a network's own."""
+    """Convolution, attention, convolution, with names that no library uses."""
 
     def __init__(self, attention):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The attentions that docs/your_own_attention.md writes out, and small networks to try them on."""
+"""The attentions in docs/your_own_attention.md, and small networks to test them on."""
 
 import importlib.util
 import re
@@ -18,23 +18,23 @@ MODULES = {
     "simam": "simam",
     "spatial_gate": "spatial",
 }
-# What is a ChannelAttention, and takes its options.
+# Those that are a ChannelAttention, and accept its options.
 CHANNEL = ("effective_se", "cbam_channel")
 
 
 def printed() -> dict[str, str]:
-    """Return the page's files by their names, and what is typed in a shell as ``shell``."""
+    """Return the files on the page by name, and the shell commands as ``shell``."""
     pattern = re.compile(r'^```\w+ title="(.+?)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
     return dict(pattern.findall(PAGE.read_text()))
 
 
 def import_printed(name: str, folder: Path) -> ModuleType:
-    """Import the page's file that registers an attention, written into a folder."""
+    """Write the page's file that registers an attention to a folder, and import it."""
     module = MODULES[name]
     file = folder / f"{module}.py"
     file.write_text(printed()[file.name])
     spec = importlib.util.spec_from_file_location(f"printed_{module}", file)
-    # So that what is defined in it can be pickled.
+    # So that its classes can be pickled.
     found = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
@@ -42,7 +42,7 @@ def import_printed(name: str, folder: Path) -> ModuleType:
 
 @pytest.fixture
 def own(registry, tmp_path) -> list[str]:
-    """Register all of the page's attentions."""
+    """Register all attentions on the page."""
     for name in MODULES:
         import_printed(name, tmp_path)
     return list(MODULES)
@@ -82,7 +82,7 @@ each_network = pytest.mark.parametrize("network", NETWORKS)
 
 
 def build(network: str) -> tuple[nn.Module, tuple[int, ...], int]:
-    """Build a network with statistics and weights of its own; return its image and channels."""
+    """Build a network with random statistics and weights; return its shape and min_channels."""
     make, shape, channels = NETWORKS[network]
     model = make()
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Write small image datasets into a folder: real files, as a user has them."""
+"""Write small image datasets to a folder: real files, like a user's."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def write_mds(root: Path, classes: int = 3, images: int = 8) -> Path:
 
 
 def write_cifar10(root: Path, images: int = 8) -> Path:
-    """Write files in the layout of CIFAR-10; the caller has to switch off the checksums."""
+    """Write files in the layout of CIFAR-10; the caller has to disable the checksums."""
     import pickle
 
     folder = root / "cifar-10-batches-py"
@@ -56,7 +56,7 @@ def write_cifar10(root: Path, images: int = 8) -> Path:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> Path:
-    """Write a PNG of 16 bits, ``(H, W)`` or ``(H, W, C)``; in colour Pillow writes none."""
+    """Write a 16-bit PNG, ``(H, W)`` or ``(H, W, C)``; Pillow cannot write these in colour."""
     import struct
     import zlib
 

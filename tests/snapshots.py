@@ -8,7 +8,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def frozen(value):
-    """Replace tensors by their bytes, so that ``==`` compares to the bit."""
+    """Replace tensors by their bytes, so that ``==`` compares bit for bit."""
     if isinstance(value, Tensor):
         return (str(value.dtype), tuple(value.shape), value.stride(), value.device, _raw(value))
     if isinstance(value, dict):
@@ -25,7 +25,7 @@ def _raw(tensor: Tensor) -> bytes:
 
 
 def of_model(model: nn.Module) -> list:
-    """Take objects, classes, attributes, flags, hooks and, to the bit, the state dict."""
+    """Record objects, classes, attributes, flags, hooks and the state dict, bit for bit."""
     modules = [
         (
             name,
@@ -43,7 +43,7 @@ def of_model(model: nn.Module) -> list:
 
 
 def of_optimizer(optimizer: Optimizer) -> list:
-    """Take groups (which objects, in which order, under which names) and state."""
+    """Record the groups (which objects, in which order, under which names) and the state."""
     groups = [
         [id(group), id(group["params"])]
         + [(key, [id(p) for p in value] if key == "params" else frozen(value))

@@ -1,4 +1,4 @@
-"""The two surgeries, small, and the networks they are tried on."""
+"""The two surgeries with small arguments, and the networks to test them on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tests.networks import MIN_CHANNELS, NETWORKS
 
 @dataclass(frozen=True)
 class Surgery:
-    """One public pair of functions, with arguments that fit small networks."""
+    """A public pair of functions, with arguments that suit small networks."""
 
     applying: Callable
     planning: Callable
@@ -47,7 +47,7 @@ def names(sites) -> tuple[str, ...]:
 
 
 def attention_keys(state: dict) -> set[str]:
-    """Pick the keys of ours; a network's root may be the site itself."""
+    """Select the keys of attention; the root of a network may be the site itself."""
     return {key for key in state if "attention" in key.split(".")}
 
 

@@ -1,4 +1,4 @@
-"""The attentions as Composer algorithms. The first floor that imports Composer."""
+"""The attentions as Composer algorithms. The lowest layer that imports Composer."""
 
 from composer_attn.extras import naming_the_extra
 

@@ -1,4 +1,4 @@
-"""The arguments of the algorithms as plain values, which Composer writes out and evaluates."""
+"""Arguments of the algorithms as plain values, which Composer stores as text and evaluates."""
 
 import ast
 from collections.abc import Mapping
@@ -12,30 +12,30 @@ from composer_attn.errors import ArgumentError
 
 
 def registered_name(attention: Attention) -> str:
-    """Return the name of an attention, which is all that a checkpoint holds of it.
+    """Return the registered name of an attention, by which a checkpoint identifies it.
 
     Raises:
-        ArgumentError: it is not registered, or there is none of that name.
+        ArgumentError: it is not registered, or the name is unknown.
     """
     found = find_attention(attention)
     name = name_of(attention)
     if name is None:
         raise ArgumentError(
-            "a checkpoint can name registered attentions alone: register_attention(name, "
+            "a checkpoint can only name registered attentions: call register_attention(name, "
             f"{getattr(found, '__name__', found)}) first"
         )
     return name
 
 
 def own_defaults(name: str) -> dict[str, Any]:
-    """Return the default arguments of an attention that a checkpoint can hold."""
+    """Return those default arguments of an attention that a checkpoint can store."""
     parameters = own_parameters(find_attention(name)) or {}
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
     return {name: value for name, value in defaults.items() if is_plain(value)}
 
 
 def is_plain(value: object) -> bool:
-    """Say whether a value comes back from its repr, in a checkpoint, as it was."""
+    """Return whether a value can be restored from its repr, as stored in a checkpoint."""
     try:
         return bool(ast.literal_eval(repr(value)) == value)
     except (ValueError, SyntaxError, TypeError):
@@ -43,7 +43,7 @@ def is_plain(value: object) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return numbers of other libraries as Python's own, whose repr Composer can evaluate."""
+    """Convert numbers of other libraries to Python's own, whose repr Composer can evaluate."""
     if isinstance(value, Mapping):
         return {str(key): plain(held) for key, held in value.items()}
     if isinstance(value, Integral) and not isinstance(value, bool):
@@ -52,9 +52,9 @@ def plain(value: Any) -> Any:
 
 
 def qualified_name(function: Any) -> str:
-    """Return what to call a function in a repr; of a name, as is in checkpoints, the name."""
+    """Return the name of a function for a repr; a name, as from a checkpoint, is unchanged."""
     if isinstance(function, str):
         return function
-    # An object's own repr may hold its address, which differs from run to run.
+    # An object's own repr may contain its address, which differs between runs.
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{function.__module__}.{name}"

@@ -9,7 +9,7 @@ from composer_attn.attention.signatures import signed
 
 
 class AnyAlgorithm(AlgorithmKeywords, total=False):
-    """The keywords of the algorithms, where ``min_channels`` is given by keyword alone."""
+    """The keyword arguments of algorithms whose ``min_channels`` is keyword-only."""
 
     min_channels: int | None
 
@@ -17,24 +17,24 @@ class AnyAlgorithm(AlgorithmKeywords, total=False):
 class ComposerAttnAttention(AttentionAlgorithm):
     """Add a registered attention after the convolutions of the model, at ``Event.INIT``.
 
-    Known to users as :class:`composer_attn.Attention`. The Trainer's optimizers follow by
-    themselves. Logs ``<name>/num_layers`` and ``<name>/num_parameters``. A checkpoint holds the
-    name: whoever resumes from it has imported the module that registers it.
+    Public name: :class:`composer_attn.Attention`. The Trainer's optimizers are updated
+    automatically. Logs ``<name>/num_layers`` and ``<name>/num_parameters``. A checkpoint stores the
+    name: to resume from it, first import the module that registers the attention.
 
     Args:
-        attention: a registered name, or what was registered under one
-            (:func:`composer_attn.register_attention`).
-        arguments: those of :func:`composer_attn.apply_attention` but for ``optimizers``, the
-            attention's own included, as far as they can be written out: a ``filter_fn`` cannot, and
-            has to be passed again when resuming. And:
+        attention: a registered attention, or its name
+            (see :func:`composer_attn.register_attention`).
+        arguments: those of :func:`composer_attn.apply_attention` except ``optimizers``, including
+            the attention's own, which must be storable in a checkpoint. A ``filter_fn`` is not
+            stored, and has to be passed again when resuming. In addition:
 
-            - fuse: whether attention is computed jointly with the batch norm that it is joined to;
-              see :func:`composer_attn.functional.fuse_attention`.
-            - backend: what computes it: ``auto``, ``reference``, ``cpp``, ``inductor``, ``triton``.
+            - fuse: whether to fuse attention with the batch norm that it is connected to; see
+              :func:`composer_attn.functional.fuse_attention`.
+            - backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``.
 
     Raises:
-        ArgumentError: there is no attention of that name, or an argument is wrong for any model.
-            What depends on the model or the optimizer is noticed at ``Event.INIT``.
+        ArgumentError: there is no attention of that name, or an argument is invalid for any
+            model. Errors that depend on the model or the optimizer are raised at ``Event.INIT``.
 
     Example:
         >>> from composer_attn import Attention

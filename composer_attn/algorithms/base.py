@@ -1,4 +1,4 @@
-"""What the attention algorithms share: operate at INIT, stand guard until training, then fuse."""
+"""Base of the attention algorithms: surgery at INIT, then a check and fusion at AFTER_LOAD."""
 
 import contextlib
 import logging
@@ -50,37 +50,37 @@ log = logging.getLogger(__name__)
 
 
 class Fused(TypedDict, total=False):
-    """How the attention of an algorithm is computed."""
+    """Keyword arguments for how the attention of an algorithm is computed."""
 
     fuse: bool
     backend: str
 
 
 class AlgorithmKeywords(Where, Fused, total=False):
-    """The keywords that the algorithms share; their optimizers are the Trainer's."""
+    """Keyword arguments shared by the algorithms, whose optimizers are the Trainer's."""
 
     param_group: int | None
 
 
 class AttentionAlgorithm(Algorithm):
-    """Base of the algorithms: attend the model at ``Event.INIT``.
+    """Base class of the algorithms: attends the model at ``Event.INIT``.
 
     Args:
         attention: a registered attention, or its name.
-        param_group: see :func:`composer_attn.apply_attention`, as for all that is not listed here.
-        filter_fn: likewise.
-        fuse: whether attention is computed jointly with the batch norm that it is joined to.
-        backend: what computes it.
+        param_group: see :func:`composer_attn.apply_attention`, also for all arguments not listed.
+        filter_fn: see :func:`composer_attn.apply_attention`.
+        fuse: whether to fuse attention with the batch norm that it is connected to.
+        backend: the backend that computes it.
 
     Attributes:
         key: the attention's name, under which the algorithm's hyperparameters are logged.
-        arguments: the others, as plain values.
-        plan: what was done, after ``Event.INIT``.
-        fusion: what was fused, after ``Event.AFTER_LOAD``; None where nothing was to be.
+        arguments: the other arguments, as plain values.
+        plan: the plan that was applied, set at ``Event.INIT``.
+        fusion: the fusion plan, set at ``Event.AFTER_LOAD``; None if nothing was to be fused.
 
     Raises:
-        ArgumentError: an argument is wrong for any model. What depends on the model or the
-            optimizer is noticed at ``Event.INIT``.
+        ArgumentError: an argument is invalid for any model. Errors that depend on the model or
+            the optimizer are raised at ``Event.INIT``.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class AttentionAlgorithm(Algorithm):
         self.key = registered_name(attention)
         sites, trained, own = split(arguments)
         if trained:
-            raise ArgumentError("an algorithm takes no optimizers: those of the Trainer follow")
-        # All is written out, so that a checkpoint says so whatever the defaults will be.
+            raise ArgumentError("an algorithm takes no optimizers: it updates the Trainer's")
+        # All arguments are stored, so that a checkpoint does not depend on future defaults.
         selection = Selection(**sites)
         written = {name: getattr(selection, name) for name in SITES if name != "filter_fn"}
         own = own_defaults(self.key) | own
@@ -117,22 +117,22 @@ class AttentionAlgorithm(Algorithm):
             raise ArgumentError(f"fuse must be True or False; got {self.fuse!r}")
         if self.param_group is not None:
             whole_number("param_group", self.param_group, minimum=0)
-        # A name of a function comes from a checkpoint, and is refused only where it is needed.
+        # The name of a function comes from a checkpoint, and is only an error once it is needed.
         filter_fn = None if isinstance(self.filter_fn, str) else self.filter_fn
-        # Without a convolution, only the arguments themselves can be wrong.
+        # On a model without convolutions, only the arguments themselves can be wrong.
         anything = dict(self.arguments, include=None, exclude=None, filter_fn=filter_fn)
-        # It has no residual blocks either, and no site of any name.
+        # It also has no residual blocks, and no site that a pattern could match.
         with contextlib.suppress(PlacementError, PatternError):
             plan_attention(nn.Identity(), self.key, **anything)
         for name, value in split(self.arguments)[2].items():
             if not is_plain(value):
                 raise ArgumentError(
-                    f"{name} must be plain values, which a checkpoint can hold: numbers, texts, "
+                    f"{name} must be plain values, which a checkpoint can hold: numbers, strings, "
                     f"None, and lists, tuples or dicts of them; got {value!r}"
                 )
 
     def __repr__(self) -> str:
-        # Composer evaluates this from checkpoints, and compares it as text.
+        # Composer stores this in checkpoints, evaluates it, and compares it as text.
         return f"{type(self).__name__}({', '.join(self._named_arguments())})"
 
     def _named_arguments(self) -> list[str]:
@@ -145,19 +145,19 @@ class AttentionAlgorithm(Algorithm):
 
     @staticmethod
     def required_on_load() -> bool:
-        """Say that a checkpoint made with this algorithm needs it: it holds its parameters."""
+        """Return True: a checkpoint with this algorithm contains its parameters, and needs it."""
         return True
 
     def match(self, event: Event, state: State) -> bool:
-        """Run at ``INIT``; look after the attention before and after a checkpoint is loaded."""
+        """Run at ``INIT``, and before and after a checkpoint is loaded."""
         return event in (Event.INIT, Event.BEFORE_LOAD, Event.AFTER_LOAD)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Operate on the model, or make sure that what was attended still is.
+        """Attend the model, or check that the attended modules still are.
 
         Raises:
-            ComposerAttnError: whatever the function raises; nothing was changed.
-            AttentionRemovedError: another algorithm dropped attention meanwhile.
+            ComposerAttnError: as :func:`composer_attn.apply_attention`; nothing was changed.
+            AttentionRemovedError: another algorithm has since dropped attention.
             RanksError: other ranks have attended other sites.
         """
         if event == Event.INIT:
@@ -166,7 +166,7 @@ class AttentionAlgorithm(Algorithm):
         self._check_kept(state)
         if event == Event.AFTER_LOAD:
             end_guard(self._attended.values())
-        # Every surgery is over, a checkpoint's too; DDP and torch.compile are still to come.
+        # All surgeries are done, including those of a checkpoint; DDP and torch.compile come later.
         if event == Event.AFTER_LOAD and self.fuse:
             self._fuse(state, logger)
 
@@ -176,7 +176,7 @@ class AttentionAlgorithm(Algorithm):
                 f"filter_fn is the function {self.filter_fn}, which a checkpoint cannot hold: pass "
                 "the algorithm, with that function, to the Trainer that loads the checkpoint"
             )
-        # Every rank draws the same parameters (FSDP2 does not broadcast them), whatever its seed.
+        # All ranks draw the same parameters, whatever their seeds: FSDP2 does not broadcast them.
         with warnings.catch_warnings(), reproducibility.seed_context(state.rank_zero_seed):
             warnings.simplefilter("ignore", NothingAttendedWarning)
             self.plan = apply_attention(
@@ -204,8 +204,8 @@ class AttentionAlgorithm(Algorithm):
         )
 
     def _fuse(self, state: State, logger: Logger) -> None:
-        """Fuse what this kind of algorithm attended, and leave the rest as it is."""
-        if self.plan is None:  # Event.INIT has not been: nothing is attended
+        """Fuse the modules that this algorithm attended, and leave the others as they are."""
+        if self.plan is None:  # Event.INIT has not occurred: nothing is attended
             return
         attended = set(self._attended.values())
         own = [
@@ -219,16 +219,16 @@ class AttentionAlgorithm(Algorithm):
             check_model(state.model)
             backends = {**backends_of(state.model), **dict.fromkeys(own, self.backend)}
             self.fusion = fuse(state.model, backends)
-        except ModelError as error:  # sharded, say: attention is computed as ever, only slower
+        except ModelError as error:  # sharded, for example: attention is computed unfused
             log.warning("%r fuses nothing: %s", self, error)
             return
-        # Now, not within the first batch, which is timed.
+        # Build now, not in the first batch, which is timed.
         prepare(self.backend, (p.device for site in own for p in site.attention.parameters()))
         log.info("%r:\n%s", self, self.fusion)
         logger.log_hyperparameters({f"{self.key}/num_fused": len(self.fusion.fused)})
 
     def _warn_of_untrained(self, state: State) -> None:
-        """Notice surgery that was done without telling the optimizer, before this Trainer."""
+        """Warn of attention in no optimizer, from an earlier surgery without ``optimizers=``."""
         groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
         held = {id(parameter) for group in groups for parameter in group["params"]}
         lost = [
@@ -246,8 +246,8 @@ class AttentionAlgorithm(Algorithm):
             )
 
     def _check_kept(self, state: State) -> None:
-        # Not by name: FSDP's activation checkpointing has put wrappers in between. Nor by module:
-        # a conversion of norms (SyncBatchNorm) hands their attention on.
+        # Not by name: FSDP's activation checkpointing inserts wrappers. Not by module either: a
+        # conversion of norms (SyncBatchNorm) transfers their attention.
         orphans = describe_orphans(state.model)
         if orphans:
             raise AttentionRemovedError(orphans)
@@ -264,12 +264,12 @@ class AttentionAlgorithm(Algorithm):
             )
 
 
-# What knows the defaults of the algorithms' keywords.
+# The callables that define the defaults of the algorithms' keywords.
 DEFAULTS = (AttentionAlgorithm, *SURGERY_DEFAULTS)
 
 
 def _rebuilders(state: State, lost: list[str]) -> str:
-    """Name the algorithms whose package the replaced modules come from, or else all."""
+    """Return the names of the algorithms from the replaced modules' packages, or else of all."""
     modules = dict(state.model.named_modules())
     packages = {_package(modules[name]) for name in lost if name in modules}
     others = [other for other in state.algorithms if not isinstance(other, AttentionAlgorithm)]

@@ -15,16 +15,16 @@ class _Keywords(AlgorithmKeywords, ECAOptions, total=False):
 class ComposerAttnECA(AttentionAlgorithm):
     """Add Efficient Channel Attention after the convolutions of the model, at ``Event.INIT``.
 
-    Known to users as :class:`composer_attn.ECA`. The Trainer's optimizers follow by themselves.
+    Public name: :class:`composer_attn.ECA`. The Trainer's optimizers are updated automatically.
     Logs ``eca/num_layers`` and ``eca/num_parameters``.
 
     Args:
         kernel_size: odd number of weights; ``None`` is the paper's adaptive rule;
-            ``{pattern: size}`` where it differs by stage.
-        min_channels: attend where there are at least this many channels; 128 by default, and with
-            ``replace`` 1.
-        keywords: those of :func:`composer_attn.functional.apply_eca`, and what is raised for bad
-            ones; ``fuse`` and ``backend`` as of :class:`composer_attn.Attention`.
+            ``{pattern: size}`` sets it by stage.
+        min_channels: attend only sites with at least this many channels; 128 by default, or 1 with
+            ``replace``.
+        keywords: those of :func:`composer_attn.functional.apply_eca`, with the same errors;
+            ``fuse`` and ``backend`` as in :class:`composer_attn.Attention`.
 
     Example:
         >>> from composer_attn import ECA

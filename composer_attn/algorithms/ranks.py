@@ -1,4 +1,4 @@
-"""Make sure that every rank has performed the same surgery: DDP would mix up their gradients."""
+"""Check that all ranks performed the same surgery: otherwise DDP would mix up gradients."""
 
 import hashlib
 
@@ -11,12 +11,12 @@ _Line = tuple[str, ...]
 
 
 def check_plans_agree(algorithm: str, plan: SurgeryPlan) -> None:
-    """Compare what this rank has attended with what the others have; on every rank alike.
+    """Check that all ranks attended the same sites; to be called on every rank.
 
-    Hashes go round first, the plans only where these differ.
+    Hashes are exchanged first, the plans only if the hashes differ.
 
     Raises:
-        RanksError: they differ; the message says in which sites, and on which ranks.
+        RanksError: they differ; the message states the sites and the ranks.
     """
     lines = _lines(algorithm, plan)
     hashes = dist.all_gather_object(hashlib.sha256(repr(lines).encode()).hexdigest())

@@ -1,7 +1,7 @@
-"""Make our algorithms known to Composer's checkpoint loading.
+"""Register the algorithms with Composer's checkpoint loading.
 
-A checkpoint names each algorithm by its class, and evaluates its repr in ``composer.algorithms``.
-There, ``SqueezeExcite`` is Composer's own: our classes have names that cannot be confused with it.
+A checkpoint names each algorithm by its class, and its repr is evaluated in
+``composer.algorithms``. There, ``SqueezeExcite`` is Composer's own, hence the distinct class names.
 """
 
 import composer.algorithms as known
@@ -9,7 +9,7 @@ from composer.core import Algorithm
 
 
 def register(*algorithms: type[Algorithm]) -> None:
-    """Put algorithm classes beside Composer's own, overwriting nothing."""
+    """Add algorithm classes to ``composer.algorithms``, overwriting nothing."""
     for algorithm in algorithms:
         if not hasattr(known, algorithm.__name__):
             setattr(known, algorithm.__name__, algorithm)

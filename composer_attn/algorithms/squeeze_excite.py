@@ -15,16 +15,16 @@ class _Keywords(AlgorithmKeywords, SqueezeExciteOptions, total=False):
 class ComposerAttnSqueezeExcite(AttentionAlgorithm):
     """Add Squeeze-and-Excitation after the convolutions of the model, at ``Event.INIT``.
 
-    Known to users as :class:`composer_attn.SqueezeExcite`. The Trainer's optimizers follow by
-    themselves. Logs ``squeeze_excite/num_layers`` and ``squeeze_excite/num_parameters``.
+    Public name: :class:`composer_attn.SqueezeExcite`. The Trainer's optimizers are updated
+    automatically. Logs ``squeeze_excite/num_layers`` and ``squeeze_excite/num_parameters``.
 
     Args:
         latent_channels: width of the hidden layer: a count >= 1 or a fraction in (0, 1), or
             ``{pattern: width}``.
-        min_channels: attend where there are at least this many channels; 128 by default, and with
-            ``replace`` 1.
-        keywords: those of :func:`composer_attn.functional.apply_squeeze_excite`, and what is raised
-            for bad ones; ``fuse`` and ``backend`` as of :class:`composer_attn.Attention`.
+        min_channels: attend only sites with at least this many channels; 128 by default, or 1 with
+            ``replace``.
+        keywords: those of :func:`composer_attn.functional.apply_squeeze_excite`, with the same
+            errors; ``fuse`` and ``backend`` as in :class:`composer_attn.Attention`.
 
     Example:
         >>> from composer_attn import SqueezeExcite

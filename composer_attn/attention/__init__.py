@@ -1,7 +1,7 @@
-"""The attention modules, the rules that size them, and their names. Needs torch alone."""
+"""The attention modules, their sizing rules and their registry. Requires only torch."""
 
 # isort: off
-# Attentions are listed, in plans and reports, in the order in which they are registered.
+# The order of registration is the order in which plans and reports list attentions.
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.attention.registry import (
     attention_names,

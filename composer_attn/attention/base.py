@@ -1,4 +1,4 @@
-"""What every channel attention shares: squeeze, compute logits, gate, scale."""
+"""Base class of channel attentions: squeeze, compute logits, gate, scale."""
 
 from collections.abc import Callable
 from functools import reduce, wraps
@@ -21,8 +21,8 @@ from composer_attn.ops import (
     scale_vectors,
 )
 
-# The names of the paper's ablation (SENet, table 11 and section 7.1); both averages and maxima, as
-# CBAM has it; and standard deviations.
+# Averages, maxima and no squeeze as in the SENet ablations (table 11 and section 7.1), the sum of
+# averages and maxima as in CBAM, and standard deviations.
 _SQUEEZES: dict[str, tuple[Callable[[Tensor, int], Tensor], ...]] = {
     "avg": (channel_means,),
     "max": (channel_maxima,),
@@ -34,12 +34,12 @@ SQUEEZES = tuple(_SQUEEZES)
 
 
 def squeeze_channels(x: Tensor, channels: int, squeeze: str, index: int = 0) -> Tensor:
-    """Squeeze a feature map ``(N, C, *spatial)`` to vectors of ``C`` channels each."""
+    """Squeeze a feature map ``(N, C, *spatial)`` to vectors of ``C`` channels."""
     return _SQUEEZES[squeeze][index](x, channels)
 
 
 def scale(x: Tensor, excitation: Tensor, squeeze: str) -> Tensor:
-    """Scale a feature map by the excitation that a squeeze of the same name led to."""
+    """Scale a feature map by an excitation computed with the given squeeze."""
     return (scale_vectors if squeeze == "none" else scale_channels)(x, excitation)
 
 
@@ -50,9 +50,9 @@ def zero_parameters(layer: nn.Module) -> None:
 
 
 def as_taken_by(layer: nn.Module, means: Tensor) -> Tensor:
-    """Give means the dtype of a layer's weight, unless what stands there has none of its own.
+    """Convert means to the dtype of a layer's weight, if it has a floating-point weight.
 
-    A quantized layer's ``weight`` is a method, or holds integers; it takes the means as they are.
+    A quantized layer's ``weight`` is a method, or holds integers; it takes the means unchanged.
     """
     weight = getattr(layer, "weight", None)
     if isinstance(weight, Tensor) and weight.is_floating_point():
@@ -64,13 +64,13 @@ def _is_plain(parameter: Tensor, dtype: torch.dtype) -> bool:
     return type(parameter) in (Tensor, nn.Parameter) and parameter.dtype == dtype
 
 
-# Both look at the number of dimensions, which a symbolic trace does not know: keep them whole.
+# Both depend on the number of dimensions, unknown to a symbolic trace: make them leaf functions.
 torch.fx.wrap("squeeze_channels")
 torch.fx.wrap("scale")
 
 
 class ChannelOptions(TypedDict, total=False):
-    """The arguments that every channel attention takes besides its own."""
+    """The keyword arguments common to all channel attentions."""
 
     gate: str
     start: str
@@ -78,28 +78,28 @@ class ChannelOptions(TypedDict, total=False):
 
 
 class ChannelAttention(nn.Module):
-    """Base of channel attentions: rescales the channels of ``x`` by ``excitation(x)``.
+    """Base class of channel attentions: rescales the channels of ``x`` by ``excitation(x)``.
 
-    ``excitation(x) = gate(logits(squeeze(x)))``. A subclass builds its layers and computes the
-    logits in :meth:`logits`; it may also squeeze (:meth:`apply_squeeze`) or gate
-    (:meth:`apply_gate`) in a way of its own. Then ``start="identity"``, fusion with batch norms,
-    the excitation monitor and the figures of a plan work for it, too.
+    ``excitation(x) = gate(logits(squeeze(x)))``. A subclass builds its layers and implements
+    :meth:`logits`; it may also override the squeeze (:meth:`apply_squeeze`) and the gate
+    (:meth:`apply_gate`). ``start="identity"``, fusion with batch norms, the excitation monitor and
+    the costs in a plan then work for it, too.
 
     Args:
         channels: number of channels ``C`` of the input.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
-        start: ``paper`` leaves the layers at PyTorch's usual random initialization. ``identity``
-            zeroes the last layer and centres the gate on 1, so that a new attention multiplies by
-            exactly 1, and learns from there.
+        start: ``paper`` keeps PyTorch's default random initialization. ``identity`` zeroes the last
+            layer and centres the gate on 1, so that a new attention multiplies by exactly 1 and
+            is trained from there.
         squeeze: ``avg`` pools each channel's average over space, ``max`` its maximum, ``std`` its
-            standard deviation; ``avg+max``: the logits of both, added; ``none`` pools nothing:
-            each position is excited by its own channels.
+            standard deviation; ``avg+max`` adds the logits of both; ``none`` does not pool: each
+            position is scaled by an excitation of its own channels.
 
     Attributes:
-        sized_by: name of the argument (and attribute) that sizes the attention, if any: it may be
-            ``{pattern: value}`` in a surgery, and is what plans show.
-        observer: called with every excitation that is computed, detached; ``None`` but for the
-            moments in which somebody looks.
+        sized_by: name of the argument (and attribute) that sizes the attention, if any. In a
+            surgery it may be ``{pattern: value}``, and plans show it.
+        observer: called with every computed excitation, detached; ``None`` unless a monitor is
+            recording.
 
     Shapes:
         ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
@@ -138,10 +138,10 @@ class ChannelAttention(nn.Module):
         if self._overrides("apply_squeeze"):
             if squeeze in ("avg+max", "none"):
                 raise ArgumentError(
-                    f"{type(self).__name__} squeezes in a way of its own, which may start from "
+                    f"{type(self).__name__} overrides apply_squeeze, which may start from "
                     f"avg, max or std; got squeeze={squeeze!r}"
                 )
-            # For whoever takes a squeeze of that name to be averages, as fusion does.
+            # So that fusion, for example, does not take this squeeze for one of the standard ones.
             self.squeeze = "own"
 
     def __init_subclass__(cls, **options):
@@ -151,36 +151,36 @@ class ChannelAttention(nn.Module):
         @wraps(build)
         def init(self, *args, **kwargs):
             build(self, *args, **kwargs)
-            if type(self) is cls:  # every layer is there
+            if type(self) is cls:  # the outermost __init__: all layers have been built
                 self.zero_last_layer()
 
         cls.__init__ = init
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer whose output is the logits; by default the one that was built last."""
+        """The layer that outputs the logits; by default the one built last."""
         built = next(reversed(self._modules.values()), self)
-        return cast(nn.Module, built)  # no attention ends with a layer that it leaves out
+        return cast(nn.Module, built)  # the last child is never None
 
     def logits(self, squeezed: Tensor) -> Tensor:
-        """Compute the gate's input ``(N, C)`` from what was squeezed, ``(N, C)``."""
+        """Compute the gate's input ``(N, C)`` from the squeezed input ``(N, C)``."""
         raise NotImplementedError(f"{type(self).__name__} must compute its logits")
 
     def apply_squeeze(self, x: Tensor) -> Tensor:
-        """Squeeze ``x (N, C, *spatial)`` to what :meth:`logits` takes, a row for each sample."""
+        """Squeeze ``x (N, C, *spatial)`` to the input of :meth:`logits`, one row per sample."""
         return squeeze_channels(x, self.channels, self._pool or self.squeeze)
 
     def apply_gate(self, logits: Tensor) -> Tensor:
-        """Compute the scales from the logits, ``(N, C)`` both.
+        """Compute the scales ``(N, C)`` from the logits ``(N, C)``.
 
-        One of a subclass's own is shifted such that 0 gives 1 where ``start="identity"``.
+        Under ``start="identity"`` an override is shifted such that logits of 0 give a scale of 1.
         """
         return self._gate(logits)
 
     def by_hand(self, dtype: torch.dtype) -> tuple[type, tuple[Tensor | None, ...]] | None:
-        """Return :meth:`logits_by_hand` if all between squeeze and scale is computed in ``dtype``.
+        """Return :meth:`logits_by_hand` if all steps from squeeze to scale are in ``dtype``.
 
-        ``None`` also where a subclass computes its scales in another way.
+        ``None`` also if a subclass overrides how the scales are computed.
         """
         if any(map(self._overrides, ("excitation_of", "gated", "gate_slope", "apply_gate"))):
             return None
@@ -192,25 +192,25 @@ class ChannelAttention(nn.Module):
         return found
 
     def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
-        """Return the arithmetic of :meth:`logits` with its gradient, and the parameters it takes.
+        """Return manual forward and backward functions of :meth:`logits`, and their parameters.
 
         See :mod:`composer_attn.ops.logits`. ``None`` leaves the gradient to autograd.
         """
         return None
 
     def follow_pruning(self, channels: int) -> bool:
-        """Rescale this many channels from now on, if the layers are such; say whether they are.
+        """Adapt to a new number of channels if the layers fit it; return whether they do.
 
-        Asked where the module that is attended puts out another number than it did at the surgery.
+        Called when the attended module's number of channels is not that at the surgery.
         """
         return False
 
     def excitation_of(self, *squeezed: Tensor) -> Tensor:
-        """Compute the scales ``(N, C)`` from what was squeezed, ``(N, C)``; of several, the sum."""
+        """Compute the scales ``(N, C)`` from squeezed inputs ``(N, C)``, whose logits are added."""
         return self.gated(reduce(add, [self.logits(each) for each in squeezed]))
 
     def gated(self, logits: Tensor) -> Tensor:
-        """Compute the scales from the logits, and show them to who looks."""
+        """Compute the scales from the logits, and pass them to the observer, if any."""
         scales = self.apply_gate(logits)
         if self.start == "identity" and self._overrides("apply_gate"):
             scales = 1 + (scales - self.apply_gate(torch.zeros_like(logits)))
@@ -225,7 +225,7 @@ class ChannelAttention(nn.Module):
 
     @property
     def gate_range(self) -> tuple[float, float]:
-        """The least and the greatest scale that the gate gives; infinite where it has no end."""
+        """The smallest and largest scale of the gate; infinite where it is unbounded."""
         if not self._overrides("apply_gate"):
             return RANGES[self.start][self.gate]
         low, high = find_range(self.apply_gate, self.channels)
@@ -236,14 +236,14 @@ class ChannelAttention(nn.Module):
 
     @property
     def gate_clips(self) -> bool:
-        """Whether the gate is constant somewhere."""
+        """Whether the gate is constant on some interval."""
         return self.gate in CLIPPED
 
     def excitation(self, x: Tensor) -> Tensor:
         """Compute the scales for an input ``(N, C, *spatial)``.
 
         Returns:
-            ``(N, C)``, or ``(N * positions, C)`` where nothing is squeezed.
+            ``(N, C)``, or ``(N * positions, C)`` with ``squeeze="none"``.
         """
         if self.squeeze == "avg+max":
             averages, maxima = (squeeze_channels(x, self.channels, "avg+max", i) for i in (0, 1))
@@ -251,45 +251,45 @@ class ChannelAttention(nn.Module):
         return self.excitation_of(self.apply_squeeze(x))
 
     def forward(self, x: Tensor, begin: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Scale ``x`` of shape ``(N, C, *spatial)``, keeping its dtype and memory format.
+        """Scale ``x`` of shape ``(N, C, *spatial)``, preserving its dtype and memory format.
 
-        (``begin`` computes it in another way: a fused module calls its attention so where hooks
-        are on it.)
+        (``begin`` is an alternative implementation, passed by a fused module whose attention has
+        hooks.)
         """
-        # torch.fx makes an input of it where an attention is traced by itself.
+        # torch.fx turns it into a placeholder when an attention is traced by itself.
         if begin is not None and not isinstance(begin, torch.fx.Proxy):
             return begin(x)
         return scale(x, self.excitation(x), self.squeeze)
 
     def reset_parameters(self) -> None:
-        """Draw new initial parameters, as after building (useful after ``to_empty``)."""
-        layer: Any  # to nn.Module's annotations, its method may be a tensor
+        """Initialize the parameters as in the constructor (useful after ``to_empty``)."""
+        layer: Any  # nn.Module's annotations allow a tensor as its method
         for layer in self.children():
             layer.reset_parameters()
         self.zero_last_layer()
 
     def zero_last_layer(self) -> None:
-        """Under ``start='identity'``, make every excitation exactly 1, and keep it so.
+        """Under ``start='identity'``, make every excitation exactly 1, also after a reset.
 
-        Called once built; a loop over all of a network's modules resets the layer after this
-        attention.
+        Called after construction. A loop that resets all modules of a network resets the last layer
+        after this attention, so the layer's own ``reset_parameters`` zeroes it, too.
         """
         if self.start != "identity":
             return
         if not list(self.last_layer.parameters()):
             raise ArgumentError(
-                f"{type(self).__name__} has no layer to zero for start='identity': name the one "
-                "that puts out the logits in last_layer, or leave start='paper'"
+                f"{type(self).__name__} has no layer to zero for start='identity': let last_layer "
+                "return the one that outputs the logits, or use start='paper'"
             )
         zero_parameters(self.last_layer)
         vars(self.last_layer)["reset_parameters"] = OwnMethod(self.last_layer, zero_parameters)
 
     def _overrides(self, name: str) -> bool:
-        """Say whether a subclass has a method (or property) of its own."""
+        """Return whether a subclass overrides a method or property."""
         return getattr(type(self), name) is not getattr(ChannelAttention, name)
 
     def __getstate__(self) -> dict:
-        # Who looks at this module does not look at its copies.
+        # An observer of this module does not observe its copies.
         return {name: value for name, value in vars(self).items() if name != "observer"}
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Efficient Channel Attention."""
+"""Efficient Channel Attention (ECA)."""
 
 from math import log2, sqrt
 
@@ -16,19 +16,18 @@ from composer_attn.ops.logits import Neighbours
 
 
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
-    """Compute the kernel size that the ECA paper adapts to a number of channels.
+    """Compute the ECA paper's adaptive kernel size for a number of channels.
 
-    Equation 12 of `ECA-Net <https://arxiv.org/abs/1910.03151>`_ (Wang et al., 2020), as its
-    authors' code rounds it: ``t = int(|(log2(channels) + b) / gamma|)``, or ``t + 1`` where ``t``
-    is even.
+    Equation 12 of `ECA-Net <https://arxiv.org/abs/1910.03151>`_ (Wang et al., 2020), rounded as in
+    the authors' code: ``t = int(|(log2(channels) + b) / gamma|)``, or ``t + 1`` if ``t`` is even.
 
     Args:
         channels: number of channels, at least 1.
-        gamma: divisor, any real number but 0.
-        b: summand, any real number.
+        gamma: divisor, any real number except 0.
+        b: offset, any real number.
 
     Raises:
-        ArgumentError: an argument is not valid, or together they make a kernel beyond any use.
+        ArgumentError: an argument is invalid, or together they give an absurdly large kernel.
 
     Example:
         >>> [eca_kernel_size(channels) for channels in (64, 256, 2048)]
@@ -49,10 +48,10 @@ def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
 
 
 def resolve_kernel_size(kernel_size: int | None, channels: int, gamma: float, b: float) -> int:
-    """Return an explicit odd ``kernel_size`` as it is, or compute it where it is ``None``.
+    """Return an explicit odd ``kernel_size``, or the adaptive one if it is ``None``.
 
     Raises:
-        ArgumentError: it is even, below 1 or no whole number; or gamma or b is not valid.
+        ArgumentError: it is even, below 1 or not a whole number; or gamma or b is invalid.
     """
     adaptive = eca_kernel_size(channels, gamma, b)
     if kernel_size is None:
@@ -65,10 +64,10 @@ def resolve_kernel_size(kernel_size: int | None, channels: int, gamma: float, b:
 
 
 class ChannelConvolution(nn.Module):
-    """A convolution along channels, ``(N, C) -> (N, C)``, with zeros beyond both ends.
+    """A convolution along the channels, ``(N, C) -> (N, C)``, zero-padded at both ends.
 
-    Not an ``nn.Conv1d``: what changes every convolution of a network, like Composer's
-    WeightStandardization, is not meant for an attention's own.
+    Not an ``nn.Conv1d``: methods that change every convolution of a network, such as Composer's
+    WeightStandardization, are not meant for those of an attention.
     """
 
     def __init__(self, kernel_size: int, device=None, dtype=None):
@@ -78,13 +77,13 @@ class ChannelConvolution(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights as ``nn.Conv1d`` does."""
+        """Initialize the weights as ``nn.Conv1d`` does."""
         nn.init.kaiming_uniform_(self.weight, a=sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``(N, C)`` along the channels."""
-        # A new dimension, not a transpose: the kernel's gradient keeps the kernel's strides, which
-        # DDP otherwise warns about.
+        # A new dimension instead of a transpose, so that the kernel's gradient has the kernel's
+        # strides: DDP warns otherwise.
         return F.conv1d(x.unsqueeze(1), self.weight, padding=self.kernel_size // 2).squeeze(1)
 
     def extra_repr(self) -> str:
@@ -93,26 +92,26 @@ class ChannelConvolution(nn.Module):
 
 
 class EfficientChannelAttention(ChannelAttention):
-    """Efficient Channel Attention: scale channels by a convolution across their averages.
+    """Efficient Channel Attention: scale channels by a convolution over their averages.
 
     Equation 9 of `ECA-Net <https://arxiv.org/abs/1910.03151>`_ (Wang et al., 2020):
-    ``y = gate(conv1d(mean(x))) x``, a kernel of ``kernel_size`` weights that slides over
-    neighbouring channels, with zeros beyond the first and the last.
+    ``y = gate(conv1d(mean(x))) x``, with a kernel of ``kernel_size`` weights that slides over
+    neighbouring channels, zero-padded at both ends.
 
     Args:
         channels: number of channels ``C`` of the input.
         kernel_size: odd number of weights; ``None`` computes it by :func:`eca_kernel_size`.
         gamma: divisor of the adaptive rule.
-        b: summand of the adaptive rule.
-        device: where the parameters live.
-        dtype: the parameters' dtype.
+        b: offset of the adaptive rule.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
         options: ``gate``, ``start`` and ``squeeze``: see :class:`ChannelAttention`.
 
     Shapes:
         ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
 
     Raises:
-        ArgumentError: an argument is not valid.
+        ArgumentError: an argument is invalid.
 
     Example:
         >>> import torch
@@ -140,16 +139,16 @@ class EfficientChannelAttention(ChannelAttention):
         self.conv = ChannelConvolution(self.kernel_size, device, dtype)
 
     def logits(self, squeezed: Tensor) -> Tensor:
-        """Convolve what was squeezed, ``(N, C)``, along the channels."""
+        """Convolve the squeezed input ``(N, C)`` along the channels."""
         return self.conv(squeezed.to(self.conv.weight.dtype))
 
     def follow_pruning(self, channels: int) -> bool:
-        """Follow always: the kernel slides over any number of channels."""
+        """Adapt to any number of channels: the kernel slides over as many as there are."""
         self.channels = channels
         return True
 
     def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
-        """Return :class:`~composer_attn.ops.logits.Neighbours` where the layer is as built."""
+        """Return :class:`~composer_attn.ops.logits.Neighbours` if the layer is unmodified."""
         if type(self).logits is not EfficientChannelAttention.logits:
             return None
         return (Neighbours, (self.conv.weight,)) if type(self.conv) is ChannelConvolution else None

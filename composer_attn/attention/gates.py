@@ -40,7 +40,7 @@ def _relu_from_one(z: Tensor) -> Tensor:
     return torch.relu(1 + z)
 
 
-# Each "identity" gate is exactly 1 at z = 0 in every float format, with a slope that is not 0.
+# Each "identity" gate is exactly 1 at z = 0 in every floating-point format, with nonzero slope.
 GATES: dict[str, dict[str, Gate]] = {
     "paper": {name: gate.value for name, gate in PLAIN_GATES.items()},
     "identity": {
@@ -51,10 +51,10 @@ GATES: dict[str, dict[str, Gate]] = {
     },
 }
 
-# Gates that are constant somewhere: torch's gradient is 0 there, even that of an infinite one.
+# Gates that are constant on an interval: torch's gradient is 0 there, even for an infinite one.
 CLIPPED = tuple(name for name, gate in PLAIN_GATES.items() if gate.clips)
 
-# The derivative of each gate, as a function of the scales that it gave.
+# The derivative of each gate, as a function of its output.
 SLOPES: dict[str, dict[str, Gate]] = {
     "paper": {name: gate.slope for name, gate in PLAIN_GATES.items()},
     "identity": {
@@ -65,7 +65,7 @@ SLOPES: dict[str, dict[str, Gate]] = {
     },
 }
 
-# The least and the greatest scale that a gate gives.
+# The smallest and largest output of each gate.
 RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "paper": {
         "sigmoid": (0, 1),
@@ -83,9 +83,9 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def find_range(gate: Gate, channels: int) -> tuple[float, float]:
-    """Try a gate that is none of the above far out, for the least and greatest scale it gives.
+    """Determine the range of a custom gate by evaluating it far from 0.
 
-    Infinite is an end at which it has not settled.
+    A bound is infinite if the gate has not converged there.
     """
     far = torch.tensor([-1e4, -1e3, 1e3, 1e4]).unsqueeze(1).expand(4, channels)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def find_range(gate: Gate, channels: int) -> tuple[float, float]:
 
 
 def find_gate(gate: str, start: str) -> Gate:
-    """Look up the function of a gate.
+    """Return the function of a gate.
 
     Raises:
         ArgumentError: ``gate`` or ``start`` is not one of the names in the table above.

@@ -1,4 +1,4 @@
-"""A method of one module alone, which copies and pickles with it."""
+"""A method of a single module instance, which is copied and pickled with it."""
 
 import weakref
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from torch import nn
 
 
 class OwnMethod:
-    """Calls ``function(module, ...)``; set as an attribute, it shadows the method of the class.
+    """Calls ``function(module, ...)``; as an instance attribute it shadows the class's method.
 
-    The module is not kept alive by it, and a copy of the module has a method of its own.
+    It does not keep the module alive, and a copy of the module gets a method of its own.
 
     Args:
-        module: whose method it is.
-        function: what it does; to be pickled, it needs a name that can be imported.
+        module: the module that it belongs to.
+        function: the implementation; to be picklable, it must be importable by name.
     """
 
     def __init__(self, module: nn.Module, function: Callable):
@@ -26,7 +26,7 @@ class OwnMethod:
         return self.function(self._module(), *args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> "OwnMethod":
-        # Whoever copies this holds it by the module, which is alive then.
+        # It is only reached through its module, which is therefore alive.
         module = cast(nn.Module, self._module())
         return OwnMethod(memo.get(id(module), module), self.function)
 

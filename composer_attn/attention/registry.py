@@ -1,4 +1,4 @@
-"""The attentions that go by a name: ours, and those that a project registers."""
+"""The registry of attentions by name: the built-in ones and those that a project registers."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -11,32 +11,32 @@ from composer_attn.errors import ArgumentError
 
 Attention = str | Callable[..., nn.Module]
 
-# What an installed package names its attentions under, as `name = "package.module:attention"`.
+# Entry-point group in which packages list attentions, as `name = "package.module:attention"`.
 ENTRY_POINTS = "composer_attn.attentions"
 
-# What a study calls the run without attention, and the one with Composer's own.
+# In a study, the names of the run without attention and of the one with Composer's own SE.
 RESERVED = ("plain", "composer_squeeze_excite")
 
 _registered: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register_attention(name: str, attention: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Give an attention a name, by which functions, algorithms, YAML and commands then know it.
+    """Register an attention under a name for use in functions, algorithms, YAML and commands.
 
-    Registering again what the same lines of code define (a notebook's cell that runs twice)
-    replaces it.
+    Registering a redefinition from the same place in the code (a notebook cell that runs twice)
+    replaces the earlier one.
 
     Args:
-        name: a Python identifier, like ``effective_se``.
-        attention: a class, or a function ``(channels, **arguments) -> nn.Module``. What it builds
-            maps ``(N, C, *spatial)`` to the same shape.
+        name: a Python identifier, such as ``effective_se``.
+        attention: a class, or a function ``(channels, **arguments) -> nn.Module``. The module must
+            map ``(N, C, *spatial)`` to the same shape.
 
     Returns:
-        The attention, as it is.
+        The attention, unchanged.
 
     Raises:
-        ArgumentError: the name is taken by another attention, or is no identifier; or ``attention``
-            cannot be called.
+        ArgumentError: the name is taken by another attention, reserved or not an identifier; or
+            ``attention`` is not callable.
 
     Example:
         >>> from composer_attn import EfficientChannelAttention, register_attention
@@ -60,11 +60,11 @@ def register_attention(name: str, attention: Callable[..., nn.Module]) -> Callab
 
 
 def find_attention(attention: Attention) -> Callable[..., nn.Module]:
-    """Return what builds an attention, which is given by its name or is that already.
+    """Return the builder of an attention, given by its registered name or directly.
 
     Raises:
         ArgumentError: the name is unknown, or two packages claim it; or it is neither a name nor
-            can be called.
+            callable.
     """
     if not isinstance(attention, str):
         return _check_callable(attention)
@@ -72,29 +72,29 @@ def find_attention(attention: Attention) -> Callable[..., nn.Module]:
         register_attention(attention, _load(entry))
     if attention not in _registered:
         raise ArgumentError(
-            f"{unknown('attention', attention, attention_names())}. One of a project's own is "
+            f"{unknown('attention', attention, attention_names())}. An attention of a project is "
             "known once the module that registers it is imported (composer-attn --import MODULE)"
         )
     return _registered[attention]
 
 
 def attention_names() -> list[str]:
-    """List the names of all attentions; those of installed packages are not imported for it."""
+    """List the names of all attentions, without importing those of installed packages."""
     return list(dict.fromkeys((*_registered, *_entry_points())))
 
 
 def name_of(attention: Attention) -> str | None:
-    """Return the name that an attention is registered under; None where it is not."""
+    """Return the name under which an attention is registered, or None."""
     if isinstance(attention, str):
         return attention
     return next((name for name, known in _registered.items() if known is attention), None)
 
 
 def _check_callable(attention: object) -> Callable[..., nn.Module]:
-    # A module can be called as well, with a feature map.
+    # A module instance is callable as well, but on feature maps.
     if callable(attention) and not isinstance(attention, nn.Module):
         return attention
-    got = repr(attention) if not isinstance(attention, nn.Module) else "a module, built already"
+    got = repr(attention) if not isinstance(attention, nn.Module) else "a module instance"
     raise ArgumentError(
         "attention must be a registered name, a class, or a function (channels, **arguments) -> "
         f"nn.Module; got {got}"
@@ -112,7 +112,7 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
 def _load(entry: EntryPoint) -> Callable[..., nn.Module]:
     try:
         return entry.load()
-    except Exception as error:  # another's code, which raises what it likes
+    except Exception as error:  # third-party code may raise anything
         package = entry.dist.name if entry.dist else "a package"
         raise ArgumentError(
             f"the attention {entry.name!r} of {package}, {entry.value}, cannot be imported: "
@@ -121,7 +121,7 @@ def _load(entry: EntryPoint) -> Callable[..., nn.Module]:
 
 
 def _identity(attention: Callable[..., nn.Module]) -> object:
-    """Tell definitions apart: by where they stand in the code, if that says enough."""
+    """Return a key that identifies a definition: its qualified name if that is unique."""
     if isinstance(attention, partial):
         return _identity(attention.func), attention.args, repr(sorted(attention.keywords.items()))
     name = getattr(attention, "__qualname__", "<lambda>")

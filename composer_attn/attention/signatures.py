@@ -1,8 +1,8 @@
-"""Keywords that many functions share, stated once, in the signatures of all of them.
+"""Keyword arguments shared by many functions, declared once and shown in all signatures.
 
-A function takes them as ``**keywords: Unpack[Keywords]``, which type checkers and editors read
-(PEP 692), and hands them on to where their defaults are. :func:`signed` writes them out for whoever
-asks at run time: ``help()``, ``inspect.signature``, what checks a run's YAML.
+A function takes them as ``**keywords: Unpack[Keywords]``, which type checkers and editors support
+(PEP 692), and passes them on to the functions that define the defaults. :func:`signed` expands them
+for inspection at run time: ``help()``, ``inspect.signature``, the check of a run's YAML.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# What surgery hands an attention that takes them, besides the channels.
+# Supplied by surgery, besides the channels, to attentions that accept them.
 _SUPPLIED = ("device", "dtype")
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -23,12 +23,12 @@ _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 def signed(
     keywords: type, *sources: Callable[..., Any], free: bool = False
 ) -> Callable[[_Function], _Function]:
-    """Write out a function's ``**keywords`` in the signature and annotations it shows.
+    """Expand a function's ``**keywords`` in its visible signature and annotations.
 
     Args:
-        keywords: the ``TypedDict`` that lists them.
-        sources: functions or classes with their defaults; the first that has one counts.
-        free: whether any other keyword is taken, too.
+        keywords: the ``TypedDict`` that declares them.
+        sources: functions or classes that define their defaults; the first match is used.
+        free: whether other keywords are accepted, too.
     """
 
     def sign(function: _Function) -> _Function:
@@ -41,7 +41,7 @@ def signed(
             for name, hint in hints.items()
         ]
         ending = [rest] if free else []
-        shown: Any = function  # annotations of functions know no __signature__
+        shown: Any = function  # the type of functions has no __signature__
         shown.__signature__ = signature.replace(parameters=[*parameters, *shared, *ending])
         own = {n: a for n, a in function.__annotations__.items() if n != rest.name}
         function.__annotations__ = own | hints
@@ -51,9 +51,9 @@ def signed(
 
 
 def own_parameters(attention: Callable[..., Any]) -> dict[str, Parameter] | None:
-    """Return what an attention takes besides what surgery hands it; None where that is open.
+    """Return an attention's parameters besides those that surgery supplies; None if open-ended.
 
-    Of a class that hands ``**options`` on, with what the classes that it derives from take.
+    For a class that passes ``**options`` on, this includes the parameters of its base classes.
     """
     if isinstance(attention, partial) and not attention.args:
         inner = own_parameters(attention.func)
@@ -73,14 +73,14 @@ def own_parameters(attention: Callable[..., Any]) -> dict[str, Parameter] | None
 
 
 def _signatures(attention: Callable[..., Any]) -> Iterator[inspect.Signature]:
-    with suppress(TypeError, ValueError):  # of something built in
+    with suppress(TypeError, ValueError):  # built-ins may have no signature
         yield inspect.signature(attention)
         for cls in attention.__mro__[1:] if isinstance(attention, type) else ():
             yield inspect.signature(cls)
 
 
 def takes(attention: Callable[..., Any], name: str) -> bool:
-    """Say whether an attention names a parameter in its signature."""
+    """Return whether an attention's signature has a parameter of this name."""
     try:
         return name in inspect.signature(attention).parameters
     except (TypeError, ValueError):
@@ -92,4 +92,4 @@ def _default(name: str, sources: tuple[Callable[..., Any], ...]) -> Any:
         parameter = inspect.signature(source).parameters.get(name)
         if parameter is not None:
             return parameter.default
-    raise TypeError(f"nothing says what {name} is by default")
+    raise TypeError(f"no source defines a default for {name}")

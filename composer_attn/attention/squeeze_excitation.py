@@ -14,10 +14,10 @@ from composer_attn.ops.logits import Bottleneck
 
 
 def resolve_latent_channels(latent_channels: int | float, channels: int) -> int:
-    """Turn ``latent_channels``, a count or a fraction of ``channels``, into a count.
+    """Convert ``latent_channels``, a count or a fraction of ``channels``, to a count.
 
     Raises:
-        ArgumentError: neither a whole number >= 1 nor a fraction strictly between 0 and 1.
+        ArgumentError: it is neither a whole number >= 1 nor a fraction strictly between 0 and 1.
 
     Example:
         >>> resolve_latent_channels(64, 256), resolve_latent_channels(1 / 16, 256)
@@ -35,7 +35,7 @@ def resolve_latent_channels(latent_channels: int | float, channels: int) -> int:
 
 
 class SqueezeExcitation(ChannelAttention):
-    """Squeeze-and-Excitation: scale channels by a small network of their averages.
+    """Squeeze-and-Excitation: scale channels by a small network applied to their averages.
 
     Equations 2 to 4 of `Squeeze-and-Excitation Networks <https://arxiv.org/abs/1709.01507>`_ (Hu et
     al., 2018): ``s = gate(W2 relu(W1 mean(x)))``, ``y = s x``. The paper's reduction ratio ``r`` is
@@ -46,15 +46,15 @@ class SqueezeExcitation(ChannelAttention):
         latent_channels: width of the hidden layer: a count >= 1, or a fraction of ``channels`` in
             (0, 1), rounded to the nearest count, at least 1.
         bias: whether both linear layers have a bias.
-        device: where the parameters live.
-        dtype: the parameters' dtype.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
         options: ``gate``, ``start`` and ``squeeze``: see :class:`ChannelAttention`.
 
     Shapes:
         ``(N, C, *spatial) -> (N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
 
     Raises:
-        ArgumentError: an argument is not valid.
+        ArgumentError: an argument is invalid.
 
     Example:
         >>> import torch
@@ -85,11 +85,11 @@ class SqueezeExcitation(ChannelAttention):
         self.fc2 = nn.Linear(self.latent_channels, self.channels, bias, device, dtype)
 
     def logits(self, squeezed: Tensor) -> Tensor:
-        """Apply the bottleneck of two linear layers to what was squeezed, ``(N, C)``."""
+        """Apply the bottleneck of two linear layers to the squeezed input ``(N, C)``."""
         return self.fc2(self.fc1(as_taken_by(self.fc1, squeezed)).relu())
 
     def follow_pruning(self, channels: int) -> bool:
-        """Follow where both layers were pruned along with the module."""
+        """Adapt if both layers were pruned along with the module."""
         first, second = (getattr(layer, "weight", None) for layer in (self.fc1, self.fc2))
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return False
@@ -99,7 +99,7 @@ class SqueezeExcitation(ChannelAttention):
         return True
 
     def logits_by_hand(self) -> tuple[type, tuple[Tensor | None, ...]] | None:
-        """Return :class:`~composer_attn.ops.logits.Bottleneck` where the layers are as built."""
+        """Return :class:`~composer_attn.ops.logits.Bottleneck` if the layers are unmodified."""
         fc1, fc2 = self.fc1, self.fc2
         if type(self).logits is not SqueezeExcitation.logits:
             return None

@@ -1,4 +1,4 @@
-"""What attention does while it trains."""
+"""Callbacks that monitor attention during training."""
 
 from composer_attn.extras import naming_the_extra
 

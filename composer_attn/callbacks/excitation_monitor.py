@@ -1,4 +1,4 @@
-"""Look at what attention does, on a few steps and at evaluation."""
+"""Monitor the excitations of attentions, on some training steps and at evaluation."""
 
 import re
 import warnings
@@ -29,52 +29,52 @@ from composer_attn.surgery import find_attended
 from composer_attn.surgery.names import as_patterns, check_patterns, matches, unwrapped
 
 _FIRST_CLASSES = 10
-# What activation checkpointing and FSDP put between a module and its name.
+# Name components inserted by activation checkpointing, FSDP and torch.compile.
 _WRAPPERS = re.compile(r"\b(_checkpoint_wrapped_module|_fsdp_wrapped_module|_orig_mod)\b\.?")
 
 
 class ExcitationMonitor(Callback):
-    """Log what every attention of a model does: how its excitations are spread, and where they end.
+    """Log statistics of the excitations of all attentions of a model.
 
-    On logging steps, under ``excitation/<layer>/<figure>``, over all samples of the batch (all
-    microbatches and ranks); in between it neither looks nor costs anything:
+    On logging steps it logs these figures under ``excitation/<layer>/<figure>``, over all samples
+    of the batch (all microbatches and ranks); on other steps it costs nothing:
 
     - ``mean``: mean of the scales, over samples and channels
     - ``std``: their standard deviation, over samples and channels
     - ``saturated_low``: share of channels below 0.05, averaged over the samples
     - ``saturated_high``: share of channels above 0.95
     - ``dead``: share of channels below 0.05 in every sample of the batch
-    - ``entropy``: of the channels' shares in the excitation, from 0 (one has all) to 1 (even)
+    - ``entropy``: of the channels' shares of the excitation, from 0 (one channel) to 1 (uniform)
 
-    For gates with another range than 0 to 1 the limits are 5% from the ends of theirs.
+    For gates whose range is not 0 to 1 the limits are 5% of the range from its ends.
 
-    At every evaluation, for each class: the mean excitation of each channel and its standard
-    deviation over samples, as in figure 5 of `Squeeze-and-Excitation Networks
-    <https://arxiv.org/abs/1709.01507>`_, into ``excitations.npz`` in ``folder``, for
+    At every evaluation it writes, for each class, the mean excitation of each channel and its
+    standard deviation over samples, as in figure 5 of `Squeeze-and-Excitation Networks
+    <https://arxiv.org/abs/1709.01507>`_, to ``excitations.npz`` in ``folder``, for
     ``composer-attn report``.
 
-    Under ``torch.compile`` a logging step runs eagerly, so that nothing is compiled anew.
+    Under ``torch.compile`` a logging step runs eagerly, so that nothing is recompiled.
 
     Args:
-        interval: time between logging steps, in ``ba`` or ``ep``; a step is logged when the batch
-            (or the last batch of the epoch) that completes the interval is trained on.
-        layers: glob pattern(s) of attended modules to look at; all by default.
-        classes: labels to keep apart at evaluation; the first ten by default.
+        interval: time between logging steps, in ``ba`` or ``ep``; the step of the batch that
+            completes the interval (for epochs, the last batch of the epoch) is logged.
+        layers: glob pattern(s) of attended modules to monitor; all by default.
+        classes: labels to distinguish at evaluation; the first ten by default.
         histogram: also log the share of scales in each tenth of the gate's range, under
             ``excitation/<layer>/histogram/<from>-<to>``.
-        patience: number of logging steps in a row after which gates that are saturated, or that
-            never move, are worth a warning.
-        folder: where to keep the excitations by class; the Trainer's ``save_folder`` by default,
-            and without one they are not kept.
+        patience: number of consecutive logging steps after which gates that are saturated, or
+            that do not change, cause a warning.
+        folder: where to write the excitations by class; the Trainer's ``save_folder`` by default,
+            without which they are not written.
 
     Raises:
-        ArgumentError: an argument is wrong for any model.
-        PatternError: at the start of training: a pattern matches no attended module.
+        ArgumentError: an argument is invalid for any model.
+        PatternError: at the start of training, a pattern matches no attended module.
 
     Warns:
-        NoEffectWarning: at the start of training: nothing is attended, or by what is no
-            ChannelAttention, which does not say what it scales by.
-        IdleGatesWarning: gates are saturated, or never move.
+        NoEffectWarning: at the start of training, no module is attended, or the attention is not
+            a ChannelAttention, and does not expose its scales.
+        IdleGatesWarning: gates are saturated, or do not change.
 
     Example:
         >>> from composer_attn import ExcitationMonitor
@@ -103,23 +103,23 @@ class ExcitationMonitor(Callback):
         self._seen = 0
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Make sure that there is something to look at."""
+        """Check the patterns, and warn if there is nothing to monitor."""
         attended = _attended(state)
         check_patterns("layers", self.layers if attended else None, list(attended))
         shown, chosen = self._attentions(state), self._chosen(state)
         hidden = [
             f"{n} ({type(m.attention).__name__})" for n, m in chosen.items() if n not in shown
         ]
-        message = "the model has no attention of ours to look at" if not attended else ""
+        message = "the model has no added attention to monitor" if not attended else ""
         if hidden:
             listed = f"{', '.join(hidden[:3])}{', ...' * (len(hidden) > 3)}"
-            message = f"nothing is seen of {listed}: only a ChannelAttention says what it scales by"
+            message = f"cannot monitor {listed}: only a ChannelAttention exposes its scales"
         if message:
             warnings.warn(f"ExcitationMonitor: {message}", NoEffectWarning, stacklevel=2)
 
     def before_train_batch(self, state: State, logger: Logger) -> None:
-        """Begin to look, if this step is one to log."""
-        # Again where a step is: one that ran out of memory, or one of several of an optimizer.
+        """Start recording if this step is to be logged."""
+        # May be called again within a step: after running out of memory, or by some optimizers.
         self._looking.close()
         self._tallies = {}
         if self._is_due(state):
@@ -128,11 +128,11 @@ class ExcitationMonitor(Callback):
             self._look(attentions, None)
 
     def after_train_batch(self, state: State, logger: Logger) -> None:
-        """Look no more."""
+        """Stop recording."""
         self._looking.close()
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Log what was seen."""
+        """Log the recorded figures."""
         if not self._tallies:
             return
         tallies, self._tallies = self._tallies, {}
@@ -148,23 +148,23 @@ class ExcitationMonitor(Callback):
             self._idle.look_at(layer, tally)
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        """Count from nothing."""
+        """Reset the tallies."""
         groups = len(self.classes)
         self._tallies = self._new_tallies(self._attentions(state), state, groups, False)
         self._seen = 0
 
     def eval_before_forward(self, state: State, logger: Logger) -> None:
-        """Look at the forward pass that follows, if its samples count."""
+        """Record the next forward pass, unless its batch is padding."""
         labels = _labels_of(state.batch)
         if self._tallies and not self._is_padding(state, labels):
             self._look(self._attentions(state), labels)
 
     def eval_after_forward(self, state: State, logger: Logger) -> None:
-        """Look no more."""
+        """Stop recording."""
         self._looking.close()
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Keep what was seen; of several datasets, of the last."""
+        """Write the recorded excitations; of several datasets, the last is kept."""
         tallies, self._tallies = self._tallies, {}
         reduce(tallies.values())
         folder = self.folder or _save_folder(state)
@@ -173,21 +173,21 @@ class ExcitationMonitor(Callback):
             excitations.write(Path(folder), batch, self.classes, tallies)
 
     def close(self, state: State, logger: Logger) -> None:
-        """Look no more, however training ended."""
+        """Stop recording, however training ended."""
         self._looking.close()
 
     def _is_due(self, state: State) -> bool:
-        """Say whether the step that begins completes an interval."""
+        """Return whether the step that begins completes an interval."""
         now, every = state.timestamp, self.interval.value
         if self.interval.unit == TimeUnit.BATCH:
             return (now.batch.value + 1) % every == 0
-        if state.dataloader_len is None:  # then an epoch's first step stands for the epoch before
+        if state.dataloader_len is None:  # log at the first step of the next epoch instead
             return now.epoch.value > 0 and now.batch_in_epoch == 0 and now.epoch.value % every == 0
         last = now.batch_in_epoch.value + 1 == state.dataloader_len.value
         return last and (now.epoch.value + 1) % every == 0
 
     def _attentions(self, state: State) -> dict[str, ChannelAttention]:
-        # Anew each time: another algorithm may have changed the model meanwhile.
+        # Looked up each time: another algorithm may have changed the model since.
         return {
             name: module.attention
             for name, module in self._chosen(state).items()
@@ -208,7 +208,7 @@ class ExcitationMonitor(Callback):
         }
 
     def _look(self, attentions: dict[str, ChannelAttention], labels: Tensor | None) -> None:
-        """Have every attention report its excitations, until ``_looking`` is closed."""
+        """Register an observer on every attention, until ``_looking`` is closed."""
         self._looking.enter_context(torch.compiler.set_stance("force_eager"))
         members: tuple[Tensor, Tensor] | None = None
         if labels is not None:
@@ -222,9 +222,9 @@ class ExcitationMonitor(Callback):
             self._looking.callback(delattr, attention, "observer")
 
     def _is_padding(self, state: State, labels: Tensor | None) -> bool:
-        """Say whether a batch holds nothing but a sample that a sampler repeats to fill up ranks.
+        """Return whether a batch consists of a sample repeated by the sampler to pad the ranks.
 
-        Where it holds others as well, Composer has taken that one out.
+        If it contains others as well, Composer has removed the padding.
         """
         if labels is None:
             return False
@@ -232,7 +232,7 @@ class ExcitationMonitor(Callback):
         sampler = getattr(state.dataloader, "sampler", None)
         if len(labels) != 1 or not isinstance(sampler, DistributedSampler) or sampler.drop_last:
             return False
-        padding = sampler.total_size - len(cast(Sized, sampler.dataset))  # as it asks itself
+        padding = sampler.total_size - len(cast(Sized, sampler.dataset))  # as the sampler does
         return before >= sampler.num_samples - (sampler.rank >= sampler.num_replicas - padding)
 
 
@@ -245,12 +245,12 @@ def _report(
 ) -> None:
     if by_position and labels is not None and len(scales) % len(labels) == 0:
         scales = scales.unflatten(0, (len(labels), -1)).mean(1)
-    fits = labels is not None and len(labels) == len(scales)  # not where samples are cut up
+    fits = labels is not None and len(labels) == len(scales)  # false if samples are split up
     tally.add(scales, members if fits else None)
 
 
 def _attended(state: State) -> dict[str, nn.Module]:
-    """Return the attended modules by their names in the network, whatever it is wrapped into."""
+    """Return the attended modules by name in the network, without the names of wrappers."""
     model = state.model
     model = model.module if isinstance(model, DistributedDataParallel) else model
     found = find_attended(model)

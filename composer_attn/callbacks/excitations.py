@@ -1,4 +1,4 @@
-"""The file that a run keeps of what its attention did at the last evaluation."""
+"""The file in which a run stores its excitations at the last evaluation."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ FILE = "excitations.npz"
 
 @dataclass(frozen=True)
 class Layer:
-    """What one attention did, by class; the last row is all samples.
+    """Excitations of one attention by class; the last row is for all samples.
 
     Attributes:
-        name: of the attended module.
+        name: name of the attended module.
         mean: mean excitation of each channel, ``(classes + 1, C)``.
         std: standard deviation over samples of each channel, ``(classes + 1, C)``.
         figures: the monitor's figures over all samples.
@@ -32,12 +32,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Excitations:
-    """What the attentions of a network did, in the order in which the network has them.
+    """Excitations of the attentions of a network, in model order.
 
     Attributes:
-        batch: batches that the network had been trained on.
-        classes: the labels that were kept apart.
-        samples: number of samples of each class, and of all, ``(classes + 1,)``.
+        batch: number of batches that the network had been trained on.
+        classes: the labels that were distinguished.
+        samples: number of samples of each class, then of all, ``(classes + 1,)``.
         layers: one for each attended module.
     """
 
@@ -48,7 +48,7 @@ class Excitations:
 
 
 def write(folder: Path, batch: int, classes: Sequence[int], tallies: Mapping[str, Tally]) -> None:
-    """Write the tallies of an evaluation, reduced, in place of those of an earlier one."""
+    """Write the reduced tallies of an evaluation, replacing those of an earlier one."""
     arrays = {"batch": np.array(batch), "classes": np.array(classes, dtype=np.int64)}
     arrays["layers"] = np.array(list(tallies))
     arrays["samples"] = next(iter(tallies.values())).samples().numpy()
@@ -64,7 +64,7 @@ def write(folder: Path, batch: int, classes: Sequence[int], tallies: Mapping[str
 
 
 def read(folder: Path) -> Excitations | None:
-    """Read what :func:`write` wrote into a folder; ``None`` where there is nothing to read."""
+    """Read the file that :func:`write` wrote to a folder; ``None`` if there is no valid one."""
     try:
         with np.load(folder / FILE, allow_pickle=False) as file:
             layers = tuple(

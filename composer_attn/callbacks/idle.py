@@ -1,4 +1,4 @@
-"""Notice attention that does nothing: gates that are saturated, or that never move."""
+"""Detect idle attention: gates that are saturated, or that do not change."""
 
 import warnings
 
@@ -7,14 +7,14 @@ from torch import Tensor
 from composer_attn.callbacks.tally import Tally
 from composer_attn.errors import IdleGatesWarning
 
-# A layer is saturated when this share of its scales is.
+# A layer is saturated if this share of its scales is.
 _SATURATED = 0.99
-# What is less than this, of scales around 1, is no movement.
+# Smaller changes, of scales around 1, do not count.
 _STILL = 1e-4
 
 
 class IdleGates:
-    """Warns, once for each layer, when its gates are idle for a number of steps in a row.
+    """Warns, once for each layer, when its gates are idle for a number of consecutive steps.
 
     Args:
         patience: the number of steps.
@@ -26,10 +26,10 @@ class IdleGates:
         self._in_a_row: dict[tuple[str, str], int] = {}
 
     def look_at(self, layer: str, tally: Tally) -> None:
-        """Take in what a layer did on a step.
+        """Record the tally of a layer on a logging step.
 
         Warns:
-            IdleGatesWarning: it is saturated, or does not move, for the last ``patience`` steps.
+            IdleGatesWarning: it was saturated, or did not change, in the last ``patience`` steps.
         """
         figures, means = tally.figures(), tally.mean()[-1]
         saturated = figures["saturated_low"] + figures["saturated_high"]
@@ -39,7 +39,7 @@ class IdleGates:
         self._count(
             (layer, "saturated"),
             saturated >= _SATURATED,
-            f"{saturated:.0%} of the scales are saturated, and pass next to no gradient: a lower "
+            f"{saturated:.0%} of the scales are saturated, and pass almost no gradient: a lower "
             "learning rate, or start='identity', may help",
         )
         self._count(

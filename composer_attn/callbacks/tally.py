@@ -1,4 +1,4 @@
-"""Sums over excitations, from which every figure follows; they add up over batches and ranks."""
+"""Sums over excitations, additive over batches and ranks, from which all figures follow."""
 
 from collections.abc import Iterable
 from math import isfinite, log
@@ -11,26 +11,26 @@ from composer_attn.attention.base import ChannelAttention
 
 FIGURES = ("mean", "std", "saturated_low", "saturated_high", "dead", "entropy")
 BINS = 10
-# How near to an end of its gate's range a scale is saturated, as a share of the range.
+# A scale is saturated within this share of its gate's range from either end.
 _MARGIN = 0.05
 _COUNT, _SUM, _SQUARES, _LOW, _HIGH = range(5)
 
 
 class Tally:
-    """Sums over the excitations ``(N, C)`` of one layer, for all samples and for some groups.
+    """Sums over the excitations ``(N, C)`` of one layer, for all samples and for groups of them.
 
-    Saturated is a scale within 5% of an end of its gate's range: below 0.05 or above 0.95 for a
+    A scale is saturated within 5% of an end of its gate's range: below 0.05 or above 0.95 for a
     sigmoid from 0 to 1; a ReLU has no upper end.
 
     Args:
-        attention: whose excitations these are.
-        groups: number of groups of samples that are kept apart as well.
+        attention: the attention that computes the excitations.
+        groups: number of groups of samples that are also summed separately.
         histogram: whether to count scales by tenths of their range.
-        device: where the sums are.
+        device: device of the sums.
 
     Attributes:
         sums: ``(groups + 1, 5, C)``: number of samples, sum, sum of squares, number of scales
-            saturated below and above; the last group is all samples.
+            saturated below and above; the last group is that of all samples.
         counts: ``(10,)``, the histogram, or ``(0,)``.
     """
 
@@ -38,7 +38,7 @@ class Tally:
         self, attention: ChannelAttention, groups: int, histogram: bool, device: torch.device
     ):
         low, high = attention.gate_range
-        # An end that is infinite is never near; counts are then of tenths from 0, or up to 1.
+        # No scale is near an infinite end; the histogram then covers tenths from 0, or up to 1.
         width = high - low if isfinite(high - low) else 1.0
         self._low, self._width = (low if isfinite(low) else 0.0), width
         self._near_low = low + _MARGIN * width
@@ -52,7 +52,7 @@ class Tally:
 
         Args:
             scales: the excitations.
-            members: which rows of the batch are in which groups: indices of rows, and of groups.
+            members: which rows of the batch are in which groups: row indices and group indices.
         """
         s = scales.to(self.sums.device, self.sums.dtype)
         powers = (torch.ones_like(s), s, s * s)
@@ -66,7 +66,7 @@ class Tally:
             self.counts += torch.bincount(tenths.flatten(), minlength=BINS)
 
     def mean(self) -> Tensor:
-        """Return the mean of each channel ``(groups + 1, C)``; nan where there was no sample."""
+        """Return the mean of each channel ``(groups + 1, C)``; nan for groups without samples."""
         return self.sums[:, _SUM] / self.sums[:, _COUNT]
 
     def deviation(self) -> Tensor:
@@ -79,7 +79,7 @@ class Tally:
         return self.sums[:, _COUNT, 0]
 
     def figures(self) -> dict[str, float]:
-        """Return the figures of :data:`FIGURES` over all samples; nan where there was none."""
+        """Return the figures of :data:`FIGURES` over all samples; nan if there were none."""
         count, total, squares, low, high = self.sums[-1]
         mean = (total / count).mean()
         values = {
@@ -100,7 +100,7 @@ class Tally:
 
 
 def _entropy(means: Tensor) -> Tensor:
-    """Return the entropy of the channels' shares, 1 where all are equal, 0 where one has all."""
+    """Return the entropy of the channels' shares: 1 if all are equal, 0 if only one is not 0."""
     if len(means) == 1 or not means.sum():
         return torch.zeros(())
     shares = means / means.sum()
@@ -108,7 +108,7 @@ def _entropy(means: Tensor) -> Tensor:
 
 
 def reduce(tallies: Iterable[Tally]) -> None:
-    """Add the tallies of all ranks, in one go, and take them to the CPU."""
+    """Sum the tallies over all ranks with one all-reduce, and move them to the CPU."""
     tensors = [tensor for tally in tallies for tensor in (tally.sums, tally.counts)]
     if not tensors:
         return

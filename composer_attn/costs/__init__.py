@@ -1,4 +1,4 @@
-"""What a surgery costs on an example input: parameters, multiply-accumulates, memory."""
+"""The costs of a surgery on an example input: parameters, multiply-accumulates, memory."""
 
 from composer_attn.costs.example import Example
 from composer_attn.costs.measure import measured

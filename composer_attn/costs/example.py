@@ -1,4 +1,4 @@
-"""Example inputs: what may be given, copies to try them on, what to say where a forward fails."""
+"""Example inputs: their conversion, model copies to run them on, and error messages."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Trial = tuple[AbstractContextManager, nn.Module, tuple]
 
 
 def as_arguments(example: Example) -> tuple:
-    """Return an example as the tuple of a model's positional arguments.
+    """Convert an example to the tuple of a model's positional arguments.
 
     Raises:
         ArgumentError: it is neither a tensor nor a tuple.
@@ -32,20 +32,20 @@ def as_arguments(example: Example) -> tuple:
 
 
 def fake_trial(model: nn.Module, arguments: tuple) -> Trial:
-    """Copy a model and its arguments as fake tensors, which have shapes but no values: it is free.
+    """Copy a model and its arguments as fake tensors, which have shapes but no values.
 
-    What is on the meta device is taken as on a CPU.
+    Tensors on the meta device are treated as CPU tensors.
 
     Returns:
-        What to run the copy under, the copy, and the arguments.
+        The context to run the copy under, the copy, and the arguments.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    # Real ones turn up in plain attributes.
+    # Modules may hold real tensors in plain attributes.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def fake(tensor: Tensor) -> Tensor:
-        if tensor.is_meta:  # as what is kept on a CPU, where the kernels are real ones
+        if tensor.is_meta:  # as a CPU tensor, for which operations are checked as usual
             with mode:
                 found = torch.empty_like(tensor, device="cpu", requires_grad=False)
         else:
@@ -54,13 +54,13 @@ def fake_trial(model: nn.Module, arguments: tuple) -> Trial:
             return nn.Parameter(found, tensor.requires_grad)
         return found.requires_grad_(tensor.requires_grad)
 
-    # deepcopy takes what is in its memo for copied already.
+    # deepcopy does not copy objects that are in its memo.
     memo = {id(tensor): fake(tensor) for tensor in (*model.parameters(), *model.buffers())}
     return mode, copy.deepcopy(model, memo), tree_map_only(Tensor, fake, arguments)
 
 
 def real_trial(model: nn.Module, arguments: tuple) -> Trial:
-    """Copy a model and its arguments whole, for forwards that look at values."""
+    """Copy a model and its arguments with values, for forwards that depend on them."""
 
     def clone(tensor: Tensor) -> Tensor:
         return tensor.detach().clone().requires_grad_(tensor.requires_grad)
@@ -73,19 +73,19 @@ TRIALS: tuple[Callable[[nn.Module, tuple], Trial], ...] = (fake_trial, real_tria
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Record gradients whatever the caller's mode, and give random states back as they were."""
+    """Enable gradients whatever the caller's mode, and preserve the random states."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=list(devices)))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        # Neither the flop counter nor fake tensors see into compiled code.
+        # Neither the flop counter nor fake tensors work with compiled code.
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
 def check_dtypes(network: nn.Module) -> None:
-    """Make plain convolutions refuse inputs of another dtype, which fake tensors do not."""
+    """Make plain convolutions reject inputs of another dtype, which fake tensors do not."""
     forwards = {kind.forward for kind in CONVOLUTIONS}
 
     def check(module: nn.Module, args: tuple) -> None:
@@ -99,7 +99,7 @@ def check_dtypes(network: nn.Module) -> None:
 
 
 def refusal(model: nn.Module, arguments: tuple, error: Exception) -> str:
-    """Say what was given and what the model takes, where its forward fails on an example."""
+    """Return the message for a forward that fails on an example: what was given, and expected."""
     given = [_describe(leaf) for leaf in tree_leaves(arguments)] or ["no arguments"]
     why = first_line(error)
     return (

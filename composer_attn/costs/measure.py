@@ -1,4 +1,4 @@
-"""Measure what a surgery costs: run copies of the network on an example, plain and attended."""
+"""Measure the costs of a surgery by running a copy of the network, plain and attended."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,20 +28,20 @@ from composer_attn.surgery.sites import CONVOLUTIONS
 def measured(
     plan: SurgeryPlan, model: nn.Module, example: Example, operate: Callable[[nn.Module], Any]
 ) -> SurgeryPlan:
-    """Add to a plan what it costs on an example; the model stays as it is.
+    """Return a plan with its costs on an example; the model is not changed.
 
-    Two forward passes of a copy in evaluation mode, recording gradients: first as it is, then
-    attended. On fake tensors, which take neither memory nor time; where the forward looks at
-    values (as detection networks do), on real ones.
+    A copy runs twice in evaluation mode with gradients enabled: first plain, then attended. It
+    runs on fake tensors, which take almost no memory and time, or on real ones if the forward
+    depends on values (as in detection networks).
 
     Args:
         plan: the plan.
         model: the network.
         example: a tensor, or a tuple of the forward's positional arguments.
-        operate: carries the plan out on a copy.
+        operate: applies the plan to a copy.
 
     Raises:
-        ArgumentError: the example is of a wrong type, or the model's forward fails on it.
+        ArgumentError: the example has the wrong type, or the model's forward fails on it.
         ModelError: the model cannot be copied, or fails once it is attended.
     """
     arguments = as_arguments(example)
@@ -59,18 +59,18 @@ def measured(
 
 @dataclass
 class _Reading:
-    """What one forward pass was found to take.
+    """Measurements of one forward pass.
 
     Attributes:
-        parameters: of the network.
-        macs: by the flop counter.
-        saved: bytes of each storage that is kept for backward.
+        parameters: number of parameters of the network.
+        macs: multiply-accumulates, by the flop counter.
+        saved: bytes of each storage that is saved for backward.
         sizes: spatial sizes of each site's calls.
-        maps: storages of the feature maps that each site's attention takes, and puts out.
-        inner: storages that were first kept inside each site's attention.
+        maps: storages of the feature maps that each site's attention takes and returns.
+        inner: storages that were first saved inside each site's attention.
         inner_macs: multiply-accumulates of each site's attention.
-        outputs: names of the convolutions whose output is the network's, up to what has no weights.
-        widths: what sizes each site's attention, and how.
+        outputs: names of the convolutions whose output is the network's, up to weightless layers.
+        widths: name and value of the argument that sizes each site's attention.
     """
 
     parameters: int = 0
@@ -90,7 +90,7 @@ class _Reading:
 def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading]:
     try:
         context, network, copies = trial(model, arguments)
-    except Exception as error:  # whatever an attribute raises that is copied
+    except Exception as error:  # copying an attribute may raise anything
         why = first_line(error)
         raise ModelError(
             f"an example is tried on a copy of the model, which cannot be copied: {why}"
@@ -127,7 +127,7 @@ def _read_attended(network: nn.Module, plan: SurgeryPlan, arguments: tuple) -> _
     with _metering(network, reading, current) as counter:
         for site in plan.chosen:
             module = network.get_submodule(site.name)
-            # Where an attention takes another's place, it is the site itself.
+            # The module itself may be the attention, where it takes the place of another.
             attention = module._modules.get(CHILD, module)
             _watch_attention(site.name, attention, reading, current, counter)
         try:
@@ -146,13 +146,13 @@ def _read_attended(network: nn.Module, plan: SurgeryPlan, arguments: tuple) -> _
 def _metering(
     network: nn.Module, reading: _Reading, current: list[str] | None = None
 ) -> Iterator[FlopCounterMode]:
-    """Count parameters, multiply-accumulates, and what is kept for backward."""
+    """Measure parameters, multiply-accumulates, and the bytes saved for backward."""
     own = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
 
     def pack(tensor: Tensor) -> None:
         storage = _storage(tensor)
         if storage not in own and storage not in reading.saved:
-            # A weak reference keeps its address from being used again, but no memory.
+            # A weak reference prevents reuse of the address without keeping the memory.
             reading.saved[storage] = tensor.untyped_storage().nbytes()
             if current:
                 reading.inner.setdefault(current[-1], []).append(storage)
@@ -169,10 +169,10 @@ def _storage(tensor: Tensor) -> StorageWeakRef:
 
 
 def _watch_site(network: nn.Module, site: Site, reading: _Reading):
-    """Note the feature map that a site's attention would take, at each call."""
+    """Record the feature map that a site's attention would take, at each call."""
     try:
         module, side = network.get_submodule(site.name), site.side
-    except AttributeError:  # a shortcut without a module: it is what its block takes
+    except AttributeError:  # a shortcut without a module: the input of its block
         module, side = network.get_submodule(site.name.rpartition(".")[0]), "input"
 
     def note(module: nn.Module, args: tuple, output: Any) -> None:
@@ -185,7 +185,7 @@ def _watch_site(network: nn.Module, site: Site, reading: _Reading):
 
 
 def _watch_producer(module: nn.Module, name: str | None, producers: dict[Any, str | None]):
-    """Note the operation of the graph that a layer's output comes from."""
+    """Record the autograd node of a layer's output."""
 
     def note(module: nn.Module, args: tuple, output: Any) -> None:
         for tensor in _tensors(output):
@@ -205,7 +205,7 @@ def _watch_attention(name, attention, reading, current, counter) -> None:
     def leave(module: nn.Module, args: tuple, output: Tensor) -> None:
         reading.inner_macs[name] += counter.get_total_flops() // 2
         reading.maps[name].append(_storage(output))
-        # A scale of 1: where the forward looks at values, it goes the plain network's way.
+        # As if the scale were 1: a forward that depends on values runs as in the plain network.
         output.data.copy_(args[0])
         current.pop()
 
@@ -217,7 +217,7 @@ def _watch_attention(name, attention, reading, current, counter) -> None:
 
 
 def _last_producers(output: Any, producers: dict[Any, str | None]) -> set[str]:
-    """Walk the graph back from the outputs to the first layers with weights; name convolutions."""
+    """Return the convolutions among the first layers with weights, back from the outputs."""
     queue = [tensor.grad_fn for tensor in _tensors(output)]
     seen, found = set(), set[str]()
     while queue:
@@ -250,7 +250,7 @@ def _with_costs(plan: SurgeryPlan, plain: _Reading, attended: _Reading) -> Surge
 
 
 def _extra_bytes(plan: SurgeryPlan, plain: _Reading, attended: _Reading) -> dict[str, int]:
-    """Work out what each attention adds to what is kept; all of it together is the difference."""
+    """Attribute the difference in saved bytes to the attentions."""
     extra = {site.name: 0 for site in plan.chosen}
     for sign, reading in ((1, attended), (-1, plain)):
         counted = set()

@@ -1,4 +1,4 @@
-"""Plan, then act: every check before the first change, and all of the changes or none."""
+"""Plan and apply a surgery: all checks come first, then all changes are made or none."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -40,9 +40,9 @@ def plan_surgery(
     param_group: int | None = None,
     example: Example = None,
 ) -> SurgeryPlan:
-    """Work out what :func:`apply_surgery` would do or raise; change nothing.
+    """Return the plan of what :func:`apply_surgery` would do, or raise its errors.
 
-    With an example input, also what it would cost: see :func:`measured`.
+    Nothing is changed. With an example input the plan includes costs: see :func:`measured`.
     """
     check_model(model)
     bring_back = unfuse(model)
@@ -69,7 +69,7 @@ def apply_surgery(
     Args:
         model: the network.
         recipe: builds the attentions.
-        selection: which sites.
+        selection: selects the sites.
         optimizers: live optimizers that the new parameters join.
         param_group: the group that all new parameters join; see :func:`find_homes`.
 
@@ -77,7 +77,7 @@ def apply_surgery(
         The plan that was carried out.
 
     Raises:
-        ArgumentError, PatternError, ModelError, OptimizerError: nothing was changed.
+        ArgumentError, PatternError, ModelError, OptimizerError: in each case nothing was changed.
     """
     check_model(model)
     live = as_optimizers(optimizers)
@@ -127,14 +127,14 @@ def _prepare(
     live: list[Optimizer],
     param_group: int | None,
 ) -> tuple[SurgeryPlan, list[Point], dict[str, list[Home]]]:
-    recipe.check()  # wrong arguments: an error even where no site is chosen
+    recipe.check()  # invalid arguments are an error even if no site is chosen
     selected = select(model, selection)
     sites = [point for point, reason in selected if not reason]
     recipe.check_matches(p.names for p, reason in selected if reason in ("", ATTENDED_ALREADY))
     check_sites(sites, model)
     trials = Trials(model, recipe)
     tried = {point.name: trials.at(point) for point in sites}
-    # Without parameters there is nothing for an optimizer to hold.
+    # An attention without parameters needs no optimizer.
     owners = {point.name: point.owner for point in sites if tried[point.name].parameters}
     homes = find_homes(model, owners, live, param_group)
     kinds = dict.fromkeys(found.kind for found in tried.values())
@@ -148,7 +148,7 @@ def _prepare(
 
 
 def _detailed(point: Point, reason: str, trials: Trials) -> str:
-    """Say of an attended point whether its attention is what was asked for."""
+    """Add to the reason for an attended site whether its attention is the requested one."""
     if reason != ATTENDED_ALREADY:
         return reason
     there = point.module._modules[CHILD]
@@ -160,7 +160,7 @@ def _detailed(point: Point, reason: str, trials: Trials) -> str:
 
 
 def _settings(attention: nn.Module) -> tuple[object, ...]:
-    """Return what two attentions of one class may differ in: their arguments and their size."""
+    """Return the arguments and size of an attention, to compare two of the same class."""
     kinds = (bool, int, float, str)
     own = {n: v for n, v in vars(attention).items() if n[0] != "_" and isinstance(v, kinds)}
     own.pop("training", None)
@@ -176,12 +176,12 @@ def _site(point: Point, reason: str, tried: Mapping[str, Tried]) -> Site:
 
 
 def _build(model: nn.Module, recipe: Recipe, point: Point, built: set[int]) -> nn.Module:
-    """Build the attention of a site like its owner: device, dtype, training or evaluation."""
+    """Build the attention of a site with its owner's device, dtype and training mode."""
     owner = model.get_submodule(point.owner)
     weight = next(owner.parameters())
     attention = recipe.build(point.channels, point.names, weight.device, weight.dtype)
     attention = moved(attention, weight, model, built)
-    # What can fail, fails before anything has changed.
+    # Build the class here, so that any failure occurs before anything is changed.
     attended_class(type(point.module), point.side)
     if point.slots:
         point.module.train(owner.training)

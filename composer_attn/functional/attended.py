@@ -1,4 +1,4 @@
-"""Look at the attentions of a network, or take them out again."""
+"""Access or remove the attentions of a network."""
 
 import warnings
 
@@ -11,11 +11,11 @@ from composer_attn.surgery import Selection, check_no_orphans, find_attended
 
 
 def attended_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the attentions of a model by the names of the modules that they attend.
+    """Return the attentions of a model by the names of the attended modules.
 
     Raises:
-        ModelError: the model holds attention that is out of use, since something rebuilt its
-            modules after the surgery: see docs/other_code.md.
+        ModelError: the model holds orphaned attention, whose module was rebuilt or given another
+            class after the surgery: see docs/other_code.md.
 
     Example:
         >>> import torch
@@ -30,26 +30,26 @@ def attended_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def detach_attention(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.Module]:
-    """Take every attention of ours out of a model again, exactly.
+    """Remove all attentions that were added to a model, exactly undoing the surgery.
 
-    Classes, state-dict keys, parameter groups and outputs are those of the model before surgery (as
-    far as it was not trained meanwhile). An attention of the network's own that gave way is back.
+    Classes, state-dict keys, parameter groups and outputs are those of the model before the surgery
+    (except for any training since). Built-in attention that was replaced is restored.
 
     Args:
         model: an attended network.
-        optimizers: the optimizer(s) that hold the attentions' parameters; they, and their state,
-            leave the parameter groups.
+        optimizers: the optimizer(s) that hold the attentions' parameters, which are removed along
+            with their state.
 
     Returns:
-        The attentions taken out, by the names of the modules that they attended.
+        The removed attentions, by the names of the modules that they attended.
 
     Raises:
-        ModelError: the model is wrapped, compiled or scripted, or an attended module was extended
-            further. Nothing was changed.
-        OptimizerError: something passed is no optimizer that can be changed.
+        ModelError: the model is wrapped, compiled or scripted, or an attended module's class was
+            extended further. Nothing was changed.
+        OptimizerError: ``optimizers`` holds something else, or an optimizer that cannot be changed.
 
     Warns:
-        NothingAttendedWarning: there was none.
+        NothingAttendedWarning: the model has no added attention.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ def detach_attention(model: nn.Module, optimizers: Optimizers = None) -> dict[st
     """
     detached = detach_all(model, optimizers)
     if not detached:
-        warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
+        warnings.warn("the model has no added attention", NothingAttendedWarning, stacklevel=2)
     return detached
 
 
@@ -72,28 +72,29 @@ def remove_attention(
     exclude: Patterns = None,
     optimizers: Optimizers = None,
 ) -> dict[str, nn.Module]:
-    """Take the attention that a network came with out of it, for good.
+    """Remove the built-in attention of a network permanently.
 
-    What ``apply_eca(model, replace=True)`` would replace becomes an ``nn.Identity``: the network
-    runs, trains and exports without it. Attention of ours stays; see :func:`detach_attention`.
+    Each attention that ``apply_eca(model, replace=True)`` would replace becomes an ``nn.Identity``:
+    the network runs, trains and exports without it. Added attention is kept; to remove it, see
+    :func:`detach_attention`.
 
     Args:
         model: any network.
-        include: glob pattern(s) of the names of attentions to take out; all by default.
-        exclude: glob pattern(s) of those to leave.
-        optimizers: the optimizer(s) that hold the attentions' parameters; they, and their state,
-            leave the parameter groups.
+        include: glob pattern(s) of the names of attentions to remove; all by default.
+        exclude: glob pattern(s) of those to keep.
+        optimizers: the optimizer(s) that hold the attentions' parameters, which are removed along
+            with their state.
 
     Returns:
-        The attentions taken out, by name.
+        The removed attentions, by name.
 
     Raises:
         PatternError: a pattern matches none of them.
         ModelError: the model is wrapped, compiled or scripted. Nothing was changed.
-        OptimizerError: something passed is no optimizer that can be changed.
+        OptimizerError: ``optimizers`` holds something else, or an optimizer that cannot be changed.
 
     Warns:
-        NothingAttendedWarning: there was none.
+        NothingAttendedWarning: the model has no built-in attention.
 
     Example:
         >>> import torchvision

@@ -1,4 +1,4 @@
-"""Any attention on a network of your own: ours by name, or one that you wrote."""
+"""Apply any attention to any network: a registered one by name, or a custom one."""
 
 from typing import Any, overload
 
@@ -27,52 +27,52 @@ def apply_attention(model: nn.Module, attention: Attention, **arguments: Any) ->
 def apply_attention(model: nn.Module, attention: Attention, **arguments: Any) -> SurgeryPlan:
     """Add an attention after the convolutions of a model, in place.
 
-    Each chosen ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d`` stays the same object, with the same
-    parameters under the same state-dict keys, and passes its output through a new child module
-    named ``attention``. Convolutions inside an attention, of ours or that the network came with,
-    and attended ones are passed over; applying twice changes nothing. Apply before wrapping in DDP
-    or FSDP, and before compiling.
+    Each chosen ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d`` remains the same object, with the same
+    parameters and state-dict keys, and passes its output through a new child module named
+    ``attention``. Convolutions that are attended already, or that are inside an added or built-in
+    attention, are passed over; applying twice changes nothing. Apply before wrapping in DDP or
+    FSDP, and before compiling.
 
     Args:
         model: any network.
-        attention: a registered name, like ``squeeze_excite`` or ``eca``
-            (:func:`register_attention`); or a class, or a function ``(channels, **arguments) ->
-            nn.Module``. What it builds maps ``(N, C, *spatial)`` to the same shape. It is built
-            anew for each site, and put on the site's device, in its dtype.
-        min_channels: attend where there are at least this many channels: of a convolution's
-            output, or at the point of another ``placement``. 128 by default, and with ``replace``
-            1: whatever is there.
-        placement: ``conv``: after each convolution; ``norm``: after the norm that follows it; and
-            in residual blocks, as the SENet paper draws them: ``residual``: at the end of the
-            branch, before the addition; ``pre``: before the branch; ``post``: after the block;
+        attention: a registered name, such as ``squeeze_excite`` or ``eca`` (see
+            :func:`register_attention`); a class; or a function ``(channels, **arguments) ->
+            nn.Module``. The module must map ``(N, C, *spatial)`` to the same shape. A new one is
+            built for each site, on the site's device and in its dtype.
+        min_channels: attend only sites with at least this many channels: of the convolution's
+            output or, for other values of ``placement``, at that place. 128 by default; with
+            ``replace`` the default is 1, that is, all sites.
+        placement: ``conv``: after each convolution; ``norm``: after the norm that follows it; or
+            in residual blocks, as in the figures of the SENet paper: ``residual``: at the end of
+            the branch, before the addition; ``pre``: before the branch; ``post``: after the block;
             ``identity``: on the shortcut.
-        replace: put attention where the network has its own, which gives way, and nowhere else:
-            SE, ECA, CBAM and their like, known by what their forward does, or by
-            :func:`~composer_attn.register_existing_attention`. Its parameters leave the
-            optimizers; :func:`detach_attention` brings it back.
-        include: glob pattern(s) of module names to attend, like ``'layer4.*'``; all by default. A
-            leading ``module.`` makes no difference.
+        replace: replace the built-in attention of the network (SE, ECA, CBAM and the like), and
+            attend nothing else. Built-in attention is recognized by its forward, or registered by
+            :func:`~composer_attn.register_existing_attention`. Its parameters are removed from the
+            optimizers; :func:`detach_attention` restores it.
+        include: glob pattern(s) of module names to attend, such as ``'layer4.*'``; all by default.
+            A leading ``module.`` is ignored.
         exclude: glob pattern(s) of module names to pass over.
-        filter_fn: ``filter_fn(name, module) -> bool``, asked for each remaining module to attend.
-        optimizers: the optimizer(s) already built for the model. New parameters join, in place, the
-            parameter group that holds their convolution's (or block's) weights. An optimizer that
-            exists and is not passed never trains them.
-        param_group: index of the one group that all new parameters join instead, counted through
-            all optimizers' groups in order; for a frozen backbone, whose weights are in none.
-        arguments: what the attention takes besides the channels, by name.
+        filter_fn: ``filter_fn(name, module) -> bool``, called for each remaining module to attend.
+        optimizers: the optimizer(s) already built for the model. New parameters are added in place
+            to the parameter group that holds the weights of their convolution (or block). An
+            existing optimizer that is not passed never trains them.
+        param_group: index of the one group that all new parameters join instead, counted over the
+            groups of all optimizers in order; for a frozen backbone, whose weights are in none.
+        arguments: the attention's arguments besides the channels, by name.
 
     Returns:
-        The plan that was carried out; ``print`` shows every convolution, chosen or why not.
+        The plan that was applied; print it to see every candidate, and why others were passed over.
 
     Raises:
-        ArgumentError: an argument is not valid, there is no attention of that name, it refuses its
-            arguments, or does not keep the shape of what it is given.
+        ArgumentError: an argument is invalid, there is no attention of that name, it rejects its
+            arguments, or it does not preserve the shape of its input.
         PatternError: a pattern matches no candidate.
-        PlacementError: the network has no residual block, or none that could be found; or, with
-            ``replace``, no attention of its own.
+        PlacementError: no residual block was found in the network; or, with ``replace``, no
+            built-in attention.
         ModelError: the model is wrapped, compiled or scripted, or a site cannot be attended.
         OptimizerError: a chosen convolution's weight is in none of the optimizers.
-        In each case model and optimizers are as they were.
+        In each case model and optimizers are unchanged.
 
     Warns:
         NothingAttendedWarning: nothing was chosen.
@@ -115,19 +115,19 @@ def plan_attention(
 def plan_attention(
     model: nn.Module, attention: Attention, *, example: Example = None, **arguments: Any
 ) -> SurgeryPlan:
-    """Work out what :func:`apply_attention` would do with the same arguments; touch nothing.
+    """Return the plan of :func:`apply_attention` with the same arguments, changing nothing.
 
     Args:
-        model: any network; the arguments that are not listed here are those of
+        model: any network. Arguments that are not listed here are those of
             :func:`apply_attention`.
         attention: see :func:`apply_attention`.
-        example: an input to try, a tensor or a tuple of the forward's positional arguments. Each
-            site of the plan then has its :class:`~composer_attn.surgery.SiteCost` (spatial size,
-            multiply-accumulates, activations kept for backward, shares of the whole) and notes
-            (called several times, never called, at one position, a prediction layer), and the plan
-            the network's totals, ``plain`` and ``attended``. A copy runs twice, in evaluation mode,
-            on fake tensors, which take no memory; where the forward looks at values (detection), on
-            real ones. The values of the example do not matter otherwise.
+        example: an example input, a tensor or a tuple of the forward's positional arguments. Each
+            site of the plan then has a :class:`~composer_attn.surgery.SiteCost` (spatial size,
+            multiply-accumulates, activations saved for backward, shares of the total) and notes
+            (called several times, never called, one position only, a prediction layer), and the
+            plan has the network's totals, ``plain`` and ``attended``. A copy of the model runs
+            twice in evaluation mode on fake tensors, which take no memory, or on real ones if the
+            forward depends on values (detection). Otherwise the example's values do not matter.
         arguments: see :func:`apply_attention`.
 
     Returns:
@@ -135,9 +135,9 @@ def plan_attention(
 
     Raises:
         ComposerAttnError: whatever :func:`apply_attention` would raise.
-        ArgumentError: the model's forward fails on the example; the message says what was given,
-            and what the first convolution takes.
-        ModelError: the model works on the example, but not once it is attended.
+        ArgumentError: the model's forward fails on the example; the message states what was given
+            and what the first convolution expects.
+        ModelError: the model works on the example, but fails once it is attended.
 
     Example:
         >>> import torch
@@ -151,7 +151,7 @@ def plan_attention(
 
 
 def attend_by(attention: Attention, model: nn.Module, keywords: dict[str, Any]) -> SurgeryPlan:
-    """Do what a public function was called for, right below it: it is its caller that is warned."""
+    """Apply an attention for a public function, one stack frame below it (for the warning)."""
     recipe, selection, trained = _prepare(attention, keywords)
     return warn_if_nothing(apply_surgery(model, recipe, selection, **trained))
 
@@ -159,7 +159,7 @@ def attend_by(attention: Attention, model: nn.Module, keywords: dict[str, Any]) 
 def plan_by(
     attention: Attention, model: nn.Module, example: Example, keywords: dict[str, Any]
 ) -> SurgeryPlan:
-    """Plan what a public function was called for."""
+    """Plan an attention for a public function."""
     recipe, selection, trained = _prepare(attention, keywords)
     return plan_surgery(model, recipe, selection, **trained, example=example)
 

@@ -1,4 +1,4 @@
-"""What the functions share: the types of their arguments, and the warning."""
+"""Shared parts of the public functions: argument types, and the warning if nothing is chosen."""
 
 import warnings
 from collections import Counter
@@ -21,19 +21,19 @@ __all__ = [
 
 
 def attends_nothing(plan: SurgeryPlan) -> bool:
-    """Say whether nothing was chosen, and not all of it is as asked already."""
+    """Return whether nothing was chosen and no site already has the requested attention."""
     return not plan.chosen and all(site.reason != ATTENDED_ALREADY for site in plan.sites)
 
 
 def why_nothing(plan: SurgeryPlan) -> str:
-    """Say why nothing was chosen: each reason, and how often; then the plan."""
+    """Return why nothing was chosen: each reason with its count, then the plan."""
     reasons = Counter(site.reason for site in plan.sites).most_common()
     said = ", ".join(f"{reason} ({count})" for reason, count in reasons)
     return f"{said or 'there are no candidates'}\n{plan}"
 
 
 def warn_if_nothing(plan: SurgeryPlan) -> SurgeryPlan:
-    """Warn where nothing was chosen, unless everything already is as asked."""
+    """Warn if nothing was chosen, unless sites already have the requested attention."""
     if attends_nothing(plan):
         message = f"nothing was attended: {why_nothing(plan)}"
         warnings.warn(message, NothingAttendedWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""Take attention out of a network: ours, exactly, or what the network came with."""
+"""Remove attention from a network: added attention, exactly, or built-in attention."""
 
 from itertools import chain
 from typing import cast
@@ -49,10 +49,10 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
             f"the class of {', '.join(covered)} was extended after the surgery (by a "
             "parametrization, or a wrapper): undo that first, then detach"
         )
-    # What others' code made of attended modules keeps its class, and loses the attention.
+    # Orphans keep the class that other code gave them, and only lose the attention.
     sites: dict[str, nn.Module] = {**attended, **find_orphans(model)}
     attentions = {name: attention_of(module) for name, module in sites.items()}
-    # The last first: what an optimizer held goes back to where it was before the first.
+    # In reverse order, so that parameters return to their original positions in the optimizers.
     for name, module in reversed(sites.items()):
         detach(module)
         places = leave(found_optimizers, attentions[name], model)
@@ -68,14 +68,14 @@ def detach_all(model: nn.Module, optimizers: Optimizers = None) -> dict[str, nn.
 def remove_all(
     model: nn.Module, selection: Selection, optimizers: Optimizers = None
 ) -> dict[str, nn.Module]:
-    """Take out what a network came with; see :func:`composer_attn.functional.remove_attention`."""
+    """Remove built-in attention; see :func:`composer_attn.functional.remove_attention`."""
     check_model(model)
     live = as_optimizers(optimizers)
     try:
         points = [point for point, reason in select(model, selection) if not reason]
     except PlacementError:
         return {}
-    # Of what can be replaced and is not attended yet, a point's module is the replacement.
+    # The module of a site that can be replaced and is not attended yet is a Replacement.
     removed = {point.name: cast(Replacement, point.module).kept.module for point in points}
     with temporarily_unfused(model):
         for point in points:
@@ -94,15 +94,15 @@ def _bring_back(
     optimizers: list[Optimizer],
     places: tuple[Place, ...],
 ) -> None:
-    """Ready the attention that a network came with to be where ours was until now."""
-    replacement = cast(Replacement, model.get_submodule(name))  # as the caller has seen
+    """Prepare a replaced built-in attention for its restoration: device, mode, optimizers."""
+    replacement = cast(Replacement, model.get_submodule(name))  # checked by the caller
     kept, parent = replacement.kept, model.get_submodule(split_name(name)[0])
     like = next(chain(attention.parameters(), parent.parameters(), model.parameters()), None)
     if like is not None:
         kept.module.to(like.device, like.dtype)
     kept.module.train(replacement.training)
     if not places and not any(True for _ in attention.parameters()):
-        # Ours had nothing for an optimizer to hold: the weights beside it tell where.
+        # The added attention had no parameters: use the positions of its parent's weights.
         places = places_of(optimizers, parent) or places_of(optimizers, model)
     if not places:  # the optimizers passed, if any, do not train this network
         return

@@ -1,4 +1,4 @@
-"""Efficient Channel Attention on a network of your own."""
+"""Apply Efficient Channel Attention to any network."""
 
 from collections.abc import Mapping
 
@@ -17,14 +17,14 @@ KernelSize = int | Mapping[str, int] | None
 
 
 class ECAOptions(ChannelOptions, total=False):
-    """What :class:`EfficientChannelAttention` takes by keyword alone."""
+    """The keyword-only arguments of :class:`EfficientChannelAttention`."""
 
     gamma: float
     b: float
 
 
 class ECASurgery(Surgery, ECAOptions, total=False):
-    """The keywords of the functions."""
+    """The keyword arguments of the functions."""
 
 
 @signed(ECASurgery, EfficientChannelAttention, *DEFAULTS)
@@ -37,22 +37,22 @@ def apply_eca(
     """Add Efficient Channel Attention after the convolutions of a model, in place.
 
     ``apply_attention(model, "eca", ...)``: each chosen convolution scales its output channels,
-    ``y = s conv(x)``, ``s = gate(conv1d(mean(conv(x))))``, the inner convolution sliding over
-    neighbouring channels (`Wang et al., 2020 <https://arxiv.org/abs/1910.03151>`_, equation 9).
+    ``y = s conv(x)``, ``s = gate(conv1d(mean(conv(x))))``, where ``conv1d`` slides over adjacent
+    channels (`Wang et al., 2020 <https://arxiv.org/abs/1910.03151>`_, equation 9).
 
     Args:
         model: any network.
         kernel_size: odd number of weights of each attention; ``None`` is the paper's adaptive rule,
-            :func:`~composer_attn.attention.eca_kernel_size`. ``{pattern: size}`` where it differs
-            by stage, like ``{"layer1.*": 3, "layer4.*": 7}``: the first pattern that matches a
-            site's name counts, and the adaptive rule where none does.
+            :func:`~composer_attn.attention.eca_kernel_size`. ``{pattern: size}`` sets it by stage,
+            as in ``{"layer1.*": 3, "layer4.*": 7}``: the first pattern that matches a site's name
+            applies, or the adaptive rule if none does.
         min_channels: see :func:`apply_attention`.
-        keywords: those of :func:`apply_attention`; ``gate``, ``start`` and ``squeeze`` as of
-            :func:`apply_squeeze_excite`; ``gamma`` and ``b``, divisor and summand of the adaptive
+        keywords: those of :func:`apply_attention`; ``gate``, ``start`` and ``squeeze`` as in
+            :func:`apply_squeeze_excite`; ``gamma`` and ``b``, divisor and offset of the adaptive
             rule.
 
     Returns:
-        The plan that was carried out.
+        The plan that was applied.
 
     Raises:
         ComposerAttnError: as :func:`apply_attention`; nothing was changed.
@@ -82,13 +82,13 @@ def plan_eca(
     example: Example = None,
     **keywords: Unpack[ECASurgery],
 ) -> SurgeryPlan:
-    """Work out what :func:`apply_eca` would do with the same arguments; touch nothing.
+    """Return the plan of :func:`apply_eca` with the same arguments, changing nothing.
 
     Args:
         model: any network.
         kernel_size: see :func:`apply_eca`.
         min_channels: see :func:`apply_attention`.
-        example: an input to try, for what each site costs: see :func:`plan_attention`.
+        example: an example input, to include costs: see :func:`plan_attention`.
         keywords: those of :func:`apply_eca`.
 
     Returns:

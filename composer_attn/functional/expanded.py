@@ -1,4 +1,4 @@
-"""A copy of an attended network in which every layer has its own, plain type."""
+"""Copy an attended network such that every layer has its plain type."""
 
 import copy
 from typing import Any
@@ -18,23 +18,23 @@ from composer_attn.surgery.attend import (
 
 
 def expanded_copy(model: nn.Module) -> nn.Module:
-    """Copy a network, each attended module spread out into what it was and its attention.
+    """Copy a network, expanding each attended module into the plain module and its attention.
 
-    For tools that know layers by their exact type: counters of multiply-accumulates (thop, ptflops,
-    torchinfo) count an attended convolution, whose class extends its own, as nothing. In the copy
-    the convolution is an ``nn.Conv2d`` again, followed by its attention, whose layers are
-    ``nn.Linear`` and ``nn.Conv1d``. The copy computes the same; its names, and so its state-dict
-    keys, are others, and nothing in it is fused. To count, not to train or to save.
+    For tools that recognize layers by exact type: counters of multiply-accumulates (thop, ptflops,
+    torchinfo) ignore an attended convolution, whose class extends ``nn.Conv2d``. In the copy the
+    convolution is an ``nn.Conv2d`` again, followed by its attention, whose layers are ``nn.Linear``
+    and ``nn.Conv1d``. The copy computes the same, but its module names, and so its state-dict keys,
+    differ, and nothing in it is fused. Use it to count operations, not to train or save.
 
     Args:
-        model: a network, attended or not, fused or not; untouched.
+        model: a network, attended or not, fused or not; it is not changed.
 
     Returns:
         The copy, on the same devices, in the same modes.
 
     Raises:
-        ModelError: the model is wrapped, compiled or scripted, or an attended module was extended
-            after the surgery, by a parametrization, say.
+        ModelError: the model is wrapped, compiled or scripted, or the class of an attended module
+            was extended after the surgery, for example by a parametrization.
 
     Example:
         >>> import torch
@@ -66,10 +66,11 @@ def expanded_copy(model: nn.Module) -> nn.Module:
 
 
 class _Spread(nn.Module):
-    """Answers for a module inside it, whose attributes the network's forwards may read.
+    """Forwards attribute access to a module inside it, for forwards that read its attributes.
 
     Args:
-        inner: that module. Only for what it has now: counters look for attributes of their own.
+        inner: that module. Only its present attributes are forwarded, as counters probe for
+            attributes that they set themselves.
     """
 
     def __init__(self, inner: nn.Module):
@@ -84,24 +85,24 @@ class _Spread(nn.Module):
 
 
 class WithAttention(_Spread):
-    """A module and its attention, one after the other: what an attended module computes.
+    """A module and its attention as two children, computing what the attended module does.
 
     Args:
-        module: as it was before the surgery.
-        attention: of what it puts out, of what it takes in, or of its shortcut.
-        side: which: ``output``, ``input`` or ``shortcut``.
+        module: the module as before the surgery.
+        attention: its attention.
+        side: the side that is attended: ``output``, ``input`` or ``shortcut``.
     """
 
     def __init__(self, module: nn.Module, attention: nn.Module, side: str):
         super().__init__(module)
         self.side = side
-        if side == "input":  # children in the order in which they run
+        if side == "input":  # register the children in execution order
             self.attention, self.inner = attention, module
         else:
             self.inner, self.attention = module, attention
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute what the attended module computes."""
+        """Compute the output of the attended module."""
         if self.side == "output":
             return self.attention(self.inner(*args, **kwargs))
         x, *others = args
@@ -111,10 +112,10 @@ class WithAttention(_Spread):
 
 
 class ConvolutionAlongChannels(_Spread):
-    """ECA's convolution ``(N, C) -> (N, C)`` by an ``nn.Conv1d``, which counters know.
+    """ECA's convolution ``(N, C) -> (N, C)`` as an ``nn.Conv1d``, which counters recognize.
 
     Args:
-        layer: whose weight it takes.
+        layer: the layer whose weight it uses.
     """
 
     def __init__(self, layer: ChannelConvolution):

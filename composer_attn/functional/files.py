@@ -1,4 +1,4 @@
-"""Open a file of tensors that somebody else made: nothing in it runs, nothing in it swells."""
+"""Open untrusted files of tensors: no code in them runs, and they cannot expand in memory."""
 
 import importlib
 import os
@@ -13,29 +13,29 @@ from torch import Tensor, serialization
 
 from composer_attn.errors import CheckpointError, TornCheckpointError, first_line
 
-_LONGEST_HEADER = 100_000_000  # bytes, as the format has it
+_LONGEST_HEADER = 100_000_000  # bytes, by the format's specification
 
 
 def open_safely(path: str | os.PathLike, allowed: Sequence[Any] = (), legacy: bool = True) -> Any:
-    """Return what a file written by ``torch.save`` holds, without running anything in it.
+    """Load a file written by ``torch.save`` without running any code in it.
 
-    Besides tensors and plain containers the file may name the ``allowed`` types alone, whatever
-    else the process has told torch is safe. A file that would unpack to more than it is, is refused
-    before it is unpacked, and the checksum of every part is compared.
+    Besides tensors and plain containers the file may refer only to the ``allowed`` types, whatever
+    other types the process has declared safe to torch. A file that would unpack to more than its
+    size is rejected before it is unpacked, and the checksum of every part is verified.
 
     Args:
         path: the file.
-        allowed: types and functions that the file may name besides torch's own list.
-        legacy: whether the format of torch before 1.6, which has no checksums, will do.
+        allowed: types and functions that the file may refer to besides torch's own list.
+        legacy: whether to accept the format of torch before 1.6, which has no checksums.
 
     Raises:
-        TornCheckpointError: the file is cut short or damaged.
-        CheckpointError: the file names code, or could not be what ``torch.save`` wrote.
+        TornCheckpointError: the file is truncated or corrupt.
+        CheckpointError: the file refers to code, or cannot have been written by ``torch.save``.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
         start = file.read(4)
-    # What begins like a zip archive and is none ends too early.
+    # A file that begins like a zip archive but is not a valid one is truncated.
     zipped = start.startswith(b"PK")
     if zipped:
         _check_archive(path)
@@ -49,51 +49,65 @@ def open_safely(path: str | os.PathLike, allowed: Sequence[Any] = (), legacy: bo
         except pickle.UnpicklingError as error:
             if start[:1] != b"\x80" and not zipped:
                 raise TornCheckpointError(f"{path} holds no weights that can be read") from error
-            # torch's own words go on to say how to run what is inside.
-            why = _named(path, zipped) or "its pickle is more than data"
+            # Not torch's message, which goes on to explain how to run the code inside.
+            why = _named(path, zipped) or "its pickle contains more than data"
             raise CheckpointError(
                 f"{path} holds no weights that are safe to load: {why}"
             ) from error
-        except Exception as error:  # of all kinds: the file may hold anything
+        except Exception as error:  # of any type: the file may contain anything
             raise TornCheckpointError(
                 f"{path} holds no weights that can be read: {_first(error)}"
             ) from error
 
 
 def is_safetensors(path: str | os.PathLike) -> bool:
-    """Say whether a file is one of safetensors, by its ending or by how it begins."""
+    """Return whether a file is in safetensors format, by its suffix or its first bytes."""
     with open(path, "rb") as file:
         start = file.read(9)
-    # The length of a JSON object in 8 bytes, then that object.
+    # The format begins with the length of a JSON object in 8 bytes, then that object.
     begins = start[8:] == b"{" and int.from_bytes(start[:8], "little") < _LONGEST_HEADER
     return begins or os.fspath(path).endswith(".safetensors")
 
 
 def open_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Return the tensors of a file of safetensors, a format that cannot hold code.
+    """Return the tensors of a safetensors file, a format that cannot contain code.
 
     Raises:
-        ImportError: the package that reads them is not installed; the message says which.
-        TornCheckpointError: the file is cut short or damaged.
+        ImportError: the package that reads it is not installed; the message names it.
+        TornCheckpointError: the file is truncated or corrupt.
         OSError: it cannot be read.
     """
-    try:
-        # By name: what these files need is torch alone, unless somebody brings such a file.
-        package = importlib.import_module("safetensors.torch")
-    except ImportError as error:
-        raise ImportError(f"{path} is read by safetensors: pip install safetensors") from error
+    package = _safetensors(path)
     try:
         return package.load_file(path, device="cpu")
     except OSError:
         raise
-    except Exception as error:  # of the package's own kind, and others
+    except Exception as error:  # SafetensorError and others
         raise TornCheckpointError(
-            f"{path} is no file of safetensors, or not a whole one: {_first(error)}"
+            f"{path} is not a safetensors file, or not a whole one: {_first(error)}"
         ) from error
 
 
+def save_safetensors(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Write tensors to a safetensors file.
+
+    Raises:
+        ImportError: the package that writes it is not installed; the message names it.
+        OSError: it cannot be written.
+    """
+    _safetensors(path).save_file(tensors, path)
+
+
+def _safetensors(path: str | os.PathLike) -> Any:
+    try:
+        # Imported lazily: the package requires only torch unless there is such a file.
+        return importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise ImportError(f"{path} needs safetensors: pip install safetensors") from error
+
+
 def _check_archive(path: str | os.PathLike) -> None:
-    """Make sure that an archive is whole, and no larger inside than it is outside."""
+    """Check that an archive is intact, and that its contents are no larger than the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -102,23 +116,23 @@ def _check_archive(path: str | os.PathLike) -> None:
             if packed or size > os.path.getsize(path):
                 raise CheckpointError(
                     f"{path} would unpack to {size:,} bytes from {os.path.getsize(path):,}: "
-                    "torch.save packs nothing"
+                    "torch.save does not compress"
                 )
             names = [entry.filename for entry in entries]
             if len(set(names)) != len(names):
-                raise CheckpointError(f"{path} holds two parts of one name")
+                raise CheckpointError(f"{path} holds two entries of the same name")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise TornCheckpointError(f"{path} is no checkpoint, or not a whole one") from error
     if damaged is not None:
-        raise TornCheckpointError(f"{path} is damaged: the checksum of {damaged} is another")
+        raise TornCheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
 
 
 @contextmanager
 def _only(allowed: Sequence[Any]) -> Iterator[None]:
-    """Set aside what others have declared safe: importing torch.distributed.tensor does so."""
+    """Allow only these types, suspending others (torch.distributed.tensor declares some safe)."""
     others = serialization.get_safe_globals()
     serialization.clear_safe_globals()
     try:
@@ -132,7 +146,7 @@ def _only(allowed: Sequence[Any]) -> Iterator[None]:
 def _named(path: str | os.PathLike, zipped: bool) -> str:
     try:
         names = serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
-    except Exception:  # it was refused before, and only the words for it are missing
+    except Exception:  # the file is rejected in any case; only the detail is missing
         names = []
     return f"it names {', '.join(sorted(names)[:3])}" if names else ""
 

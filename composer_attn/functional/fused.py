@@ -1,4 +1,4 @@
-"""Compute attention jointly with the batch norms of a network, and stop doing so."""
+"""Fuse the attentions of a network with its batch norms, and undo it."""
 
 import warnings
 
@@ -12,35 +12,36 @@ from composer_attn.surgery import check_model, find_attended
 
 
 def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
-    """Compute the attentions of a network jointly with the batch norms that they are joined to.
+    """Fuse the attentions of a network with the batch norms that they are connected to.
 
     Attention and batch norm both read a feature map through moments, and both write it through a
-    scale (and shift) per channel: together they take the passes over the feature map that batch
-    norm takes alone. Same parameters, same state-dict keys, same results within rounding.
+    scale (and shift) per channel: fused, they take the same number of passes over the feature map
+    as batch norm alone. Parameters and state-dict keys are unchanged, and results are equal within
+    rounding.
 
-    Fused are an attended module whose output goes to a batch norm, as a trace of the forward that
-    joins them shows, and an attended batch norm; the addition and the ReLU that follow, likewise,
-    are computed along. Elsewhere the attention is computed by the backend alone.
+    An attended module is fused if a trace of the enclosing forward shows that its output goes to a
+    batch norm; so is an attended batch norm. The addition and the ReLU that follow are fused as
+    well. All other attentions are computed by the backend on their own.
 
-    What a fused module puts out is its attended output for whoever uses it in another way, now or
-    later, and hooks see what they would see (docs/fusion.md says how).
+    If the output of a fused module is used in any other way, now or later, it has the value of the
+    attended output, and hooks see the same values as without fusion (see docs/fusion.md).
 
     Args:
-        model: an attended network, not wrapped or compiled yet. A network fused before is fused
-            anew, with this backend.
+        model: an attended network, not wrapped or compiled yet. A network that is already fused is
+            fused again with this backend.
         backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``; see docs/fusion.md.
 
     Returns:
-        The plan that was carried out: each attended site, what it is fused with, or why not.
+        The plan that was applied: for each attended site, what it is fused with, or why it is not.
 
     Raises:
         ArgumentError: there is no such backend.
-        ModelError: the model is wrapped, compiled or scripted, or a fused module was extended
-            further. Nothing was changed.
+        ModelError: the model is wrapped, compiled or scripted, or the class of a fused module was
+            extended further. Nothing was changed.
 
     Warns:
-        NothingAttendedWarning: the model has no attention of ours.
-        BackendWarning: the backend cannot be built here; the slower reference takes its place.
+        NothingAttendedWarning: the model has no added attention.
+        BackendWarning: the backend cannot be built here; the slower reference is used instead.
 
     Example:
         >>> from torch import nn
@@ -58,26 +59,26 @@ def fuse_attention(model: nn.Module, backend: str = "auto") -> FusionPlan:
     check_model(model)
     backends = dict.fromkeys(find_attended(model).values(), backend)
     if not backends:
-        warnings.warn("the model has no attention of ours", NothingAttendedWarning, stacklevel=2)
+        warnings.warn("the model has no added attention", NothingAttendedWarning, stacklevel=2)
     plan = fuse(model, backends)
-    # With a GPU at hand the network may be on its way there: then the first pass builds what it is.
+    # If a GPU is available, the network may be moved there later; kernels are then built lazily.
     if backend != "auto" or not torch.cuda.is_available():
         prepare(backend, (p.device for site in backends for p in site.attention.parameters()))
     return plan
 
 
 def unfuse_attention(model: nn.Module) -> list[str]:
-    """Undo :func:`fuse_attention` exactly: classes and attributes are those of before.
+    """Undo :func:`fuse_attention` exactly, restoring all classes and attributes.
 
     Args:
         model: a network, not wrapped or compiled.
 
     Returns:
-        The names of the attended modules that were fused; none is no error.
+        The names of the attended modules that were fused; empty if none were.
 
     Raises:
-        ModelError: the model is wrapped, compiled or scripted, or a fused module was extended
-            further. Nothing was changed.
+        ModelError: the model is wrapped, compiled or scripted, or the class of a fused module was
+            extended further. Nothing was changed.
 
     Example:
         >>> from torch import nn

@@ -1,34 +1,47 @@
-"""What training scripts keep beside weights, read as nothing: no code of its types runs."""
+"""Placeholders for objects stored beside weights, so that no code of their types runs."""
 
+from collections import OrderedDict
 from typing import Any
 
 
 class Inert:
-    """Stands for an object of a file: takes all that a pickle does to it, and keeps none of it."""
+    """Placeholder for a pickled object: accepts all unpickling operations and stores nothing."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
-        """Take any arguments."""
+        """Accept any arguments."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: Any, **named: Any):
         pass
 
     def __setstate__(self, state: Any) -> None:
-        """Take any state."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Take any item, as of a subclass of dict."""
+        """Accept any state."""
 
 
-# Plain data, by the names that pickles know it by: arguments of scripts, best scores, when it was.
+class InertMapping:
+    """Placeholder for a mapping of a file, used like :class:`Inert`.
+
+    Recent torch versions (2.15) set items only of exact types, not of their subclasses.
+    """
+
+    def __new__(cls, *arguments: Any, **named: Any) -> OrderedDict:  # type: ignore[misc]
+        """Accept any arguments."""
+        mapping: Any = OrderedDict()
+        mapping.stands_for = cls
+        return mapping
+
+
+def is_inert(value: object) -> bool:
+    """Return whether a value of a file is a placeholder."""
+    return isinstance(value, Inert) or getattr(value, "stands_for", None) is InertMapping
+
+
+# Types of plain data, by qualified name: script arguments, best scores, dates.
 _DATA = {
-    "addict.addict": ("Dict",),
     "argparse": ("Namespace",),
     "builtins": ("bool", "dict", "float", "frozenset", "int", "list", "range", "str", "tuple"),
-    "collections": ("defaultdict",),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
-    "easydict": ("EasyDict",),
     "fractions": ("Fraction",),
     "numpy": ("dtype", "ndarray"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
@@ -36,10 +49,22 @@ _DATA = {
     "torch.torch_version": ("TorchVersion",),
     "types": ("SimpleNamespace",),
     "uuid": ("UUID",),
-    "yacs.config": ("CfgNode",),
 }
 _PATHS = ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
 _DATA |= {"pathlib": _PATHS, "pathlib._local": _PATHS}
 
-INERT = tuple((Inert, f"{module}.{name}") for module, names in _DATA.items() for name in names)
-"""Pairs for ``torch.serialization.safe_globals``: each name of plain data means :class:`Inert`."""
+# Mappings, whose items are set.
+_MAPPINGS = {
+    "addict.addict": ("Dict",),
+    "collections": ("defaultdict",),
+    "easydict": ("EasyDict",),
+    "yacs.config": ("CfgNode",),
+}
+
+INERT = tuple(
+    (stand_in, f"{module}.{name}")
+    for stand_in, table in ((Inert, _DATA), (InertMapping, _MAPPINGS))
+    for module, names in table.items()
+    for name in names
+)
+"""Pairs for ``torch.serialization.safe_globals``: each such type maps to one of the two."""

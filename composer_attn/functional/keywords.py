@@ -1,7 +1,7 @@
-"""The keywords that the functions and algorithms share, once: names and types.
+"""Names and types of the keyword arguments shared by functions and algorithms.
 
-Their defaults are those of :class:`composer_attn.surgery.Selection` and :func:`apply_surgery`,
-which take them in the end; what they mean stands in the docstring of :func:`apply_attention`.
+Their defaults are those of :class:`composer_attn.surgery.Selection` and :func:`apply_surgery`, to
+which they are passed; the docstring of :func:`apply_attention` describes them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,15 +11,15 @@ from composer_attn.functional.apply import apply_surgery
 from composer_attn.surgery import Optimizers, Selection
 
 Patterns = str | Iterable[str] | None
-# The module as Any: which attributes it has (in_channels, say), the caller knows.
+# The module is Any: the caller knows which attributes it has (such as in_channels).
 Filter = Callable[[str, Any], bool] | None
 
-# What knows the defaults.
+# The callables that define the defaults.
 DEFAULTS = (Selection, apply_surgery)
 
 
 class Where(TypedDict, total=False):
-    """Where attention goes, besides ``min_channels``; see :func:`apply_attention`."""
+    """Which sites to attend, except for ``min_channels``; see :func:`apply_attention`."""
 
     placement: str
     replace: bool
@@ -29,18 +29,18 @@ class Where(TypedDict, total=False):
 
 
 class Trained(TypedDict, total=False):
-    """Who trains the new parameters; see :func:`apply_attention`."""
+    """Which optimizers train the new parameters; see :func:`apply_attention`."""
 
     optimizers: Optimizers
     param_group: int | None
 
 
 class Surgery(Where, Trained, total=False):
-    """Where attention goes, and who trains it."""
+    """Which sites to attend, and which optimizers train the attention."""
 
 
 class AnySurgery(Surgery, total=False):
-    """The same, where ``min_channels`` is given by keyword alone."""
+    """The same, for functions whose ``min_channels`` is keyword-only."""
 
     min_channels: int | None
 
@@ -50,7 +50,7 @@ TRAINED = tuple(Trained.__annotations__)
 
 
 def split(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Take keywords apart: which sites, who trains them, and the rest, which the attention gets."""
+    """Split keywords into those for the sites, the optimizers and the attention."""
     sites = {name: value for name, value in keywords.items() if name in SITES}
     trained = {name: value for name, value in keywords.items() if name in TRAINED}
     rest = {n: v for n, v in keywords.items() if n not in sites and n not in trained}

@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation on a network of your own."""
+"""Apply Squeeze-and-Excitation to any network."""
 
 from collections.abc import Mapping
 
@@ -17,13 +17,13 @@ Latent = int | float | Mapping[str, int | float]
 
 
 class SqueezeExciteOptions(ChannelOptions, total=False):
-    """What :class:`SqueezeExcitation` takes by keyword alone."""
+    """The keyword-only arguments of :class:`SqueezeExcitation`."""
 
     bias: bool
 
 
 class SqueezeExciteSurgery(Surgery, SqueezeExciteOptions, total=False):
-    """The keywords of the functions."""
+    """The keyword arguments of the functions."""
 
 
 @signed(SqueezeExciteSurgery, SqueezeExcitation, *DEFAULTS)
@@ -42,22 +42,21 @@ def apply_squeeze_excite(
     Args:
         model: any network.
         latent_channels: width of the hidden layer: a count >= 1, or a fraction of the channels in
-            (0, 1); the paper's reduction ratio ``r`` is ``1/r``. ``{pattern: width}`` where it
-            differs by stage: the first pattern that matches a site's name counts, and 64 where
-            none does.
+            (0, 1); the paper's reduction ratio ``r`` is ``1/r``. ``{pattern: width}`` sets it by
+            stage: the first pattern that matches a site's name applies, or 64 if none does.
         min_channels: see :func:`apply_attention`.
         keywords: those of :func:`apply_attention`, and of the attention:
 
-            - start: ``paper``: random layers; ``identity``: scales of exactly 1, so that a
-              pretrained network computes what it did before, and learns from there.
+            - start: ``paper``: random layers; ``identity``: scales of exactly 1, so that the
+              outputs of a pretrained network are unchanged at first.
             - gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
-            - squeeze: ``avg``, ``max``, ``std``, ``avg+max`` (of both, the logits added, as CBAM
-              has it), or ``none``: no pooling, each position is excited by its own channels (the
-              paper's "NoSqueeze").
+            - squeeze: ``avg``, ``max``, ``std``, ``avg+max`` (adds the logits of both, as CBAM
+              does), or ``none``: no pooling, each position is scaled by an excitation of its own
+              channels (the paper's "NoSqueeze").
             - bias: whether the linear layers have biases.
 
     Returns:
-        The plan that was carried out; ``print`` shows every convolution, chosen or why not.
+        The plan that was applied; print it to see every candidate, and why others were passed over.
 
     Raises:
         ComposerAttnError: as :func:`apply_attention`; nothing was changed.
@@ -87,13 +86,13 @@ def plan_squeeze_excite(
     example: Example = None,
     **keywords: Unpack[SqueezeExciteSurgery],
 ) -> SurgeryPlan:
-    """Work out what :func:`apply_squeeze_excite` would do with the same arguments; touch nothing.
+    """Return the plan of :func:`apply_squeeze_excite` with the same arguments, changing nothing.
 
     Args:
         model: any network.
         latent_channels: see :func:`apply_squeeze_excite`.
         min_channels: see :func:`apply_attention`.
-        example: an input to try, for what each site costs: see :func:`plan_attention`.
+        example: an example input, to include costs: see :func:`plan_attention`.
         keywords: those of :func:`apply_squeeze_excite`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Weights from a file, into a network that is plain or attended."""
+"""Load weights from a file into a plain or attended network."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,53 +8,64 @@ import torch
 from torch import Tensor, nn
 
 from composer_attn.errors import ArgumentError, CheckpointError
+from composer_attn.functional.attention_names import in_our_names
 from composer_attn.functional.files import is_safetensors, open_safely, open_safetensors
-from composer_attn.functional.inert import INERT
+from composer_attn.functional.inert import INERT, is_inert
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import as_patterns, walk
 from composer_attn.surgery.orphans import check_no_orphans
 
-# What training scripts nest a state dict under, Composer's two ("state", "model") among them.
+# Keys under which training scripts nest a state dict, including Composer's "state" and "model".
 _NESTS = (
     "state_dict", "model", "model_state_dict", "model_state", "model_ema", "state_dict_ema",
     "net", "network", "weights", "state",
 )  # fmt: skip
 _DEEPEST = 4
-# What wrappers call the network inside them: torch.compile; DDP, DataParallel, ComposerClassifier;
-# FSDP; activation checkpointing.
+# Names of the network inside a wrapper: torch.compile; DDP, DataParallel, ComposerClassifier; FSDP;
+# activation checkpointing.
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, *, ignore: str | Sequence[str] = ()
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    ignore: str | Sequence[str] = (),
+    new_classifier: bool = False,
 ) -> tuple[str, ...]:
-    """Load a checkpoint into a model, in place, whether plain or attended; nothing in it can run.
+    """Load a checkpoint into a plain or attended model, in place, without running code in it.
 
-    The file is one of ``torch.save``, or of safetensors. The first is opened with
-    ``weights_only=True``; what training scripts keep beside weights (their arguments, numbers of
-    numpy, dates, paths) is skipped without being built. The state dict may be nested as scripts
-    nest it, or as the checkpoints of Composer's runs and ours do; its names may hold what wrappers
-    add (``module.``, ``_orig_mod.``), at any level, and so may the model's.
+    The file was written by ``torch.save`` or is in safetensors format. The former is loaded with
+    ``weights_only=True``; objects that training scripts store beside the weights (arguments, NumPy
+    scalars, dates, paths) are skipped without being constructed. The state dict may be nested as in
+    common training scripts and in the checkpoints of Composer and of this package. Its names may
+    contain prefixes added by wrappers (``module.``, ``_orig_mod.``) at any level, and so may the
+    model's.
 
-    A plain checkpoint also loads into an attended model, whose attention then stays as it is.
-    Everything is compared before anything is changed.
+    The built-in attention of timm's, ECA-Net's and Cadene's networks (``layer1.0.se.fc1.weight``)
+    is recognized by name, and loads into ours in the same block: see :func:`plan_from_weights`.
+
+    A plain checkpoint also loads into an attended model, whose attention is then unchanged. All
+    checks precede the first change.
 
     Args:
         model: the network.
         path: the file.
-        ignore: beginnings of names, like ``"fc."``, to leave out: of the file nothing is taken for
-            them, whatever its size, and the model's own stay as they are.
+        ignore: prefixes of names to leave out, such as ``"fc."``: these entries of the file are
+            skipped, whatever their shapes, and those of the model are unchanged.
+        new_classifier: whether the model may have a different number of classes than the file:
+            layers whose weights differ only in that number keep the model's own, to be trained.
 
     Returns:
-        The names of the model's own that were left as they are: its attention's, where the file
-        has none, and those to ignore.
+        The names of the model's entries that were not loaded: those of attention that the file does
+        not contain, those of a new classifier, and the ignored ones.
 
     Raises:
-        TornCheckpointError: the file is cut short or damaged.
-        CheckpointError: the file names code, is of another network, or holds NaN.
-        ModelError: the model holds attention that is out of use.
-        ArgumentError: ``ignore`` is no text, or would leave out everything.
-        ImportError: the file is one of safetensors, which is not installed.
+        TornCheckpointError: the file is truncated or corrupt.
+        CheckpointError: the file refers to code, is of another network, or contains NaN.
+        ModelError: the model holds orphaned attention.
+        ArgumentError: ``ignore`` is not a string, or would leave out everything.
+        ImportError: the file is in safetensors format, and safetensors is not installed.
         OSError: there is no such file, or it cannot be read.
 
     Example:
@@ -70,17 +81,47 @@ def load_weights(
     """
     check_no_orphans(model)
     left_out = _beginnings(ignore)
+    return fill(model, _open(path), path, left_out, new_classifier)
+
+
+def _open(path: str | os.PathLike) -> dict[str, Tensor]:
     found = open_safetensors(path) if is_safetensors(path) else open_safely(path, INERT)
-    named = _state_dict(found, path)
+    return _state_dict(found, path)
+
+
+def read_weights(model: nn.Module, path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the tensors of a file, by the model's names for them where it has any.
+
+    Raises:
+        CheckpointError, ImportError, OSError: as :func:`load_weights`.
+    """
+    named = _open(path)
+    known = _known_as(named, model.state_dict())
+    return {known[name]: tensor for name, tensor in named.items()}
+
+
+def fill(
+    model: nn.Module,
+    named: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    left_out: tuple[str, ...] = (),
+    new_classifier: bool = False,
+) -> tuple[str, ...]:
+    """Load a state dict that came from ``path``, as :func:`load_weights` does."""
     state = model.state_dict()
     known = _known_as(named, state)
     weights = {known[n]: w for n, w in named.items() if not _begins(left_out, n, known[n])}
+    weights = in_our_names(weights, state, _sites(model), path)
     ignored = {name for name in state if _begins(left_out, name)}
     expected = {name: tensor for name, tensor in state.items() if name not in ignored}
+    if new_classifier:
+        for name in _of_other_classes(expected, weights):
+            ignored.add(name)
+            del expected[name], weights[name]
     kept = _own_attention(model, weights)
     problems = [
         *(f"{name} is missing" for name in expected if name not in weights and name not in kept),
-        *(f"{name} has no place in the model" for name in weights if name not in expected),
+        *(f"{name} is not in the model" for name in weights if name not in expected),
         *(
             f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}"
             for name, tensor in expected.items()
@@ -93,15 +134,15 @@ def load_weights(
             f"{path} holds weights of another network: {'; '.join(problems[:3])}{more}"
         )
     check_numbers(weights, path)
-    model.load_state_dict(weights, strict=False)  # of what is missing or too much, all is known
+    model.load_state_dict(weights, strict=False)  # missing and unexpected names are checked above
     return tuple(name for name in state if name in kept or name in ignored)
 
 
 def check_numbers(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Make sure that weights are numbers, each with a place of its own in the file.
+    """Check that weights are not NaN, and that the file stores each of their elements.
 
     Raises:
-        CheckpointError: some are NaN, or a small file stands for a huge tensor.
+        CheckpointError: some are NaN, or a small storage is expanded to a huge tensor.
     """
     for name, tensor in weights.items():
         size = tensor.numel() * tensor.element_size()
@@ -115,24 +156,43 @@ def check_numbers(weights: Mapping[str, Tensor], path: str | os.PathLike) -> Non
         )
 
 
+def _sites(model: nn.Module) -> list[str]:
+    return [name for name, module in walk(model) if is_attended(module)]
+
+
 def _own_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
-    """List the state of attentions of which a file holds nothing at all."""
-    sites = [name for name, module in walk(model) if is_attended(module)]
-    prefixes = [f"{name}.{CHILD}." if name else f"{CHILD}." for name in sites]
+    """Return the state-dict names of the attentions that are entirely absent from a file."""
+    prefixes = [f"{name}.{CHILD}." if name else f"{CHILD}." for name in _sites(model)]
     absent = tuple(p for p in prefixes if not any(name.startswith(p) for name in weights))
     return {name for name in model.state_dict() if name.startswith(absent)} if absent else set()
 
 
+def _of_other_classes(expected: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+    """List the weights that differ from the model's only in the number of classes, dimension 0.
+
+    Empty unless whole layers differ, all by the same two numbers: otherwise it is another network.
+    """
+    shapes = {n: (_shape(t), weights[n].shape) for n, t in expected.items() if n in weights}
+    found = [name for name, (own, other) in shapes.items() if own is not None and own != other]
+    layers = {name.rpartition(".")[0] for name in found}
+    whole = all(name in found for name in shapes if name.rpartition(".")[0] in layers)
+    pairs = [shapes[name] for name in found]
+    alike = all(own and other and own[1:] == other[1:] for own, other in pairs)
+    if not (whole and alike and len({(own[0], other[0]) for own, other in pairs}) == 1):
+        return []
+    return found
+
+
 def _shape(tensor: Any) -> Any:
-    # Of a lazy module there is none yet, and any will do.
+    # An uninitialized parameter of a lazy module has none, and accepts any.
     return getattr(tensor, "shape", None)
 
 
 def _state_dict(content: Any, path: str | os.PathLike) -> dict[str, Tensor]:
-    """Find the tensors of a file by name, and leave what is beside them."""
+    """Return the tensors of a file by name, ignoring everything else."""
     for _ in range(_DEEPEST):
-        nests = [n for n in _NESTS if isinstance(content, Mapping) and n in content]
-        inner = next((content[n] for n in nests if isinstance(content[n], Mapping)), None)
+        nests = [content[n] for n in _NESTS if isinstance(content, Mapping) and n in content]
+        inner = next((n for n in nests if isinstance(n, Mapping) and not is_inert(n)), None)
         if inner is None:
             break
         content = inner
@@ -144,10 +204,11 @@ def _state_dict(content: Any, path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def _known_as(names: Iterable[str], expected: Iterable[str]) -> dict[str, str]:
-    """Say what the model calls each name of a file: in the way in which most are found.
+    """Map the names in a file to those of the model, in the way that matches most of them.
 
-    As they are; without the wrappers that all of them begin with; or without any wrapper, in the
-    file and in the model. A network may have a child of a wrapper's name, so none goes unasked.
+    The candidates are the names as they are; without the wrapper prefixes that all of them share;
+    and without any wrapper names, in both file and model. All are tried, since a network may have a
+    child with the name of a wrapper.
     """
     ways = [{name: name for name in names}]
     firsts = {name.partition(".")[0] for name in names}
@@ -173,5 +234,5 @@ def _beginnings(ignore: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _begins(beginnings: tuple[str, ...], *names: str) -> bool:
-    """Say whether a name begins so, with wrappers or without."""
+    """Return whether a name has one of the prefixes, with or without wrapper names."""
     return any(name.startswith(beginnings) for n in names for name in (n, _without_wrappers(n)))

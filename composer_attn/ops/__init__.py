@@ -1,4 +1,4 @@
-"""The passes over feature maps that channel attention is made of. Needs torch alone."""
+"""The operations on feature maps that channel attention consists of. Requires only torch."""
 
 from composer_attn.ops.backends.table import BACKENDS, check_backend, prepare
 from composer_attn.ops.fused import attend, attend_then_normalize, normalize_then_attend

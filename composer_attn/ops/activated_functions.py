@@ -1,21 +1,20 @@
-"""One autograd region of norm, activation and attention, differentiated by hand.
+"""One autograd function for norm, activation and attention, with a manual gradient.
 
 With ``z = scale x + shift`` the norm's output, ``m = mean(phi(z))``, ``s = gate(logits(m))`` and
-``y = s phi(z)``, five sums over space are all that the arithmetic between the passes needs::
+``y = s phi(z)``, the arithmetic between the passes needs only five sums over space::
 
     B1 = sum dy phi'    D1 = sum dy phi' (x - mean)    S = sum dy phi    P = sum phi'
     Q  = sum phi' (x - mean)
 
-``S`` is the gradient of ``s``; it goes back through gate and layers to that of ``m``, which is
-``k L``. Then ``B = s B1 + k P`` and ``D = s D1 + k Q`` are the sums that a norm's gradient is made
-of, and ``dx = scale (s dy + k) phi' + d_mean / L + 2 d_variance (x - mean) / L``. Without an
-attention ``s`` is 1 and ``k`` 0; without a norm ``z = x``.
+``S`` is the gradient of ``s``; backpropagated through gate and layers it gives that of ``m``, which
+is ``k L``. Then ``B = s B1 + k P`` and ``D = s D1 + k Q`` are the sums that determine the norm's
+gradient, and ``dx = scale (s dy + k) phi' + d_mean / L + 2 d_variance (x - mean) / L``. Without an
+attention ``s`` is 1 and ``k`` is 0; without a norm ``z = x``.
 
-Kept for backward are ``x`` and ``(N, C)`` tensors.
+Saved for backward are ``x`` and ``(N, C)`` tensors.
 """
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from composer_attn.ops.activations import IDENTITY, RELU, Activation
 from composer_attn.ops.backends import activated_reference as plain_activated
 from composer_attn.ops.backends import reference as plain
+from composer_attn.ops.backends.interface import ActivatedPasses, Passes
 from composer_attn.ops.backends.layout import empty_numbers
 from composer_attn.ops.fused_functions import in_dtypes_of, in_full_precision, needs_plain_passes
 from composer_attn.ops.logits import cast_parameters
@@ -33,31 +33,32 @@ from composer_attn.ops.manual_gradients import Excitation, Norm
 
 @dataclass(frozen=True)
 class Stages:
-    """What a region is made of.
+    """The parts of a fused region.
 
     Attributes:
-        passes: the four passes that norm and attention are made of.
-        activated: those of an activation (:mod:`composer_attn.ops.backends.activated_reference`).
-        activation: which one.
-        norm: what comes before it; ``None`` where nothing does.
-        excitation: what comes after it; ``None`` where nothing does.
+        passes: the four passes for norm and attention.
+        activated: the passes with an activation
+            (:mod:`composer_attn.ops.backends.activated_reference`).
+        activation: the activation.
+        norm: the norm before the activation, if any.
+        excitation: the attention after the activation, if any.
     """
 
-    passes: ModuleType
-    activated: ModuleType
+    passes: Passes
+    activated: ActivatedPasses
     activation: Activation
     norm: Norm | None
     excitation: Excitation | None
 
-    def back(self, dy: Tensor) -> tuple[ModuleType, ModuleType]:
-        """Return the passes to go back by: plain ones where gradients come in batches."""
+    def back(self, dy: Tensor) -> tuple[Passes, ActivatedPasses]:
+        """Return the passes for the backward; those of plain torch for batched gradients."""
         if needs_plain_passes(dy):
             return plain, plain_activated
         return self.passes, self.activated
 
     @property
     def fixed(self) -> bool:
-        """Whether nothing depends on the batch's own statistics."""
+        """Whether the output is independent of the batch statistics."""
         return self.norm is None or self.norm.fixed
 
 
@@ -69,7 +70,7 @@ def compute(
     bias: Tensor | None,
     *parameters: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Compute the output, and move the running statistics; return also what the gradient needs."""
+    """Return the output and the tensors for the gradient, and update the running statistics."""
     of_norm = _normalized(stages, x, weight, bias)
     mean, _, scale, shift, *_ = of_norm
     s = torch.ones_like(mean)
@@ -86,14 +87,14 @@ def compute(
 def _normalized(
     stages: Stages, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Any, ...]:
-    """Return moments, scale and shift ``(N, C)``, mean and inverse deviation ``(C,)``."""
+    """Return moments, scale, shift ``(N, C)``; mean and inverse standard deviation ``(C,)``."""
     one = torch.ones_like(empty_numbers(x, plain.statistics_dtype(x)))
     if stages.norm is None:
         zero = torch.zeros_like(one)
         return zero, None, one, zero, None, None
     running = stages.norm.running
     if running is not None and running.fixed:
-        # The moments are not read; the mean is what the gradient's sums are about.
+        # The moments are not needed; the mean is the centre of the gradient's sums.
         mean = running.mean.to(one.dtype).expand_as(one).contiguous()
         variance = mean
     else:
@@ -103,16 +104,16 @@ def _normalized(
 
 
 def _squeezed(stages: Stages, x: Tensor, bias: Tensor | None, of_norm) -> Tensor:
-    """Average what is squeezed; of the norm's output itself, the moments know it."""
+    """Average the activation over space; for the identity this follows from the moments."""
     mean, _, scale, shift, mu, _ = of_norm
     if stages.activation == IDENTITY and not stages.fixed:
-        m = (mean - mu).mul_(scale)  # not scale mean + shift, in which a large mean cancels
+        m = (mean - mu).mul_(scale)  # scale mean + shift would cancel if the mean is large
         return m if bias is None else m.add_(bias)
     return stages.activated.activated_means(x, scale, shift, stages.activation)
 
 
 class Activated(torch.autograd.Function):
-    """:func:`compute`, differentiated by hand."""
+    """:func:`compute`, with a manual gradient."""
 
     @staticmethod
     def forward(ctx, stages: Stages, x: Tensor, shortcut: Tensor | None, *parameters) -> Tensor:
@@ -125,7 +126,7 @@ class Activated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """Sum the gradient over space, go back through attention and norm, write that of ``x``."""
+        """Sum the gradient over space, differentiate attention and norm, and write ``dx``."""
         x, *saved = ctx.saved_tensors
         (weight, bias, *parameters), kept = saved[: ctx.parameters], saved[ctx.parameters :]
         stages, dx = ctx.stages, None
@@ -148,7 +149,7 @@ class Activated(torch.autograd.Function):
         if stages.norm is not None:
             of_norm = (torch.ones_like(s), mean, variance, mu, inverse, weight, stages.fixed)
             found = passes.normalization_gradient(d, b, *of_norm)
-            # Not 0, which makes NaN of an infinite value.
+            # None rather than 0, which would turn an infinite value into NaN.
             _, d_mean, d_variance, d_weight, d_bias = found
             d_variance = None if stages.fixed else d_variance
         if ctx.needs_input_grad[1]:
@@ -162,14 +163,14 @@ class Activated(torch.autograd.Function):
 def add(
     stages: Stages, x: Tensor, shortcut: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Compute ``activation(norm(x) + shortcut)`` of a ReLU or the identity, as above."""
+    """Compute ``activation(norm(x) + shortcut)`` for a ReLU or the identity; see above."""
     mean, variance, scale, shift, *rest = _normalized(stages, x, weight, bias)
     y = stages.passes.affine(x, scale, shift, shortcut, stages.activation == RELU)
     return y, (y if stages.activation == RELU else None, mean, variance, scale, *rest)
 
 
 class Added(torch.autograd.Function):
-    """:func:`add`, differentiated by hand."""
+    """:func:`add`, with a manual gradient."""
 
     @staticmethod
     def forward(ctx, stages: Stages, x: Tensor, shortcut: Tensor, weight, bias) -> Tensor:
@@ -182,7 +183,7 @@ class Added(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """Sum the gradient over space, go back through the norm, write the gradient of ``x``."""
+        """Sum the gradient over space, differentiate the norm, and write the gradient of ``x``."""
         x, weight, bias, y, mean, variance, scale, mu, inverse = ctx.saved_tensors
         stages, dx = ctx.stages, None
         passes, _ = stages.back(dy)

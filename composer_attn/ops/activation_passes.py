@@ -1,11 +1,10 @@
-"""Passes whose ReLU is another activation.
+"""Passes whose ReLU is replaced by another activation.
 
-Autograd functions (:mod:`composer_attn.ops.fused_functions`) ask of passes whether a ReLU ends what
-they write. One of these stands for such passes, and puts the activation in its place.
+The autograd functions (:mod:`composer_attn.ops.fused_functions`) call passes with a flag for a
+final ReLU. An :class:`Ending` has the interface of such passes, and applies the activation instead.
 """
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,20 +13,21 @@ from torch import Tensor
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import activated_reference as plain_activated
 from composer_attn.ops.backends import reference as plain_passes
+from composer_attn.ops.backends.interface import ActivatedPasses, Passes
 
 
 @dataclass(frozen=True)
 class Ending:
-    """The passes of a backend, with an activation; nothing is added before it.
+    """The passes of a backend with a final activation, without an addition before it.
 
     Attributes:
-        passes: the backend's.
-        activated: those that its activations take part in.
-        activation: which one.
+        passes: the passes of the backend.
+        activated: its passes with an activation.
+        activation: the activation.
     """
 
-    passes: ModuleType
-    activated: ModuleType
+    passes: Passes
+    activated: ActivatedPasses
     activation: Activation
 
     def __getattr__(self, name: str) -> Any:
@@ -35,7 +35,7 @@ class Ending:
 
     @property
     def in_plain_torch(self) -> "Ending":
-        """The same in plain torch."""
+        """The same passes in plain torch."""
         return Ending(plain_passes, plain_activated, self.activation)
 
     def affine(self, x: Tensor, scale: Tensor, shift: Tensor, shortcut: None, relu: bool) -> Tensor:
@@ -47,9 +47,9 @@ class Ending:
     def gradient_sums(
         self, dy: Tensor, x: Tensor, centre: Tensor, mask: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum ``dy phi'`` over space, at ``z`` of the scale and shift that are given."""
-        sums = self.activated.activated_sums(dy, x, centre, *mask, self.activation, False)
-        return *sums, dy
+        """Sum ``dy phi'`` and ``dy phi' (x - centre)`` over space; ``mask`` is scale and shift."""
+        first, second = self.activated.activated_sums(dy, x, centre, *mask, self.activation, False)
+        return first, second, dy
 
     def input_gradient(
         self,

@@ -1,8 +1,7 @@
-"""Activations that the passes compute: ``phi`` and its derivative, in plain torch.
+"""Activations supported by the passes: ``phi`` and its derivative, in plain torch.
 
-To add one: a line here; a struct in ``backends/cpp_sources/activations.h``; a branch in
-``backends/activated_triton_kernels.py``.
-Then every order, backend, dtype and test has it.
+To add one, add a line here, a struct in ``backends/cpp_sources/activations.h`` and a branch in
+``backends/activated_triton_kernels.py``. All operations, backends, dtypes and tests then cover it.
 
 ===========  =======================================  ==================================
 name         phi(z)                                   as a module
@@ -13,7 +12,7 @@ relu6        min(max(z, 0), 6)                        nn.ReLU6
 leaky_relu   z, or alpha z where z <= 0               nn.LeakyReLU(alpha)
 silu         z sigmoid(z)                             nn.SiLU
 hardswish    z min(max(z + 3, 0), 6) / 6              nn.Hardswish
-gelu         z Phi(z), the normal distribution        nn.GELU
+gelu         z Phi(z), Phi the normal CDF             nn.GELU
 gelu_tanh    its approximation by tanh                nn.GELU("tanh")
 mish         z tanh(log(1 + exp(z)))                  nn.Mish
 elu          z, or alpha (exp(z) - 1) where z <= 0    nn.ELU(alpha)
@@ -35,8 +34,8 @@ class Activation(NamedTuple):
     """An activation by name.
 
     Attributes:
-        name: one of those in the table above.
-        alpha: of ``leaky_relu`` and ``elu``; the others have none.
+        name: a name in the table above.
+        alpha: parameter of ``leaky_relu`` and ``elu``; unused by the others.
     """
 
     name: str
@@ -72,7 +71,7 @@ def _hardswish_slope(z: Tensor, alpha: float) -> Tensor:
     return torch.where(z > 3, 1.0, torch.where(z < -3, 0.0, z / 3 + 0.5))
 
 
-# phi and phi', functions of z and alpha. Of NaN, a ReLU hands on the gradient, as torch does.
+# phi and phi' as functions of z and alpha. At NaN, a ReLU passes the gradient, as in torch.
 _Formula = Callable[[Tensor, float], Tensor]
 _TABLE: dict[str, tuple[_Formula, _Formula]] = {
     "identity": (lambda z, alpha: z, lambda z, alpha: torch.ones_like(z)),
@@ -97,7 +96,7 @@ _TABLE: dict[str, tuple[_Formula, _Formula]] = {
 }
 ACTIVATIONS = tuple(_TABLE)
 
-# Modules that are one of these, by their exact type: a subclass may compute anything.
+# Activation modules by exact type: a subclass may compute anything.
 _MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
     nn.Identity: lambda module: IDENTITY,
     nn.ReLU: lambda module: RELU,
@@ -112,7 +111,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """Describe a module that is one of torch's activations; ``None`` if it is none of the table.
+    """Return the activation that a module computes, or ``None`` if it is not in the table.
 
     Example:
         >>> activation_of(nn.LeakyReLU(0.1, inplace=True))
@@ -125,10 +124,10 @@ def activation_of(module: nn.Module) -> Activation | None:
 
 
 def find_activation(activation: Activation | str | nn.Module) -> Activation:
-    """Return an activation given by itself, by name, or as a module.
+    """Return an activation given as such, by name, or as a module.
 
     Raises:
-        ArgumentError: it is none of the table, or has no finite ``alpha``.
+        ArgumentError: it is not in the table.
 
     Example:
         >>> find_activation("silu"), find_activation(nn.GELU("tanh"))
@@ -138,7 +137,7 @@ def find_activation(activation: Activation | str | nn.Module) -> Activation:
     if isinstance(activation, nn.Module):
         found = activation_of(activation)
     elif isinstance(activation, str):
-        # As torch's functions have it by default.
+        # The defaults of torch's functions.
         defaults = {"leaky_relu": 0.01, "elu": 1.0}
         found = Activation(activation, defaults.get(activation, 0.0))
     if not isinstance(found, Activation) or found.name not in _TABLE:
@@ -155,5 +154,5 @@ def phi(z: Tensor, activation: Activation) -> Tensor:
 
 
 def slope(z: Tensor, activation: Activation) -> Tensor:
-    """Compute its derivative."""
+    """Compute the derivative of an activation."""
     return _TABLE[activation.name][1](z, activation.alpha)

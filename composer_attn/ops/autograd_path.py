@@ -1,9 +1,9 @@
-"""The arithmetic between two passes: from moments ``(N, C)`` to the scale and shift of the output.
+"""The arithmetic between the passes: from moments ``(N, C)`` to scale and shift of the output.
 
 ``attention`` maps means ``(N, C)`` to an excitation ``s`` of the same shape; ``norm`` is a batch
 norm with weight ``gamma``, bias ``beta`` and ``eps``. The functions named after both return
-``scale``, ``shift`` such that the output is ``scale (x - centre) + shift``; ordinary autograd
-differentiates them.
+``scale`` and ``shift`` such that the output is ``scale (x - centre) + shift``. They consist of
+plain operations, differentiated by autograd.
 """
 
 from typing import TYPE_CHECKING
@@ -13,44 +13,43 @@ from torch import Tensor
 
 from composer_attn.ops.normalization import Running, weighted
 
-if TYPE_CHECKING:  # which imports this package
+if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
 
 def traced() -> bool:
-    """Say whether someone looks on who needs plain operations, not functions with own gradients."""
+    """Return whether tracing, functorch or forward-mode AD is active: all need plain operations."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        # Fake tensors, make_fx, counters of operations.
+        # Dispatch modes: fake tensors, make_fx, flop counters.
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
 
 
-# Torch 2.6 does not say.
+# Missing in torch 2.6.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def exported() -> bool:
-    """Say whether torch.export looks on in Python: in dynamo, torch 2.7 cannot tell."""
+    """Return whether torch.export is running outside dynamo, where torch 2.7 cannot tell."""
     return not torch.compiler.is_dynamo_compiling() and _is_exporting()
 
 
 def finite(mean: Tensor) -> Tensor:
-    """Return numbers near the means, to subtract from a map: 0 for what is not finite.
+    """Return the detached means with 0 for non-finite ones, to be subtracted from a feature map.
 
-    An infinite one would make NaN of every position of its channel.
+    Subtracting an infinite mean would turn all positions of its channel into NaN.
     """
     return torch.nan_to_num(mean.detach(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def attention_alone(mean: Tensor, attention: "ChannelAttention") -> Tensor:
-    """Compute the excitation ``(N, C)``, in the dtype of the means.
+    """Compute the excitation ``(N, C)`` in the dtype of the means.
 
-    Logits of a user's own may change what they are given in place, and may have any shape that
-    broadcasts.
+    A custom ``logits`` may change its input in place, and may return any shape that broadcasts.
     """
     own = attention.logits_by_hand() is None
     s = attention.excitation_of(mean.clone() if own else mean)
@@ -60,7 +59,7 @@ def attention_alone(mean: Tensor, attention: "ChannelAttention") -> Tensor:
 def attention_then_norm(
     mean: Tensor, variance: Tensor, centre: Tensor, positions: int, attention, norm
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift of ``norm(attention(x))``."""
+    """Return scale and shift of ``norm(attention(x))``."""
     s = attention_alone(mean, attention)
     return norm_of_scaled(s, mean, variance, centre, positions, norm)
 
@@ -68,9 +67,9 @@ def attention_then_norm(
 def norm_of_scaled(
     s: Tensor, mean: Tensor, variance: Tensor, centre: Tensor, positions: int, norm
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift of ``norm(s x)``.
+    """Return scale and shift of ``norm(s x)``.
 
-    With ``m``, ``v`` the moments of ``x`` over space::
+    With ``m`` and ``v`` the moments of ``x`` over space::
 
         mu  = mean_n(s m)        var = mean_n(s^2 v) + var_n(s m)
 
@@ -84,7 +83,7 @@ def norm_of_scaled(
 def norm_then_attention(
     mean: Tensor, variance: Tensor, centre: Tensor, positions: int, attention, norm
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift of ``attention(norm(x))``."""
+    """Return scale and shift of ``attention(norm(x))``."""
     mu, var = _statistics(lambda: (mean, variance), positions, norm)
     weight, bias = _rescaling(var, norm)
     s = attention_alone(_plus(weight * (mean - mu), bias), attention)
@@ -92,7 +91,7 @@ def norm_then_attention(
 
 
 def norm_alone(x: Tensor, norm, moments) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre, scale and shift of ``norm(x)``, ``(N, C)``, given what computes the moments."""
+    """Return centre, scale and shift ``(N, C)`` of ``norm(x)``; ``moments`` is a function."""
     if uses_batch(norm):
         mean, variance = moments(x)
         centre = finite(mean)
@@ -105,12 +104,12 @@ def norm_alone(x: Tensor, norm, moments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def uses_batch(norm) -> bool:
-    """Say whether a norm normalizes by the batch's own statistics."""
+    """Return whether a norm normalizes by the batch statistics."""
     return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
 def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
-    """Mean and variance ``(C,)`` to normalize by: the batch's, or the running ones."""
+    """Return the mean and variance ``(C,)`` to normalize by: the batch's, or the running ones."""
     if not uses_batch(norm):
         return norm.running_mean, norm.running_var
     means, variances = moments()
@@ -123,10 +122,10 @@ def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
 
 
 def running_statistics(norm, count: int) -> Running | None:
-    """Return the running statistics that a batch of ``count`` values a channel moves, or meets.
+    """Return the running statistics to use, or to update by ``count`` values per channel.
 
-    And count the batch, all of it as ``nn.BatchNorm`` does: whatever a norm was built with, only
-    the attributes that it has now matter. A momentum of ``None`` averages over all batches.
+    Also increment the norm's batch counter. As in ``nn.BatchNorm``, the current attributes of the
+    norm apply, whatever it was built with. A momentum of ``None`` averages over all batches.
     """
     if not uses_batch(norm):
         return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
@@ -143,7 +142,7 @@ def running_statistics(norm, count: int) -> Running | None:
 
 
 def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:
-    """``gamma / sqrt(var + eps)``, and beta."""
+    """Return ``gamma / sqrt(var + eps)`` and ``beta``."""
     return weighted(torch.rsqrt(var + norm.eps), norm.weight), norm.bias
 
 

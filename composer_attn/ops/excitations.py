@@ -1,14 +1,13 @@
-"""Attentions as data: what lies between their squeeze and their scale, with its gradient.
+"""Attentions described by data: the computation from squeeze to scale, with its gradient.
 
-``s = gate(logits(m))``, where ``m (N, C)`` are averages over space. Our own modules describe
-themselves; those of other packages, which have the same layers under other names, are described by
-who knows them: by a pair of 1x1 convolutions (:func:`two_layers`), a single one
+``s = gate(logits(m))``, where ``m (N, C)`` are averages over space. The modules of this package
+describe themselves. Modules of other packages have the same layers under other names, and are
+described by two linear layers or 1x1 convolutions (:func:`two_layers`), a single one
 (:func:`one_layer`), or a convolution along the channels (:func:`neighbours`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 from composer_attn.errors import ArgumentError
 from composer_attn.ops.activations import Activation, find_activation, phi, slope
 from composer_attn.ops.backends import reference as plain
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.logits import Neighbours, Parameters, cast_parameters
 from composer_attn.ops.manual_gradients import Excitation
 
-# A tuple, which torch.compile reads.
+# A tuple, not a union, for torch.compile.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -30,25 +30,25 @@ class Layers(Protocol):
     """The arithmetic of an attention's layers, as in :mod:`composer_attn.ops.logits`."""
 
     def forward(
-        self, passes: ModuleType, means: Tensor, parameters: Parameters
+        self, passes: Passes, means: Tensor, parameters: Parameters
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``(N, C)``, and what the gradient needs beside the means."""
+        """Return the logits ``(N, C)``, and what the gradient needs besides the means."""
         ...
 
     def backward(
         self,
-        passes: ModuleType,
+        passes: Passes,
         d_logits: Tensor,
         means: Tensor,
         hidden: Tensor | None,
         parameters: Parameters,
     ) -> tuple[Tensor, Parameters]:
-        """Return the gradients of the means, and of the parameters in their shapes."""
+        """Return the gradients of the means and of the parameters."""
         ...
 
 
 class TwoLayers(NamedTuple):
-    """``W2 phi(W1 m + b1) + b2``. Weights may have further dimensions of size 1."""
+    """``W2 phi(W1 m + b1) + b2``. Weights may have additional dimensions of size 1."""
 
     activation: Activation
 
@@ -69,7 +69,7 @@ class TwoLayers(NamedTuple):
 
 
 class OneLayer:
-    """``W m + b``. The weight may have further dimensions of size 1."""
+    """``W m + b``. The weight may have additional dimensions of size 1."""
 
     @staticmethod
     def forward(passes, means, parameters):
@@ -87,12 +87,12 @@ class OneLayer:
 
 
 class Gate(NamedTuple):
-    """From logits to scales.
+    """A gate, from logits to scales.
 
     Attributes:
-        value: the scales ``s``.
+        value: the function that computes the scales ``s``.
         slope: its derivative, as a function of the scales.
-        clips: whether that is 0 somewhere.
+        clips: whether the derivative is 0 on some interval.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -110,13 +110,13 @@ GATES = {
 
 @dataclass(frozen=True)
 class Described:
-    """An attention over averages, described by data instead of a module.
+    """An attention over averages, described by data instead of by a module.
 
     Attributes:
         channels: number of channels ``C``.
-        layers: their arithmetic.
-        parameters: what it takes, in the order of the layers; they get gradients.
-        excitation: layers and gate, as the regions take them.
+        layers: the arithmetic of the layers.
+        parameters: the parameters, in the order of the layers; they receive gradients.
+        excitation: layers and gate, for the fused functions.
     """
 
     channels: int
@@ -125,18 +125,18 @@ class Described:
     excitation: Excitation
 
     def scales(self, means: Tensor) -> Tensor:
-        """Compute the scales ``(N, C)`` from averages by plain operations, for autograd."""
+        """Compute the scales ``(N, C)`` from averages by plain operations under autograd."""
         parameters = cast_parameters(self.parameters, means.dtype)
-        # The reference: what is looked at is plain operations.
+        # The reference backend, since tracing needs plain operations.
         logits, _ = self.layers.forward(plain, means, parameters)
         return self.excitation.gate(logits)
 
 
 def describe(channels: int, layers: Layers, parameters: Parameters, gate: str) -> Described:
-    """Describe an attention by its layers, their parameters, and the name of its gate.
+    """Describe an attention by its layers, their parameters and the name of its gate.
 
     Raises:
-        ArgumentError: the gate is none of sigmoid, hard_sigmoid, tanh and relu.
+        ArgumentError: the gate is not sigmoid, hard_sigmoid, tanh or relu.
     """
     if not isinstance(gate, str) or gate not in GATES:
         raise ArgumentError(f"gate must be one of {', '.join(GATES)}; got {gate!r}")
@@ -149,17 +149,17 @@ def two_layers(
     activation: Activation | str | nn.Module = "relu",
     gate: str = "sigmoid",
 ) -> Described:
-    """Describe ``gate(second(activation(first(m))))``, of two linear layers or 1x1 convolutions.
+    """Describe ``gate(second(activation(first(m))))`` with linear layers or 1x1 convolutions.
 
     Args:
-        first: from ``C`` channels to some.
-        second: from these back to ``C``.
-        activation: between them.
+        first: layer from ``C`` to any number of channels.
+        second: layer from these back to ``C`` channels.
+        activation: the activation between them.
         gate: ``sigmoid``, ``hard_sigmoid``, ``tanh`` or ``relu``.
 
     Raises:
-        ArgumentError: a layer is neither linear nor a 1x1 convolution of one group; their sizes do
-            not fit; activation or gate is unknown.
+        ArgumentError: a layer is neither linear nor a 1x1 convolution with one group; their sizes
+            do not match; activation or gate is unknown.
 
     Example:
         >>> two_layers(nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1), "silu").channels
@@ -176,7 +176,7 @@ def two_layers(
 
 
 def one_layer(layer: Layer, gate: str = "sigmoid") -> Described:
-    """Describe ``gate(layer(m))``, of one linear layer or 1x1 convolution.
+    """Describe ``gate(layer(m))`` with one linear layer or 1x1 convolution.
 
     Arguments and errors are those of :func:`two_layers`.
 
@@ -186,20 +186,20 @@ def one_layer(layer: Layer, gate: str = "sigmoid") -> Described:
     """
     inputs, outputs = _sizes("layer", layer)
     if inputs != outputs:
-        raise ArgumentError(f"layer must put out as many channels as it takes; got {layer}")
+        raise ArgumentError(f"layer must have as many outputs as inputs; got {layer}")
     return describe(inputs, OneLayer(), (layer.weight, layer.bias), gate)
 
 
 def neighbours(channels: int, convolution: nn.Conv1d, gate: str = "sigmoid") -> Described:
-    """Describe ``gate(convolution(m))``, along the channels, with zeros beyond both ends.
+    """Describe ``gate(convolution(m))``, a convolution along the channels, zero-padded.
 
     Args:
-        channels: how many there are.
-        convolution: from one channel to one, of odd size, without bias.
+        channels: number of channels.
+        convolution: convolution from one channel to one, with an odd kernel size and without bias.
         gate: as in :func:`two_layers`.
 
     Raises:
-        ArgumentError: it is another convolution.
+        ArgumentError: the convolution does not fit this description.
 
     Example:
         >>> neighbours(32, nn.Conv1d(1, 1, 3, padding=1, bias=False)).channels
@@ -218,14 +218,14 @@ def neighbours(channels: int, convolution: nn.Conv1d, gate: str = "sigmoid") -> 
     )
     if not fits:
         raise ArgumentError(
-            "convolution must be an nn.Conv1d from one channel to one, of odd size, that keeps the "
-            f"length by zeros beyond both ends, without stride and bias; got {convolution}"
+            "convolution must be an nn.Conv1d from one channel to one, of odd size, zero-padded to "
+            f"keep the length, without stride and bias; got {convolution}"
         )
     return describe(channels, Neighbours, (weight,), gate)
 
 
 def _sizes(name: str, layer: Layer) -> tuple[int, int]:
-    """Return how many channels a layer takes and puts out."""
+    """Return the numbers of input and output channels of a layer."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     plain_convolution = isinstance(layer, _CONVOLUTIONS) and (

@@ -1,4 +1,4 @@
-"""Attention, and attention joined with batch norm, in two passes forward and two backward."""
+"""Attention, and attention fused with batch norm, in two passes forward and two backward."""
 
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,15 @@ from composer_attn.ops.manual_gradients import AttentionFirst, NormFirst
 from composer_attn.ops.squeeze_and_scale import scale_channels
 from composer_attn.ops.stages import excite, normalize
 
-if TYPE_CHECKING:  # which imports this package
+if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
-# What differentiates the arithmetic between the passes where there is no way by hand.
+# The arithmetic between the passes under autograd, if there is no manual gradient.
 _HEADS = {
     AttentionFirst: autograd_path.attention_then_norm,
     NormFirst: autograd_path.norm_then_attention,
 }
-# A tuple, which torch.compile reads.
+# A tuple, not a union, for torch.compile.
 _NUMBERS = (int, float)
 _NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -38,42 +38,42 @@ def attend_then_normalize(
     shortcut: Tensor | None = None,
     activation: Activation | str | nn.Module | None = None,
 ) -> Tensor:
-    """Compute ``norm(attention(x))``, then add ``shortcut``, then apply a ReLU, jointly.
+    """Compute ``norm(attention(x))``, add ``shortcut``, and apply a ReLU, fused.
 
-    With ``m``, ``v`` mean and variance of ``x`` over space, ``s = gate(logits(m))`` the excitation,
-    and gamma, beta, eps those of the norm, in training mode::
+    With ``m``, ``v`` the mean and variance of ``x`` over space, ``s = gate(logits(m))`` the
+    excitation, and gamma, beta, eps those of the norm, in training mode::
 
         mu = mean_n(s m)      var = mean_n(s^2 v) + var_n(s m)      w = gamma / sqrt(var + eps)
         y  = s w x + (beta - mu w)
 
-    In evaluation mode ``mu`` and ``var`` are the running statistics. These are kept as
-    ``nn.BatchNorm`` keeps them; statistics are float32 where ``x`` has 16 bits.
+    In evaluation mode ``mu`` and ``var`` are the running statistics, which are updated as by
+    ``nn.BatchNorm``. Statistics are float32 if ``x`` has 16 bits.
 
-    ``x`` is read twice and ``y`` written once; backward, ``x`` and the gradient are read twice and
-    the input gradient written once. Kept for backward are ``x``, some ``(N, C)`` tensors, and ``y``
-    where both ``relu`` and ``shortcut`` are given.
+    The forward reads ``x`` twice and writes ``y`` once; the backward reads ``x`` and the gradient
+    twice and writes the input gradient once. Saved for backward are ``x``, some ``(N, C)`` tensors,
+    and ``y`` if there are both ``relu`` and ``shortcut``.
 
     Args:
         x: feature map ``(N, C, *spatial)``, NCHW or channels last, 1 to 3 spatial dimensions.
         attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels. Its
-            hooks, and those of the norm, do not run.
+            hooks and those of the norm do not run.
         norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode.
-        backend: ``auto``, ``reference``, ``inductor``, ``triton`` or ``cpp``: who runs the passes
-            (:mod:`composer_attn.ops.backends.table`). While ``torch.compile``, ``torch.export`` or
-            ``torch.jit.trace`` look on, it is the plain algebra that they see.
-        relu: whether a ReLU follows.
-        shortcut: what is added before the ReLU, in a shape that broadcasts with that of ``x``.
-        activation: what follows, instead of a ReLU: one of
-            :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module. Kept for backward
-            is ``x``, and the sum where a shortcut comes before one that is no ReLU.
+        backend: ``auto``, ``reference``, ``inductor``, ``triton`` or ``cpp``: the implementation of
+            the passes (:mod:`composer_attn.ops.backends.table`). Under ``torch.compile``,
+            ``torch.export`` and ``torch.jit.trace`` plain operations are used instead.
+        relu: whether to apply a final ReLU.
+        shortcut: a tensor to add before the ReLU, whose shape broadcasts with that of ``x``.
+        activation: an activation to apply instead of a ReLU: one of
+            :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module. Saved for backward
+            is ``x``, and also the sum if a shortcut precedes an activation other than ReLU.
 
     Returns:
         A tensor like ``x``, in its memory format.
 
     Raises:
         ArgumentError: the backend or the activation is unknown.
-        ValueError, RuntimeError: as the attention or the norm raises them by itself: wrong shapes,
-            or a single value per channel in training.
+        ValueError, RuntimeError: as raised by the attention or the norm itself: wrong shapes, or a
+            single value per channel in training.
 
     Example:
         >>> import torch
@@ -101,9 +101,9 @@ def normalize_then_attend(
     shortcut: Tensor | None = None,
     activation: Activation | str | nn.Module | None = None,
 ) -> Tensor:
-    """Compute ``attention(norm(x))``, then add ``shortcut``, then apply a ReLU, jointly.
+    """Compute ``attention(norm(x))``, add ``shortcut``, and apply a ReLU, fused.
 
-    With ``m``, ``v`` mean and variance of ``x`` over space, in training mode::
+    With ``m``, ``v`` the mean and variance of ``x`` over space, in training mode::
 
         mu = mean_n(m)        var = mean_n(v) + var_n(m)        w = gamma / sqrt(var + eps)
         s  = gate(logits(w (m - mu) + beta))        y = s w x + s (beta - mu w)
@@ -127,7 +127,7 @@ def normalize_then_attend(
 
 
 def attend(x: Tensor, attention: "ChannelAttention", backend: str = "reference") -> Tensor:
-    """Compute ``attention(x)``, with a backward that reads ``x`` once and the gradient twice.
+    """Compute ``attention(x)`` with a backward that reads ``x`` once and the gradient twice.
 
     ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means, given ``ds = sum(dy x)``.
     Arguments and errors are those of :func:`attend_then_normalize`.
@@ -140,7 +140,7 @@ def attend(x: Tensor, attention: "ChannelAttention", backend: str = "reference")
         True
     """
     check_backend(backend)
-    if attention.squeeze != "avg":  # more than moments goes into its excitation
+    if attention.squeeze != "avg":  # its excitation needs more than the moments
         return attention(x)
     if autograd_path.traced() or not plain_enough(x, attention):
         return scale_channels(x, attention.excitation(x))
@@ -152,7 +152,7 @@ def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
     if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
         rest, activation, shortcut = (activation, shortcut), IDENTITY, None
     elif shortcut is not None and activation not in (IDENTITY, RELU):
-        # Its derivative asks for the sum, which nobody can compute anew from the output.
+        # Its derivative needs the sum, which cannot be recomputed from the output.
         rest, activation = (activation, None), IDENTITY
     if autograd_path.traced():
         centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
@@ -168,7 +168,7 @@ def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
 
 
 def _ending(relu: bool, activation: Activation | str | nn.Module | None) -> Activation:
-    """Return the activation that ends a region, given by either argument."""
+    """Return the final activation, given by either argument."""
     if activation is None:
         return RELU if relu else IDENTITY
     found = find_activation(activation)
@@ -178,7 +178,7 @@ def _ending(relu: bool, activation: Activation | str | nn.Module | None) -> Acti
 
 
 def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute what lies between the passes under autograd."""
+    """Compute the arithmetic between the passes under autograd."""
     mean, variance = moments
     centre, positions = autograd_path.finite(mean), x.shape[2:].numel()
     return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
@@ -189,35 +189,35 @@ def _end(y: Tensor, activation: Activation, shortcut: Tensor | None) -> Tensor:
 
 
 def plain_enough(x: Tensor, attention: "ChannelAttention") -> bool:
-    """Say whether the passes take ``x``; the modules themselves take, or refuse, all else."""
+    """Return whether the passes support ``x``; otherwise the modules themselves are called."""
     return takes(x, attention.channels) and attention.squeeze == "avg"
 
 
 def takes(x: Tensor, channels: int) -> bool:
-    """Say whether the passes take ``x`` of so many channels."""
+    """Return whether the passes support ``x`` with this number of channels."""
     return 3 <= x.dim() <= 5 and x.is_floating_point() and x.shape[1] == channels and x.numel() > 0
 
 
 def joinable(x: Tensor, attention: "ChannelAttention", norm: nn.Module) -> bool:
-    """Say whether attention and norm can be computed jointly on ``x``, or better by themselves."""
+    """Return whether attention and norm can be fused on ``x``."""
     return plain_enough(x, attention) and fits_norm(x, norm)
 
 
 def fits_norm(x: Tensor, norm: nn.Module) -> bool:
-    """Say whether a norm takes ``x``, and can be computed by the passes."""
+    """Return whether a norm accepts ``x`` and can be computed by the passes."""
     return (
         x.dim() in _NORMS
         and takes(x, x.shape[1])
         and isinstance(norm, _NORMS[x.dim()])
         and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
-        # A single value has no variance: batch norm refuses it in training.
+        # A single value has no variance: batch norm rejects it in training.
         and x.numel() > x.shape[1]
         and _fits(x, norm)
     )
 
 
 def _fits(x: Tensor, norm: nn.Module) -> bool:
-    """Say whether the attributes of a norm are such as the passes take, all of them now."""
+    """Return whether the passes support the norm's current attributes."""
     mean, variance = norm.running_mean, norm.running_var
     if (mean is None) != (variance is None) or not isinstance(norm.eps, _NUMBERS):
         return False

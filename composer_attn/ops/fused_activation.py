@@ -1,4 +1,4 @@
-"""Norm, activation and attention, jointly, and each pair of them."""
+"""Norm, activation and attention fused, and each pair of them."""
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +16,7 @@ from composer_attn.ops.fused_functions import in_full_precision
 from composer_attn.ops.manual_gradients import Excitation, Norm
 from composer_attn.ops.squeeze_and_scale import channel_means, scale_channels
 
-if TYPE_CHECKING:  # which imports this package
+if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
 Attention: TypeAlias = "ChannelAttention | Described"
@@ -31,36 +31,36 @@ def normalize_activate_attend(
     *,
     shortcut: Tensor | None = None,
 ) -> Tensor:
-    """Compute ``attention(activation(norm(x)))``, then add ``shortcut``, jointly.
+    """Compute ``attention(activation(norm(x)))`` and add ``shortcut``, fused.
 
-    With ``phi`` the activation, ``mu``, ``var`` the batch's statistics, or the running ones, and
+    With ``phi`` the activation, ``mu``, ``var`` the batch statistics or the running ones, and
     gamma, beta, eps those of the norm::
 
         w = gamma / sqrt(var + eps)     z = w x + (beta - mu w)
         m = mean(phi(z)) over space     s = gate(logits(m))         y = s phi(z)
 
-    ``x`` is read for its moments (unless they are the running ones), for ``m``, and to write ``y``.
-    Backward, one pass gathers five sums over space, and one writes the input gradient
-    (:mod:`composer_attn.ops.activated_functions`). Kept for backward are ``x`` and some ``(N, C)``
-    tensors: neither the norm's output, nor the activation's.
+    The forward reads ``x`` for its moments (unless the running ones are used), for ``m``, and to
+    write ``y``. In the backward one pass computes five sums over space, and one writes the input
+    gradient (:mod:`composer_attn.ops.activated_functions`). Saved for backward are ``x`` and some
+    ``(N, C)`` tensors, but neither the norm's nor the activation's output.
 
     Args:
         x: feature map ``(N, C, *spatial)``, NCHW or channels last, 1 to 3 spatial dimensions.
-        norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode. Its hooks,
-            and those of the attention, do not run.
+        norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode. Its hooks
+            and those of the attention do not run.
         activation: one of :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module.
         attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels, or one
-            that is described by data (:mod:`composer_attn.ops.excitations`). One whose layers have
-            no gradient by hand is computed after the other two, which are computed jointly.
+            described by data (:mod:`composer_attn.ops.excitations`). If its layers have no manual
+            gradient, it is computed separately after the other two, which are fused.
         backend: as in :func:`composer_attn.ops.attend_then_normalize`.
-        shortcut: what is added, in a shape that broadcasts with that of ``x``.
+        shortcut: a tensor to add, whose shape broadcasts with that of ``x``.
 
     Returns:
         A tensor like ``x``, in its memory format.
 
     Raises:
         ArgumentError: the backend or the activation is unknown.
-        ValueError, RuntimeError: as norm or attention raises them by itself: wrong shapes, or a
+        ValueError, RuntimeError: as raised by the norm or the attention itself: wrong shapes, or a
             single value per channel in training.
 
     Example:
@@ -89,11 +89,11 @@ def normalize_activate(
     *,
     shortcut: Tensor | None = None,
 ) -> Tensor:
-    """Compute ``activation(norm(x) + shortcut)`` jointly, as if attention were constantly 1.
+    """Compute ``activation(norm(x) + shortcut)``, fused, as if the attention were constantly 1.
 
-    Arguments, errors and passes are those of :func:`normalize_activate_attend`. Kept for backward
-    is ``x``; where a shortcut comes before the activation also the output, if that is a ReLU, or
-    else the sum (unless it is the identity).
+    Arguments, errors and passes are those of :func:`normalize_activate_attend`. Saved for backward
+    is ``x``; if a shortcut precedes the activation, also the output for a ReLU, and the sum for
+    other activations except the identity.
 
     Example:
         >>> x, norm = torch.randn(4, 64, 8, 8), nn.BatchNorm2d(64)
@@ -126,11 +126,11 @@ def activate_attend(
     *,
     shortcut: Tensor | None = None,
 ) -> Tensor:
-    """Compute ``attention(activation(x))``, then add ``shortcut``, jointly.
+    """Compute ``attention(activation(x))`` and add ``shortcut``, fused.
 
     Arguments, errors and passes are those of :func:`normalize_activate_attend`, with ``z = x``:
-    ``x`` is read twice and written once where the modules read three maps and write two, and kept
-    is ``x`` alone.
+    ``x`` is read twice and one map written, where the modules read three maps and write two. Only
+    ``x`` is saved for backward.
 
     Example:
         >>> from composer_attn.attention import EfficientChannelAttention
@@ -156,7 +156,7 @@ def _region(
     backend: str,
     shortcut: Tensor | None = None,
 ) -> Tensor:
-    """Compute what takes part, none of which has anything against it."""
+    """Compute the given parts fused; the caller has checked that they support it."""
     rest = None
     if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
         rest, shortcut = shortcut, None
@@ -176,7 +176,7 @@ def _by_hand(x, norm, activation, attention, backend, shortcut) -> Tensor:
 
 
 def _stages(x, norm, activation, attention, backend) -> tuple:
-    """Return what a region is made of, then the parameters of norm and attention."""
+    """Return the parts of a region, then the parameters of norm and attention."""
     by_hand: Any = (None, ()) if attention is None else _excitation(attention)
     excitation, parameters = by_hand
     of_norm, weight, bias = None, None, None
@@ -189,7 +189,7 @@ def _stages(x, norm, activation, attention, backend) -> tuple:
 
 
 def _traced(x, norm, activation, attention, shortcut) -> Tensor:
-    """Compute the same by plain operations."""
+    """Compute the same by plain operations, for tracing."""
     dtype = passes.statistics_dtype(x)
     z = x.to(dtype)
     if norm is not None:
@@ -202,7 +202,7 @@ def _traced(x, norm, activation, attention, shortcut) -> Tensor:
 
 
 def _excitation(attention: Attention) -> tuple[Excitation, tuple[Tensor | None, ...]] | None:
-    """Return layers, gate and parameters of an attention that is differentiated by hand."""
+    """Return layers, gate and parameters of an attention with a manual gradient, else None."""
     if isinstance(attention, Described):
         return attention.excitation, attention.parameters
     dtypes = {each.dtype for each in attention.parameters()}
@@ -214,7 +214,7 @@ def _excitation(attention: Attention) -> tuple[Excitation, tuple[Tensor | None, 
 
 
 def _excites(x: Tensor, attention: Attention) -> bool:
-    """Say whether an attention can be computed jointly on ``x``, or better by itself."""
+    """Return whether an attention can be fused on ``x``."""
     squeezes = isinstance(attention, Described) or attention.squeeze == "avg"
     return squeezes and fused.takes(x, attention.channels)
 
@@ -226,7 +226,7 @@ def _scales(means: Tensor, attention: Attention) -> Tensor:
 
 
 def _attended(u: Tensor, attention: Attention, backend: str, shortcut: Tensor | None) -> Tensor:
-    """Attend by itself."""
+    """Compute the attention unfused."""
     if isinstance(attention, Described):
         y = scale_channels(u, attention.scales(channel_means(u, attention.channels)))
     else:

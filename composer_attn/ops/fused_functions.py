@@ -1,22 +1,21 @@
-"""One autograd region over two passes forward and two passes backward.
+"""Autograd functions over two passes forward and two passes backward.
 
-Forward, ``moments`` reads the feature map, arithmetic on ``(N, C)`` tensors follows, and ``affine``
-reads the map again and writes the output. Backward, one pass sums the gradient over space, the sums
-go back through the arithmetic, and a second pass writes the whole input gradient. Kept for
-backward: the input, and ``(N, C)`` tensors.
+In the forward, ``moments`` reads the feature map, arithmetic on ``(N, C)`` tensors follows, and
+``affine`` reads the map again and writes the output. In the backward, one pass sums the gradient
+over space, the sums are backpropagated through the arithmetic, and a second pass writes the
+complete input gradient. Saved for backward are the input and ``(N, C)`` tensors.
 
-Of attention and batch norm, :class:`Whole` does all of that. For anything else (attention alone,
-layers of a user's own) :class:`Moments` and :class:`Affine` are the passes, and what lies between
-them (:mod:`composer_attn.ops.autograd_path`) is left to ordinary autograd. ``Moments`` also returns
-a *way*, which ``Affine`` alone takes: by it, autograd carries the output's gradient back to
-``Moments``, whatever the arithmetic depends on, and however often anyone goes back through any
-part of it.
+:class:`Whole` does all of this for attention and batch norm. In other cases (attention alone,
+custom layers) :class:`Moments` and :class:`Affine` are the passes, and the arithmetic between them
+(:mod:`composer_attn.ops.autograd_path`) is differentiated by autograd. ``Moments`` also returns a
+*way*, an edge of the autograd graph used only by ``Affine``: along it, autograd propagates the
+output's gradient back to ``Moments``, whatever the arithmetic depends on, and however often any
+part of the graph is backpropagated through.
 """
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,19 +24,20 @@ from torch.autograd.function import once_differentiable
 
 from composer_attn.ops.autograd_path import traced
 from composer_attn.ops.backends import reference as plain
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.manual_gradients import Excitation
 
 
 @dataclass
 class Region:
-    """What the two halves of a region share. Nothing in it changes once the forward has run.
+    """State shared by the two halves of a region; constant after the forward.
 
     Attributes:
         passes: the four passes, as :mod:`composer_attn.ops.backends.reference` defines them.
-        relu: whether a ReLU ends the region.
-        scale: of the output, ``(N, C)``, detached; the input gradient is a multiple of it.
-        shift: what else the sign of a ReLU's input depends on; ``None`` where the gradient that
-            reaches ``Moments`` has been cut off by the ReLU already, or there is none.
+        relu: whether the region ends with a ReLU.
+        scale: scale ``(N, C)`` of the output, detached; the input gradient is a multiple of it.
+        shift: shift ``(N, C)``, which with the scale determines the mask of the ReLU; ``None`` if
+            the gradient that reaches ``Moments`` is masked already, or there is no ReLU.
     """
 
     passes: Any
@@ -45,17 +45,17 @@ class Region:
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def back(self, *gradients: Tensor | None) -> ModuleType:
-        """Return the passes to go back by: plain ones where gradients come in batches."""
+    def back(self, *gradients: Tensor | None) -> Passes:
+        """Return the passes for the backward; those of plain torch for batched gradients."""
         return _backward_passes(self.passes, *gradients)
 
 
 class Moments(torch.autograd.Function):
-    """``x -> mean, variance, way``, the last for :class:`Affine` alone."""
+    """``x -> mean, variance, way``, the last only for :class:`Affine`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, region: Region) -> tuple[Tensor, Tensor, Tensor]:
-        """Gather mean and variance ``(N, C)``; the way is ``x`` itself."""
+        """Compute mean and variance ``(N, C)``; the way is ``x`` itself."""
         ctx.region = region
         ctx.set_materialize_grads(False)
         mean, variance = region.passes.moments(x)
@@ -67,7 +67,7 @@ class Moments(torch.autograd.Function):
     def backward(
         ctx, d_mean: Tensor | None, d_variance: Tensor | None, g: Tensor | None
     ) -> tuple[Tensor, None]:
-        """``dx = scale g + d_mean / L + 2 d_variance (x - mean) / L``, ``None`` being 0."""
+        """Compute ``dx = scale g + d_mean / L + 2 d_variance (x - mean) / L``; ``None`` is 0."""
         x, mean = ctx.saved_tensors
         region = ctx.region
         d_mean = torch.zeros_like(mean) if d_mean is None else d_mean
@@ -78,10 +78,10 @@ class Moments(torch.autograd.Function):
 
 
 class Affine(torch.autograd.Function):
-    """``relu(scale (x - centre) + shift + shortcut)``; its input gradient is left to ``Moments``.
+    """``relu(scale (x - centre) + shift + shortcut)``; ``Moments`` computes its input gradient.
 
-    The gradient that it gives for the way is the output's, past the addition: ``Moments`` writes
-    the whole, and multiplies by the scale (and cuts off by the ReLU) meanwhile.
+    Its gradient for the way is the output's, propagated only through the addition: ``Moments``
+    writes the complete input gradient, and applies the scale (and the ReLU's mask) in that pass.
     """
 
     @staticmethod
@@ -95,12 +95,12 @@ class Affine(torch.autograd.Function):
         way: Tensor,
         region: Region,
     ) -> Tensor:
-        """Write the output; ``x`` comes detached."""
+        """Write the output; ``x`` is detached."""
         ctx.region, ctx.joined, scale = region, shortcut is not None, scale.contiguous()
         origin = torch.addcmul(shift, scale, centre, value=-1).contiguous()
         y = region.passes.affine(x, scale, origin, shortcut, region.relu)
         masked_by = (y if ctx.joined else origin) if region.relu else None
-        # Detached: through what it was computed from, the graph would hold itself.
+        # Detached: otherwise the autograd graph would contain a reference cycle.
         region.scale = scale.detach()
         region.shift = origin if region.relu and not ctx.joined else None
         ctx.save_for_backward(x, scale, centre, masked_by)
@@ -117,7 +117,7 @@ class Affine(torch.autograd.Function):
 
 
 def in_full_precision(x: Tensor) -> AbstractContextManager:
-    """Keep autocast from the layers: on ``(N, C)`` numbers it gains nothing."""
+    """Disable autocast: on ``(N, C)`` tensors it gains nothing."""
     kind = x.device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return nullcontext()
@@ -125,9 +125,9 @@ def in_full_precision(x: Tensor) -> AbstractContextManager:
 
 
 class Whole(torch.autograd.Function):
-    """The output of attention and batch norm, of which all is known but the map.
+    """The output of attention and batch norm, whose scale and shift are computed already.
 
-    ``stage`` is a :class:`composer_attn.ops.stages.Normalized` that is differentiated by hand.
+    ``stage`` is a :class:`composer_attn.ops.stages.Normalized` with a manual gradient.
     """
 
     @staticmethod
@@ -140,7 +140,7 @@ class Whole(torch.autograd.Function):
         shortcut: Tensor | None,
         *parameters: Tensor | None,
     ) -> Tensor:
-        """Write the output, or make what stands for it."""
+        """Write the output, or create a deferred tensor by ``make``."""
         y = stage.values(relu, shortcut) if make is None else make()
         by_hand = stage.by_hand
         ctx.excitation, ctx.order, ctx.fixed = by_hand.excitation, by_hand.order, by_hand.fixed
@@ -153,7 +153,7 @@ class Whole(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """Sum the gradient over space, go back through norm and attention, write that of ``x``."""
+        """Sum the gradient over space, differentiate norm and attention, and write ``dx``."""
         saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
         of_map, (weight, bias, *parameters), kept = saved[:4], saved[4:end], saved[end:]
         passes = _backward_passes(ctx.passes, dy)
@@ -164,28 +164,28 @@ class Whole(torch.autograd.Function):
                 weight, ctx.fixed, ctx.excitation, parameters, kept,
             )  # fmt: skip
         if ctx.needs_input_grad[3]:
-            *of_map, shift = left
-            # Not 0, which makes NaN of an infinite value.
+            dy, x, slope, mean, shift = left
+            # None rather than 0, which would turn an infinite value into NaN.
             d_variance = None if ctx.fixed else d_variance
-            dx = passes.input_gradient(*of_map, d_mean, d_variance, shift)
+            dx = passes.input_gradient(dy, x, slope, mean, d_mean, d_variance, shift)
         of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
         return None, None, None, dx, dy if ctx.joined else None, *of_norm, *of_layers
 
 
 class Scaled(torch.autograd.Function):
-    """The output of attention alone, of which all is known but the map, differentiated by hand."""
+    """The output of attention alone, whose scales are computed already, with manual gradient."""
 
     @staticmethod
     def forward(
         ctx,
         make: Callable[[], Tensor],
-        passes: ModuleType,
+        passes: Passes,
         excitation: Excitation,
         kept: tuple[Tensor, Tensor, Tensor | None],
         x: Tensor,
         *parameters: Tensor | None,
     ) -> Tensor:
-        """Make the output; ``kept`` are means, scales and what the layers keep."""
+        """Create the output; ``kept`` are means, scales and the tensors saved by the layers."""
         ctx.passes, ctx.excitation = passes, excitation
         ctx.save_for_backward(x, *kept, *parameters)
         return make()
@@ -193,7 +193,7 @@ class Scaled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """``dx = s dy + dm / L``, where ``dm`` is the gradient of the means."""
+        """Compute ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means."""
         x, mean, s, hidden, *parameters = ctx.saved_tensors
         passes, dx, zero = _backward_passes(ctx.passes, dy), None, torch.zeros_like(s)
         _, d_s, dy, _ = _sums(passes, False, dy, x, s, zero, None)
@@ -208,19 +208,19 @@ class Scaled(torch.autograd.Function):
 
 
 class Shifted(torch.autograd.Function):
-    """``scale (x - centre) + shift``, which hands on the gradient of each by itself."""
+    """``scale (x - centre) + shift``, with separate gradients of ``x``, scale and shift."""
 
     @staticmethod
     def forward(
         ctx,
         make: Callable[[], Tensor],
-        passes: ModuleType,
+        passes: Passes,
         x: Tensor,
         scale: Tensor,
         shift: Tensor | None,
         centre: Tensor | None,
     ) -> Tensor:
-        """Make the output; without a shift, and a centre, it is ``scale x``."""
+        """Create the output; without shift and centre it is ``scale x``."""
         ctx.passes, ctx.shifted = passes, shift is not None
         ctx.save_for_backward(x, scale, centre)
         return make()
@@ -228,7 +228,7 @@ class Shifted(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """``dx = scale dy``; over space are summed the other two."""
+        """Compute ``dx = scale dy``, and the other two gradients by sums over space."""
         x, scale, centre = ctx.saved_tensors
         scale = scale.contiguous()
         zero = torch.zeros_like(scale)
@@ -241,30 +241,30 @@ class Shifted(torch.autograd.Function):
         return None, None, dx, d_scale, d_shift if ctx.shifted else None, None
 
 
-def _backward_passes(passes: ModuleType, *gradients: Tensor | None) -> ModuleType:
-    """Return the passes to go back by: plain ones where gradients come in batches."""
+def _backward_passes(passes: Passes, *gradients: Tensor | None) -> Passes:
+    """Return the passes for the backward; those of plain torch for batched gradients."""
     by_hand = not needs_plain_passes(*gradients)
     return passes if by_hand else getattr(passes, "in_plain_torch", plain)
 
 
 def needs_plain_passes(*gradients: Tensor | None) -> bool:
-    """Say whether somebody looks on, or gradients come in batches, which no kernel takes."""
+    """Return whether tracing is active or gradients are batched, which no kernel supports."""
     return traced() or any(map(_is_batch, gradients))
 
 
 def in_dtypes_of(
     parameters: Iterable[Tensor | None], gradients: Iterable[Tensor | None]
 ) -> list[Tensor | None]:
-    """Give gradients the dtype of what they are of; what is absent has none."""
+    """Cast gradients to the dtypes of their parameters; absent ones remain None."""
     pairs = zip(parameters, gradients, strict=True)
     return [None if p is None or d is None else d.to(p.dtype) for p, d in pairs]
 
 
 def _sums(
-    passes: ModuleType, joined: bool, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor,
+    passes: Passes, joined: bool, dy: Tensor, x: Tensor, scale: Tensor, centre: Tensor,
     mask: Tensor | None,
 ):  # fmt: skip
-    """Run the first pass backward; return its sums, the gradient, and what the second one needs."""
+    """Run the first backward pass; return its sums, the gradient, and the second one's inputs."""
     shift = None if joined else mask
     by = mask if shift is None else (scale, shift)
     d_shift, d_scale, dy = passes.gradient_sums(dy, x, centre, by)
@@ -272,5 +272,5 @@ def _sums(
 
 
 def _is_batch(gradient: Tensor | None) -> bool:
-    """Say whether many gradients come as one (``is_grads_batched``, vectorized jacobians)."""
+    """Return whether a gradient is batched (``is_grads_batched``, vectorized Jacobians)."""
     return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)

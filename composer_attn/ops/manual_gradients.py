@@ -1,28 +1,28 @@
-"""What lies between the passes, differentiated by hand: attention then batch norm, or after it.
+"""Manual gradients of the arithmetic between the passes: attention before or after batch norm.
 
-Under autograd it is dozens of nodes at each site, on tensors so small that a node costs more than
-its arithmetic. Letters as in :mod:`composer_attn.ops.fused`: ``m``, ``v`` are the moments of ``x``
-over space, ``s`` the excitation, ``w = gamma / sqrt(var + eps)``. The gradients given are
-``D = sum(dy (x - m))`` and ``B = sum(dy)``; in both, ``m`` stands for a number, not for the mean.
+Under autograd it would be dozens of nodes at each site, on tensors so small that the overhead of a
+node exceeds its arithmetic. Notation as in :mod:`composer_attn.ops.fused`: ``m``, ``v`` are the
+moments of ``x`` over space, ``s`` is the excitation, ``w = gamma / sqrt(var + eps)``. The given
+gradients are ``D = sum(dy (x - m))`` and ``B = sum(dy)``, in which ``m`` is treated as a constant.
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running, weighted
 
 
 class Norm(NamedTuple):
-    """What of a norm is no parameter.
+    """The settings of a norm apart from its parameters.
 
     Attributes:
-        eps: what is added to the variance.
-        running: the statistics to move, or to normalize by, if the norm keeps any.
+        eps: the constant added to the variance.
+        running: the running statistics to update or to normalize by, if any.
     """
 
     eps: float
@@ -35,13 +35,13 @@ class Norm(NamedTuple):
 
 
 class Excitation(NamedTuple):
-    """An attention between its squeeze and its scale.
+    """The part of an attention between squeeze and scale.
 
     Attributes:
         layers: the arithmetic of the layers (:mod:`composer_attn.ops.logits`).
-        gate: from logits to scales ``s``.
-        slope: from scales to the gate's derivative there.
-        clips: whether that is 0 somewhere, as it is then for infinite gradients too.
+        gate: the function from logits to scales ``s``.
+        slope: the gate's derivative, as a function of the scales.
+        clips: whether the derivative is 0 on an interval, where infinite gradients become 0, too.
     """
 
     layers: Any  # the class
@@ -50,17 +50,17 @@ class Excitation(NamedTuple):
     clips: bool
 
     def gradient(self, d_s: Tensor, s: Tensor) -> Tensor:
-        """Return the gradient of the logits, given that of the scales, which it takes."""
+        """Return the gradient of the logits, given that of the scales, which may be overwritten."""
         slope = self.slope(s)
         return torch.where(slope == 0, 0, d_s * slope) if self.clips else d_s.mul_(slope)
 
 
 class Order:
-    """What stands first. ``passes`` is the backend."""
+    """The order of attention and norm. ``passes`` is the backend."""
 
     @staticmethod
     def forward(
-        passes: ModuleType,
+        passes: Passes,
         mean: Tensor,
         variance: Tensor,
         weight: Tensor | None,
@@ -69,12 +69,12 @@ class Order:
         excitation: Excitation,
         parameters: Parameters,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-        """Return scale and shift ``(N, C)`` of the output, and what the gradient needs."""
+        """Return scale and shift ``(N, C)`` of the output, and the tensors for the gradient."""
         raise NotImplementedError
 
     @staticmethod
     def backward(
-        passes: ModuleType,
+        passes: Passes,
         d_scale: Tensor,
         d_shift: Tensor,
         mean: Tensor,
@@ -93,29 +93,29 @@ class AttentionFirst(Order):
 
     @staticmethod
     def excited(
-        passes: ModuleType, mean: Tensor, excitation: Excitation, parameters: Parameters
+        passes: Passes, mean: Tensor, excitation: Excitation, parameters: Parameters
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the scales ``(N, C)``, and what the layers keep."""
+        """Return the scales ``(N, C)``, and the tensors saved by the layers."""
         logits, hidden = excitation.layers.forward(passes, mean, parameters)
         return excitation.gate(logits), hidden
 
     @staticmethod
     def normalized(passes, mean, variance, s, hidden, weight, bias, norm):
-        """The channels of ``s x`` have means ``s m`` and variances ``s^2 v``."""
+        """Normalize ``s x``, whose channels have means ``s m`` and variances ``s^2 v``."""
         found = passes.normalization(s, mean, variance, weight, bias, *norm)
         scale, shift, mu, inverse = found
         return scale, shift, (s, variance, mu, inverse, hidden)
 
     @staticmethod
     def forward(passes, mean, variance, weight, bias, norm, excitation, parameters):
-        """One after the other."""
+        """Compute the attention, then the norm."""
         s, hidden = AttentionFirst.excited(passes, mean, excitation, parameters)
         arguments = (mean, variance, s, hidden, weight, bias, norm)
         return AttentionFirst.normalized(passes, *arguments)
 
     @staticmethod
     def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):
-        """Through the norm, then through the attention."""
+        """Differentiate the norm, then the attention."""
         s, variance, mu, inverse, hidden = kept
         d_s, d_mean, *rest = passes.normalization_gradient(
             d_scale, d_shift, s, mean, variance, mu, inverse, weight, fixed
@@ -128,15 +128,15 @@ class AttentionFirst(Order):
 
 
 class NormFirst(Order):
-    """``y = s (w (x - m) + q)``, where ``q = w (m - mu) + beta`` is also what is squeezed."""
+    """``y = s (w (x - m) + q)``, where ``q = w (m - mu) + beta`` is also the squeezed input."""
 
     @staticmethod
     def forward(passes, mean, variance, weight, bias, norm, excitation, parameters):
-        """The norm is that of ``s = 1``."""
+        """Compute the norm as with ``s = 1``, then the attention."""
         one = torch.ones_like(mean)
         _, shift, mu, inverse = passes.normalization(one, mean, variance, weight, bias, *norm)
         w = weighted(inverse, weight)
-        # Not w m + shift, in which a large mean cancels.
+        # w m + shift would cancel if the mean is large.
         q = (mean - mu).mul_(w)
         q = q if bias is None else q.add_(bias)
         logits, hidden = excitation.layers.forward(passes, q, parameters)
@@ -145,7 +145,7 @@ class NormFirst(Order):
 
     @staticmethod
     def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):
-        """Through the attention, then through the norm."""
+        """Differentiate the attention, then the norm."""
         s, variance, mu, inverse, hidden, q = kept
         w = weighted(inverse, weight)
         d_s = torch.addcmul(d_scale * w, d_shift, q)

@@ -1,45 +1,45 @@
-"""Layers of an attention that are called as modules, because someone looks at them."""
+"""Layers of an attention that are called as modules, because they have hooks."""
 
 from contextlib import AbstractContextManager
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.logits import Parameters
 
-if TYPE_CHECKING:  # which imports this package
+if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
 
 def keeping() -> AbstractContextManager:
-    """Keep what autograd keeps as it is, past a checkpoint, say: a few numbers."""
+    """Bypass saved-tensor hooks, such as those of checkpointing, for a few small tensors."""
     return torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)
 
 
 class Called:
-    """Stands for the arithmetic of some layers, and calls the layers themselves.
+    """Substitute for the arithmetic of some layers that calls the layers themselves.
 
-    Their hooks run, forward and backward, and may change what passes. Autograd keeps no tensor more
-    than it does without: hooks may come and go between the two forwards of a checkpoint.
+    Their forward and backward hooks run, and may change values. Autograd saves the same number of
+    tensors as without hooks: these may come and go between the two forwards of a checkpoint.
 
     Args:
-        attention: whose layers.
+        attention: the attention that the layers belong to.
         layers: their arithmetic (:mod:`composer_attn.ops.logits`).
     """
 
     def __init__(self, attention: "ChannelAttention", layers: Any):
         self.attention = attention
         self.layers = layers
-        # As it is now: what is computed by hand is computed under no_grad.
+        # The mode at construction: autograd functions with manual gradients run under no_grad.
         self._records = torch.is_grad_enabled()
         self._graph: tuple[Tensor, Tensor] | None = None
 
     def forward(
-        self, passes: ModuleType, means: Tensor, parameters: Parameters
+        self, passes: Passes, means: Tensor, parameters: Parameters
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``(N, C)`` that the layers give, and what arithmetic would keep."""
+        """Return the layers' logits ``(N, C)``, and the tensors that the arithmetic would save."""
         hidden = self.layers.forward(passes, means, parameters)[1]
         with torch.set_grad_enabled(self._records), keeping():
             own = means.detach().requires_grad_(self._records)
@@ -49,7 +49,7 @@ class Called:
 
     def backward(
         self,
-        passes: ModuleType,
+        passes: Passes,
         d_logits: Tensor,
         means: Tensor,
         hidden: Tensor | None,

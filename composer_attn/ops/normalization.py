@@ -1,6 +1,6 @@
-"""The arithmetic of attention then batch norm over ``(N, C)`` tensors, and its gradient, by hand.
+"""The arithmetic of attention then batch norm on ``(N, C)`` tensors, with a manual gradient.
 
-Under autograd it would be some twenty operations on small tensors at each site, which cost a
+Under autograd it would be some twenty operations on small tensors at each site, which take a
 network as much time as the passes over its feature maps.
 """
 
@@ -14,11 +14,11 @@ class Running(NamedTuple):
     """The running statistics of a norm.
 
     Attributes:
-        mean: ``(C,)``.
-        variance: likewise, unbiased.
-        momentum: the share of the new ones.
-        number: how many values of a channel the new ones are of, at least 2.
-        fixed: whether to normalize by them, as in evaluation mode, and not to move them.
+        mean: running mean, ``(C,)``.
+        variance: running variance, ``(C,)``, unbiased.
+        momentum: weight of the new statistics in an update.
+        number: number of values per channel of the new statistics, at least 2.
+        fixed: whether to normalize by them, as in evaluation mode, instead of updating them.
     """
 
     mean: Tensor
@@ -28,11 +28,12 @@ class Running(NamedTuple):
     fixed: bool = False
 
     def move(self, mean: Tensor, variance: Tensor) -> None:
-        """Move them towards the statistics of a batch, as ``nn.BatchNorm`` does."""
+        """Update them by the statistics of a batch, as ``nn.BatchNorm`` does."""
         unbiased = variance * (self.number / (self.number - 1))
         with torch.no_grad():
             for running, new in ((self.mean, mean), (self.variance, unbiased)):
-                # Uncounted, as by torch: other calls of the norm have kept them for backward.
+                # By .data, which leaves the version counter unchanged, as torch does: other calls
+                # of the norm may have saved them for backward.
                 running.data.lerp_(new.to(running.dtype), self.momentum)
 
 
@@ -42,14 +43,14 @@ def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def empty_results(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Allocate what :func:`normalization` returns."""
+    """Allocate the outputs of :func:`normalization`."""
     whole, channels = mean.shape, mean.shape[1:]
     empty = mean.new_empty
     return empty(whole), empty(whole), empty(channels), empty(channels)
 
 
 def empty_gradients(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Allocate what :func:`normalization_gradient` returns."""
+    """Allocate the outputs of :func:`normalization_gradient`."""
     return mean.new_empty(mean.shape), *empty_results(mean)
 
 
@@ -66,17 +67,18 @@ def normalization(
 
     Args:
         s: excitation ``(N, C)``.
-        mean: of ``x`` over space, ``(N, C)``.
-        variance: likewise.
-        weight: of the norm, ``(C,)``.
-        bias: likewise.
-        eps: of the norm.
-        running: the statistics to move, or to normalize by, if the norm keeps any.
+        mean: mean of ``x`` over space, ``(N, C)``.
+        variance: variance of ``x`` over space, ``(N, C)``.
+        weight: weight of the norm, ``(C,)``.
+        bias: bias of the norm, ``(C,)``.
+        eps: eps of the norm.
+        running: the running statistics to update or to normalize by, if any.
 
     Returns:
-        ``scale`` and ``shift (N, C)`` with ``norm(s x) = scale x + shift``; and of each channel
+        ``scale`` and ``shift (N, C)`` with ``norm(s x) = scale x + shift``; and for each channel
         ``mu = mean_n(s mean)`` and ``1 / sqrt(var + eps)``, where
-        ``var = mean_n(s^2 variance) + var_n(s mean)``; or of fixed ones instead.
+        ``var = mean_n(s^2 variance) + var_n(s mean)``; if ``running`` is fixed, its mean and
+        variance take the place of ``mu`` and ``var``.
     """
     if running is not None and running.fixed:
         mu, var = (each.to(s.dtype) for each in running[:2])
@@ -104,25 +106,25 @@ def normalization_gradient(
     weight: Tensor | None,
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Differentiate ``scale (x - mean) + (scale mean + shift)``, the first ``mean`` being constant.
+    """Differentiate ``scale (x - mean) + (scale mean + shift)``, with the first ``mean`` constant.
 
     Returns:
-        The gradients of ``s``, ``mean``, ``variance``, ``weight`` and ``bias``, given those of
-        ``scale``, ``sum(dy (x - mean))``, and of the rest, ``sum(dy)``.
+        The gradients of ``s``, ``mean``, ``variance``, ``weight`` and ``bias``, given
+        ``d_scale = sum(dy (x - mean))`` and ``d_shift = sum(dy)``.
     """
     w = weighted(inverse, weight)
     deviation = torch.addcmul(-mu, s, mean)
     d_bias = d_shift.sum(0)
     d_w = torch.addcmul(d_scale * s, d_shift, deviation).sum(0)
     if fixed:
-        # Not 0 times the sums over all samples, one of which may be infinite.
+        # Multiplying the sums over all samples by 0 would give NaN if one of them is infinite.
         d_s = torch.addcmul(d_scale * w, d_shift * w, mean)
         return d_s, torch.zeros_like(mean), torch.zeros_like(mean), d_w * inverse, d_bias
-    # Twice the gradient of var, and the gradient of mu, each shared by the N samples.
+    # Twice the gradient of var, and the gradient of mu, each divided among the N samples.
     share = -1 / s.shape[0]
     d_var = d_w * w * inverse * inverse * share
     d_scaled = torch.addcmul(w * d_bias * share, d_var, deviation)
-    # The sums nearly cancel where the mean is large: add them up before it multiplies them.
+    # The terms nearly cancel if the mean is large: add them before multiplying by it.
     d_s = torch.addcmul(torch.addcmul(d_scaled, d_shift, w) * mean, d_scale, w)
     d_s = torch.addcmul(d_s, d_var * s, variance)
     return d_s, d_scaled * s, s.square() * d_var / 2, d_w * inverse, d_bias

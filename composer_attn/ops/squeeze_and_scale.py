@@ -1,4 +1,4 @@
-"""Plain-torch reference of the two passes over a feature map: read it squeezed, write it scaled.
+"""Plain-torch reference of the two passes over a feature map: squeeze it, and scale it.
 
 Shapes: ``N`` samples, ``C`` channels, ``*spatial`` one to three spatial dimensions.
 """
@@ -12,18 +12,18 @@ _HALF = (torch.float16, torch.bfloat16)
 def channel_means(x: Tensor, channels: int) -> Tensor:
     """Average each channel of each sample over space: the "squeeze" of the SENet paper (eq. 2).
 
-    Half-precision inputs are averaged, and returned, in float32: a sum over many positions loses
-    digits in 16 bits.
+    Means of half-precision inputs are computed and returned in float32: a sum over many positions
+    loses digits in 16 bits.
 
     Args:
         x: feature map ``(N, C, *spatial)`` with 1, 2 or 3 spatial dimensions.
-        channels: the ``C`` that is expected.
+        channels: the expected number of channels ``C``.
 
     Returns:
         Means ``(N, C)``.
 
     Raises:
-        ValueError: ``x`` has another number of dimensions or of channels.
+        ValueError: ``x`` has an unexpected number of dimensions or channels.
     """
     _check_shape(x, channels)
     dtype = torch.float32 if x.dtype in _HALF else None
@@ -42,9 +42,9 @@ def channel_maxima(x: Tensor, channels: int) -> Tensor:
 def channel_deviations(x: Tensor, channels: int) -> Tensor:
     """Compute the standard deviation of each channel of each sample over space.
 
-    ``sqrt(mean((x - mean(x))^2))``: that of the positions there are, so that a single one has 0.
-    Where it is 0, so is its gradient. Half-precision inputs are treated as in
-    :func:`channel_means`, whose shapes and errors are these.
+    ``sqrt(mean((x - mean(x))^2))``, without Bessel's correction, so that it is 0 for a single
+    position. Where it is 0, so is its gradient. Half-precision inputs, shapes and errors are as in
+    :func:`channel_means`.
     """
     _check_shape(x, channels)
     x = x.float() if x.dtype in _HALF else x
@@ -52,12 +52,12 @@ def channel_deviations(x: Tensor, channels: int) -> Tensor:
 
 
 def channel_vectors(x: Tensor, channels: int) -> Tensor:
-    """List the channels of every position by itself, squeezing nothing (SENet paper, "NoSqueeze").
+    """Return the channel vector of every position, without pooling (SENet paper, "NoSqueeze").
 
     Args and errors are those of :func:`channel_means`.
 
     Returns:
-        ``(N * positions, C)``; a view where ``x`` is in channels-last memory.
+        ``(N * positions, C)``; a view if ``x`` is in channels-last memory format.
     """
     _check_shape(x, channels)
     return x.movedim(1, -1).flatten(0, -2)
@@ -90,7 +90,7 @@ def scale_vectors(x: Tensor, excitation: Tensor) -> Tensor:
 
 
 def _check_shape(x: Tensor, channels: int) -> None:
-    # While torch.jit traces, sizes are tensors, and comparing them would bake in a warning.
+    # Under torch.jit.trace sizes are tensors, and comparing them emits a TracerWarning.
     expected = 3 <= x.dim() <= 5 and (torch.jit.is_tracing() or x.shape[1] == channels)
     if not expected:
         raise ValueError(

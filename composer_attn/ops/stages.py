@@ -9,7 +9,6 @@ been done when one of them is there.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from composer_attn.ops import autograd_path
 from composer_attn.ops.activation_passes import Ending
 from composer_attn.ops.backends import reference as passes
+from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.backends.table import find_passes
 from composer_attn.ops.fused_functions import (
     Affine,
@@ -55,7 +55,7 @@ class Excited:
     """
 
     x: Tensor
-    passes: ModuleType
+    passes: Passes
     mean: Tensor
     variance: Tensor
     s: Tensor

@@ -1,1 +1,1 @@
-"""YAML-driven runs: read a config, check it, turn it into Composer's objects, train."""
+"""YAML-driven runs: read and check a config, build Composer's objects from it, and train."""

@@ -1,6 +1,6 @@
-"""Surgery: select sites, plan, attend them in place, detach again. Needs torch alone.
+"""Surgery: select sites, plan, attend them in place, detach again. Requires only torch.
 
-Public functions live in :mod:`composer_attn.functional`.
+The public functions are in :mod:`composer_attn.functional`.
 """
 
 from composer_attn.surgery.attend import find_attended

@@ -1,8 +1,8 @@
-"""Attend and detach one module in place: the module stays, its class learns to attend.
+"""Attend and detach a single module in place, by extending the class of that one instance.
 
-An attended module is the same object as before, with its attention as a child and a class that
-extends its own. All of its attributes, parameters, state-dict keys, hooks and sharers stay as they
-are; ``torch.nn.utils.parametrize`` works in the same way.
+An attended module is the same object as before, with its attention as a child module and a class
+that extends its original class. Its attributes, parameters, state-dict keys, hooks and the modules
+that share it are unaffected; ``torch.nn.utils.parametrize`` works in the same way.
 """
 
 from collections.abc import Callable
@@ -31,13 +31,13 @@ from composer_attn.surgery.parametrized import (
 
 CHILD = "attention"
 
-# What a surgery notes on an attention: the side of the module that passes through it.
+# Attribute set on an attention by the surgery: the side of the module that passes through it.
 MARK = "_attn_side"
 
-# By the original class and by what is attended. A class lives as long as something uses it.
+# Keyed by original class and mixin. Weak values: a class lives as long as something uses it.
 _attended_classes: "WeakValueDictionary[tuple[type, type], type[Attends]]" = WeakValueDictionary()
 
-# What has it mixed in is a module. At run time the module's own class stands behind it instead.
+# Type checkers see the mixin as a module; at run time the original class provides that base.
 if TYPE_CHECKING:
     _Module = nn.Module
 else:
@@ -50,7 +50,7 @@ class FusedAttention(Protocol):
     backend: str
 
     def attend(self, module: "Attends", x: Any, is_output: bool) -> Any:
-        """Return ``x`` attended, which is the module's own output, or what goes into it."""
+        """Return ``x``, the module's output or (unless ``is_output``) its input, rescaled."""
         ...
 
 
@@ -59,16 +59,16 @@ class Attends(_Module):
 
     attention: nn.Module
 
-    # How many dimensions a batch has; 0 where that cannot be told.
+    # Number of dimensions of a batched input; 0 if unknown.
     _attn_dimensions: int = 0
 
-    # Set on modules that are fused, by the package above this one.
+    # Set on fused modules by composer_attn.fusion.
     _attn_fused: "FusedAttention | None" = None
-    # What the module's own forward calls its first input.
+    # Name of the first input in the signature of the original forward.
     _attn_input: str | None = None
 
     def _first_input(self, x, kwargs: dict):
-        """Return the first input, which may come by its name, and what else comes by name."""
+        """Return the first input, passed by position or by name, and the remaining keywords."""
         if x is not None:
             return x, kwargs
         if self._attn_input not in kwargs:
@@ -84,13 +84,13 @@ class Attends(_Module):
         return self._attn_fused.attend(self, x, is_output)
 
     def _attend_sample(self, x, given):
-        """Attend what came of ``given``, which may be one sample without a batch."""
+        """Attend ``x``, computed from ``given``, which may be a single unbatched sample."""
         if is_sample(given, self._attn_dimensions):
             return self._attend(x.unsqueeze(0)).squeeze(0)
         return self._attend(x)
 
     def __reduce_ex__(self, protocol):
-        # The class has no importable name: copy and pickle make a module of the original class,
+        # The class has no importable name: copy and pickle create a module of the original class
         # and extend that class again.
         make, args, *state = super().__reduce_ex__(max(protocol, 2))
         args = tuple(_extended_class(self) if arg is type(self) else arg for arg in args)
@@ -107,7 +107,7 @@ class AttendsOutput(Attends):
     """Passes the module's output through its attention."""
 
     def forward(self, *args, **kwargs):
-        """Compute what the module computes, then scale its channels."""
+        """Run the original forward, then scale the channels of its output."""
         x = super().forward(*args, **kwargs)
         given = args[0] if args else next(iter(kwargs.values()), None)
         if is_sample(given, self._attn_dimensions):
@@ -119,7 +119,7 @@ class AttendsInput(Attends):
     """Passes the module's first input through its attention."""
 
     def forward(self, x=None, /, *args, **kwargs):
-        """Scale the input's channels, then compute what the module computes."""
+        """Scale the channels of the input, then run the original forward."""
         x, kwargs = self._first_input(x, kwargs)
         return super().forward(self._attend_sample(x, x), *args, **kwargs)
 
@@ -128,7 +128,7 @@ class AttendsShortcut(Attends):
     """Passes the shortcut of a block ``y = x + branch(x)`` through its attention."""
 
     def forward(self, x=None, /, *args, **kwargs):
-        """Compute ``attention(x) + branch(x)``, the branch as it is."""
+        """Compute ``attention(x) + branch(x)``, with the branch unchanged."""
         x, kwargs = self._first_input(x, kwargs)
         return super().forward(x, *args, **kwargs) + (self._attend_sample(x, x) - x)
 
@@ -139,8 +139,8 @@ SIDES: dict[str, type[Attends]] = {
     "shortcut": AttendsShortcut,
 }
 
-# These take one argument named input. Where a module is the whole model, torch.fx cannot unpack
-# *args, and torch.export takes dynamic shapes by argument: an attended one keeps the signature.
+# These take one argument named input. If such a module is the whole model, torch.fx cannot unpack
+# *args and torch.export takes dynamic shapes by argument name, so attending keeps the signature.
 _FORWARDS_OF_ONE_INPUT = {
     cls.forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, _NormBase, nn.Sequential, nn.Identity)
 }
@@ -153,12 +153,13 @@ def _make_attended(make: Callable, args: tuple, side: str):
 
 
 def attended_class(original: type[nn.Module], side: str = "output") -> type[Attends]:
-    """Return the class that extends ``original`` by attention; one for each original and side."""
+    """Return the attended class extending ``original``, cached per original class and side."""
     mixin = SIDES[side]
     found = _attended_classes.get((original, mixin))
     if found is None:
-        # torch.fx keeps a module whole where its class comes from torch.nn: so does ours, then, and
-        # what finds a network's convolutions in its graph (WeightStandardization) still does.
+        # torch.fx treats modules whose class is defined in torch.nn as leaves. Keeping __module__
+        # keeps that, and algorithms that look for convolutions in the graph (Composer's
+        # WeightStandardization) still find them.
         attributes: dict[str, Any] = {
             "__module__": original.__module__,
             "_attn_input": first_parameter(original.forward),
@@ -175,16 +176,16 @@ def attended_class(original: type[nn.Module], side: str = "output") -> type[Atte
 
 
 def building(original: type, extended: Callable[[nn.Module], type]) -> Callable:
-    """Return an ``__init__`` that builds a module of the class that one of ours extends.
+    """Return an ``__init__`` that builds a plain module of the class being extended.
 
-    LoRA, for one, builds layers of a layer's own class beside it: ``type(conv)(3, 8, 1)``.
+    LoRA, for example, creates new layers of an existing layer's class: ``type(conv)(3, 8, 1)``.
 
     Args:
-        original: the class that is extended.
-        extended: returns it, given a module of the class that extends it.
+        original: the class being extended.
+        extended: returns that class, given an instance of the extending class.
     """
 
-    copied: Any = original  # its __init__ only lends name and docstring
+    copied: Any = original  # its __init__ only provides name and docstring
 
     @wraps(copied.__init__)
     def build(self, *args, **kwargs):
@@ -193,7 +194,7 @@ def building(original: type, extended: Callable[[nn.Module], type]) -> Callable:
         try:
             self.__init__(*args, **kwargs)
         finally:
-            if attention is not None:  # an attended module is built anew, in place
+            if attention is not None:  # __init__ was called again on an attended module
                 self._modules[CHILD] = attention
                 set_class(self, cls)
 
@@ -206,35 +207,35 @@ def _extended_class(module: nn.Module) -> type[nn.Module]:
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class that an attended module had before."""
+    """Return the class that an attended module had before it was attended."""
     return class_before(module) if is_moved(module) else _extended_class(module)
 
 
 def attention_of(module: nn.Module) -> nn.Module:
-    """Return the attention that a surgery added to a module, whether it still attends or not."""
-    return cast(nn.Module, module._modules[CHILD])  # a surgery leaves no None there
+    """Return the attention that a surgery added to a module, even if it is no longer in use."""
+    return cast(nn.Module, module._modules[CHILD])  # never None after a surgery
 
 
 def attended_side(module: nn.Module) -> str:
-    """Return what an attended module passes through its attention: a key of :data:`SIDES`."""
+    """Return which side of an attended module is rescaled: a key of :data:`SIDES`."""
     return next(side for side, mixin in SIDES.items() if isinstance(module, mixin))
 
 
 def find_attended(model: nn.Module) -> dict[str, Attends]:
-    """Return the attended modules of a model by name; a shared module comes once."""
+    """Return the attended modules of a model by name, shared modules once."""
     return {name: module for name, module in model.named_modules() if is_attended(module)}
 
 
 def is_attended(module: nn.Module | None) -> TypeGuard[Attends]:
-    """Say whether a module passes its output (or input, or shortcut) through attention of ours."""
+    """Return whether a module passes its output, input or shortcut through an added attention."""
     return isinstance(module, Attends)
 
 
 def is_extended_further(module: nn.Module) -> bool:
-    """Say whether an attended module's class was extended after the surgery.
+    """Return whether an attended module's class was extended after the surgery.
 
-    A parametrization extends the class, or, on a module that was parametrized before the surgery,
-    adds a property to it.
+    A parametrization extends the class or, if the module was parametrized before the surgery, adds
+    a property to it.
     """
     if is_moved(module):
         return has_more_properties(module)
@@ -242,21 +243,21 @@ def is_extended_further(module: nn.Module) -> bool:
 
 
 def set_class(module: nn.Module, cls: type) -> None:
-    """Give a module another class, whatever its own ``__setattr__`` does."""
+    """Set the class of a module, bypassing its own ``__setattr__``."""
     object.__setattr__(module, "__class__", cls)
 
 
 def attend(
     module: nn.Module, attention: nn.Module, side: str = "output", dimensions: int = 0
 ) -> None:
-    """Make a module pass one of its sides through ``attention``, in place.
+    """Pass one side of a module through ``attention``, in place.
 
     Args:
-        module: what to attend.
-        attention: what rescales the channels.
+        module: the module to attend.
+        attention: the module that rescales the channels.
         side: a key of :data:`SIDES`.
-        dimensions: how many dimensions a batch has, where the module's class does not tell; 0
-            where nothing does.
+        dimensions: number of dimensions of a batched input, for classes that do not determine it;
+            0 if unknown.
     """
     cls = type(module)
     if is_parametrized(module):
@@ -265,7 +266,7 @@ def attend(
     else:
         attended = attended_class(cls, side)
     module._modules[CHILD] = attention
-    # Copies and conversions of the module carry it along.
+    # An attribute, so that copies and conversions of the module preserve it.
     vars(attention)[MARK] = side
     if dimensions and not attended._attn_dimensions:
         vars(module)["_attn_dimensions"] = dimensions
@@ -273,7 +274,7 @@ def attend(
 
 
 def detach(module: nn.Module) -> None:
-    """Undo :func:`attend` exactly; harmless where only half of it was done."""
+    """Undo :func:`attend` exactly; safe to call if it was only partly done."""
     if is_attended(module):
         set_class(module, original_class(module))
     vars(module).pop("_attn_dimensions", None)

@@ -1,4 +1,4 @@
-"""Try an attention away from the network, before anything changes: does it keep its shape?"""
+"""Run a newly built attention outside the network, before any change, to check its output."""
 
 import copy
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.sites import CONVOLUTIONS, Point
 from composer_attn.surgery.stand_ins import is_replacement
 
-# Spatial sizes to try, the same in every dimension. What takes only one of them gets to it.
+# Spatial sizes to try, equal in all dimensions, for attentions that accept only certain sizes.
 _SIZES = (8, 7, 14, 16, 28, 32, 56)
 _BATCH = 2
 _DIMENSIONS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
@@ -23,12 +23,12 @@ _DIMENSIONS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2,
 
 @dataclass(frozen=True)
 class Tried:
-    """What was found of the attention of a site.
+    """Result of trying the attention of a site.
 
     Attributes:
         kind: name of its class.
-        parameters: how many it has.
-        module: one as it would be built there.
+        parameters: its number of parameters.
+        module: an instance built as it would be at the site.
     """
 
     kind: str
@@ -37,10 +37,10 @@ class Tried:
 
 
 class Trials:
-    """Tries each attention that a recipe builds once; sites that are alike share a trial.
+    """Tries the attentions that a recipe builds, once for each distinct kind of site.
 
     Args:
-        model: the network, for how many dimensions its feature maps have.
+        model: the network, which determines the number of spatial dimensions.
         recipe: builds the attentions.
     """
 
@@ -49,13 +49,13 @@ class Trials:
         self._known: dict[object, Tried] = {}
 
     def at(self, point: Point) -> Tried:
-        """Build the attention of a site, without memory where that works, and run it.
+        """Build the attention of a site, on the meta device if possible, and run it.
 
         Raises:
-            ArgumentError: it cannot be built, or does not map a feature map to one of the same
-                shape and dtype; or is not the identity where ``start="identity"`` says so.
+            ArgumentError: it cannot be built, does not map a feature map to one of the same shape
+                and dtype, or is not the identity under ``start="identity"``.
         """
-        # What stands there may have no parameters, nor may any of it.
+        # The owner may have no parameters, and neither may the whole model.
         owner = self._model.get_submodule(point.owner)
         near = next(chain(owner.parameters(), self._model.parameters()), None)
         dtype = torch.get_default_dtype() if near is None else near.dtype
@@ -89,7 +89,7 @@ class Trials:
         raise ArgumentError(str(failure)) from failure
 
     def _check_identity(self, point: Point, dimensions: int) -> None:
-        """Make sure that start='identity' is kept by a class that is not ours."""
+        """Check that a user-defined attention is the identity under start='identity'."""
         if self._recipe.arguments.get("start") != "identity" or _is_fake():
             return
         with _undisturbed("cpu"), torch.no_grad():
@@ -105,21 +105,20 @@ class Trials:
 
 
 class _FailedError(Exception):
-    """An attention cannot be tried, or raised something on an empty feature map."""
+    """An attention cannot be tried, or raised an exception on the trial input."""
 
 
 def _on_trial(recipe: Recipe, attention: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
-    """Return what can be tried; what was built is left alone, as it may belong to somebody."""
+    """Return a module to try; off the meta device a copy, as the original may be in use."""
     if device == "meta":
         if any(not tensor.is_meta for tensor in _tensors(attention)):
-            raise _FailedError(f"{recipe.name} is not built where it is told to")
+            raise _FailedError(f"{recipe.name} is not built on the device it is given")
         return attention.to(dtype)
     try:
         return copy.deepcopy(attention).to(device, dtype)
-    except Exception as error:  # others' code
+    except Exception as error:  # third-party code
         raise _FailedError(
-            f"{recipe.name} cannot be copied, or not be put on {device}: "
-            f"{type(error).__name__}: {error}"
+            f"{recipe.name} cannot be copied or moved to {device}: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -147,7 +146,7 @@ def _check_output(
         try:
             with torch.no_grad():
                 y = attention(x)
-        except Exception as error:  # others' code
+        except Exception as error:  # third-party code
             failure = failure or (
                 f"{recipe.name} fails on a feature map {shape}: {type(error).__name__}: "
                 f"{str(error).splitlines()[0] if str(error) else ''}"
@@ -164,29 +163,29 @@ def _check_output(
 
 
 def moved(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int]) -> nn.Module:
-    """Put a new attention where its site is, in its dtype.
+    """Move a new attention to its site's device and dtype.
 
     Args:
         attention: as built for a site.
-        like: a weight of the site's.
+        like: a weight of the site.
         model: the network.
-        built: ids of the modules and parameters of the attentions before; they are added to.
+        built: ids of the modules and parameters of all attentions built so far; updated in place.
 
     Raises:
-        ArgumentError: it is, or holds, something that is elsewhere already; or it cannot be put
-            there.
+        ArgumentError: it shares a module or parameter with the network or with another attention,
+            or it cannot be moved to that device.
     """
     name = type(attention).__name__
     parts = {id(part) for part in (attention, *attention.parameters())}
     taken = built | {id(p) for p in model.parameters()} | {id(m) for m in model.modules()}
     if parts & taken:
         raise ArgumentError(
-            f"{name} must be built anew for each site: what was built shares parameters with "
+            f"a new {name} must be built for each site: this one shares parameters with "
             "another attention, or with the network"
         )
     try:
         attention = attention.to(like.device, like.dtype)
-    except Exception as error:  # others' code; and what is on the meta device has no numbers
+    except Exception as error:  # third-party code; meta tensors cannot be moved either
         raise ArgumentError(
             f"{name} cannot be put on {like.device}: {type(error).__name__}: {error}"
         ) from error
@@ -195,7 +194,7 @@ def moved(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int])
         raise ArgumentError(
             f"{name} was built on {elsewhere.pop()}, and its site is on {like.device}"
         )
-    # Moving it may have made new ones.
+    # Moving may have replaced the parameters.
     built |= parts | {id(parameter) for parameter in attention.parameters()}
     return attention
 
@@ -205,7 +204,7 @@ def _is_known(attention: nn.Module) -> bool:
 
 
 def _dimensions(model: nn.Module, point: Point) -> int:
-    """Tell how many spatial dimensions there are at a site: by the layers there, or nearest."""
+    """Return the number of spatial dimensions at a site, from the nearest layers."""
     module = point.module.kept.module if is_replacement(point.module) else point.module
     for near in (module, *_outwards(model, point.owner)):
         for layer in near.modules():
@@ -228,7 +227,7 @@ def _is_fake() -> bool:
 
 
 def _undisturbed(device: str) -> ExitStack:
-    """Give random states back as they were, where anything is drawn."""
+    """Preserve the random states, on devices where random numbers may be drawn."""
     stack = ExitStack()
     if device != "meta" and not _is_fake():
         stack.enter_context(torch.random.fork_rng(devices=[]))

@@ -1,4 +1,4 @@
-"""Find the addition of a residual block by tracing its forward, children kept whole."""
+"""Locate the addition of a residual block by tracing its forward with children as leaves."""
 
 import operator
 from collections.abc import Iterable, Iterator
@@ -9,15 +9,15 @@ from torch import fx, nn
 from composer_attn.surgery.blocks import Block
 from composer_attn.surgery.shallow_trace import trace_children
 
-# What adds two tensors, in a graph of torch.fx.
+# Targets of torch.fx nodes that add two tensors.
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
 def traced_block(module: nn.Module) -> Block | None:
-    """Return where a block keeps its parts, or None where it is no residual block.
+    """Return the layout of a residual block, or None if the module is not one.
 
     Raises:
-        Exception: whatever the forward raises on symbolic inputs, where it cannot be traced.
+        Exception: whatever the forward raises on symbolic inputs, if it cannot be traced.
     """
     graph = trace_children(module, module.training)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -30,7 +30,7 @@ def traced_block(module: nn.Module) -> Block | None:
         return None
     if any(path[-1] is not inputs[0] for path in sides):
         return None
-    # A pre-activation may come before both: it belongs to the branch.
+    # A pre-activation may precede both sides: it belongs to the branch.
     shared = {node for node in sides[0] if node in sides[1]}
     own = [[node for node in path if node not in shared] for path in sides]
     sizes = [_size(module, path) for path in own]
@@ -42,7 +42,8 @@ def traced_block(module: nn.Module) -> Block | None:
     parts = [n for n in _children(branch) if _has_channels(module.get_submodule(str(n.target)))]
     if not parts or any(len(n.users) > 1 for n in unshared) or len(_children(shortcut)) > 1:
         return None
-    # Between the last part and the addition only what leaves channels alone: dropout, no function.
+    # Only modules that do not act on channels (dropout) may come between the last part and the
+    # addition, and no functions.
     behind = branch[: branch.index(parts[0])]
     targets = [str(node.target) for node in parts]
     if any(node.op != "call_module" for node in behind) or len(set(targets)) < len(targets):
@@ -56,13 +57,13 @@ def traced_block(module: nn.Module) -> Block | None:
 
 
 def _size(module: nn.Module, path: list[fx.Node]) -> tuple[int, int]:
-    """Count the children that a path calls, and the modules in them."""
+    """Return the number of children that a path calls, and of modules in them."""
     children = [module.get_submodule(str(node.target)) for node in _children(path)]
     return len(children), sum(len(list(child.modules())) for child in children)
 
 
 def _back(node: fx.Node) -> Iterator[fx.Node]:
-    """Walk from a node to the input, as long as each node has one tensor argument."""
+    """Yield the nodes from ``node`` back to the input, while each has one tensor argument."""
     while True:
         yield node
         arguments = node.all_input_nodes

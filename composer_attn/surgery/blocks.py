@@ -1,8 +1,8 @@
-"""Residual blocks: which child is where.
+"""Residual blocks: which children form the branch and the shortcut.
 
 A block computes ``y = shortcut(x) + branch(x)``, with or without an activation after the addition.
-The table is matched by qualified class names, so that timm need not be installed. A block that is
-not in it is traced: see :mod:`composer_attn.surgery.block_tracing`.
+The table is matched by qualified class name, so that timm need not be installed. Blocks that are
+not in it are traced: see :mod:`composer_attn.surgery.block_tracing`.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from composer_attn.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Block:
-    """Where a residual block keeps its parts.
+    """Layout of a residual block.
 
     Attributes:
-        first: name of the child that the branch starts with.
+        first: name of the first child of the branch.
         last: name of the child whose output ends the branch, before the addition.
-        shortcut: name of the child on the shortcut, None (or absent) on blocks where the shortcut
-            is the input itself; empty where blocks have no such child.
+        shortcut: name of the child on the shortcut, None (or absent) on blocks whose shortcut is
+            the input itself; empty if blocks have no such child.
         has_shortcut: name of the attribute that is False or None on blocks that do not add their
-            input; empty where all do.
-        adds_last: whether nothing follows the addition, no activation.
-        from_input: whether the shortcut starts at the block's input, not behind layers that the
-            branch has, too.
+            input; empty if all do.
+        adds_last: whether the addition is the last operation, with no activation after it.
+        from_input: whether the shortcut starts at the block's input, rather than after layers that
+            it shares with the branch.
     """
 
     first: str
@@ -66,7 +66,7 @@ BLOCKS: dict[str, Block] = {
     f"{_TIMM}res2net.Bottle2neck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}resnest.ResNestBottleneck": Block("conv1", "bn3", "downsample"),
     f"{_TIMM}convnext.ConvNeXtBlock": Block("conv_dw", "drop_path", "shortcut", adds_last=True),
-    # Of these, None is no shortcut, and the input itself goes through an Identity.
+    # In these, None means no shortcut, and an identity shortcut is an nn.Identity.
     f"{_TIMM}regnet.Bottleneck": Block("conv1", "conv3", "downsample", "downsample"),
     f"{_TIMM}byobnet.BasicBlock": Block("conv1_kxk", "conv2_kxk", "shortcut", "shortcut"),
     f"{_TIMM}byobnet.BottleneckBlock": Block("conv1_1x1", "conv3_1x1", "shortcut", "shortcut"),
@@ -93,20 +93,20 @@ def register_block(
     has_shortcut: str = "",
     adds_last: bool = False,
 ) -> None:
-    """Say where a residual block of your own keeps its parts, for ``placement=``.
+    """Register the layout of a custom residual block, for ``placement=``.
 
     Args:
-        cls: the block's class; its subclasses are blocks too.
-        first: name of the child that the residual branch starts with.
+        cls: the class of the block; subclasses are included.
+        first: name of the first child of the residual branch.
         last: name of the child whose output ends the branch, before the addition.
-        shortcut: name of the child on the shortcut, which may be None on some blocks; empty where
+        shortcut: name of the child on the shortcut, which may be None on some blocks; empty if
             blocks have no such child.
         has_shortcut: name of the attribute that is False or None on blocks that do not add their
-            input; empty where all do.
-        adds_last: whether nothing follows the addition, no activation.
+            input; empty if all do.
+        adds_last: whether the addition is the last operation, with no activation after it.
 
     Raises:
-        ArgumentError: ``cls`` is no class of modules.
+        ArgumentError: ``cls`` is not a subclass of ``torch.nn.Module``.
 
     Example:
         >>> from torch import nn
@@ -127,7 +127,7 @@ def register_block(
 
 
 def known_block(module: nn.Module) -> Block | None:
-    """Return where a module keeps its parts, if its class (or one it derives from) is known."""
+    """Return the layout of a module whose class, or a base of it, is a known block, else None."""
     for cls in type(module).__mro__:
         found = _registered.get(cls) or BLOCKS.get(f"{cls.__module__}.{cls.__qualname__}")
         if found:

@@ -1,4 +1,4 @@
-"""What reaches an attended module's attention: a batch or one sample, of how many channels."""
+"""The inputs of an attended module: batched or a single sample, and their channel count."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from composer_attn.errors import ModelError
 
-# How many dimensions a batch has, for the modules that also take one sample without a batch.
+# Dimensions of a batched input, for modules that also accept a single unbatched sample.
 BATCH_DIMENSIONS = {
     nn.Conv1d: 3,
     nn.Conv2d: 4,
@@ -19,10 +19,7 @@ BATCH_DIMENSIONS = {
 
 
 def batch_dimensions(module: nn.Module) -> int:
-    """Return how many dimensions a batch has for a module, or for the first layer in it.
-
-    0 where nothing in it tells.
-    """
+    """Return the dimensions of a batched input, by the first layer that determines them, or 0."""
     for layer in module.modules():
         for kind, dimensions in BATCH_DIMENSIONS.items():
             if isinstance(layer, kind):
@@ -31,25 +28,25 @@ def batch_dimensions(module: nn.Module) -> int:
 
 
 def is_sample(x: Any, dimensions: int) -> bool:
-    """Say whether what a module is given is one sample, where a batch has so many dimensions."""
+    """Return whether ``x`` is an unbatched sample, given the dimensions of a batched input."""
     return dimensions > 0 and isinstance(x, Tensor) and x.dim() == dimensions - 1
 
 
 def follow_pruning(module: nn.Module, x: Any) -> None:
-    """Let an attention follow a module whose channels others have pruned since the surgery.
+    """Adapt an attention to a module whose channels were pruned after the surgery.
 
     Args:
         module: the attended module.
-        x: what its attention is given, ``(N, C, *spatial)``.
+        x: the input of its attention, ``(N, C, *spatial)``.
 
     Raises:
-        ModelError: the attention's layers have another number of channels.
+        ModelError: the attention's layers have a different number of channels.
     """
     if not isinstance(x, Tensor) or x.dim() != module._attn_dimensions:
         return
     attention = module._modules["attention"]
     expected, found = getattr(attention, "channels", None), x.shape[1]
-    # While torch.jit traces, sizes are tensors, and comparing them would bake in a warning.
+    # Under torch.jit.trace sizes are tensors, and comparing them emits a TracerWarning.
     if expected is None or torch.jit.is_tracing() or expected == found:
         return
     follow = getattr(attention, "follow_pruning", None)

@@ -1,7 +1,7 @@
-"""Methods that fold norms or merge branches are refused above an attended module.
+"""Block methods that fold norms or merge branches on modules that contain attended ones.
 
-A network's own ``fuse()`` or ``reparameterize()`` builds other convolutions from its weights, and
-throws the modules away that were attended.
+A network's own ``fuse()`` or ``reparameterize()`` builds new convolutions from its weights and
+discards the modules that were attended.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from composer_attn.errors import ModelError
 from composer_attn.surgery.attend import is_attended
 from composer_attn.surgery.folding import ADVICE
 
-# What networks and packages call the method that folds a module's norms, or merges its branches.
+# Names under which networks and packages define methods that fold norms or merge branches.
 FOLDING_METHODS = (
     "fuse",
     "fuse_convs",
@@ -30,7 +30,7 @@ FOLDING_METHODS = (
 
 
 def refuse_folding(model: nn.Module) -> None:
-    """Let the folding methods of every module above an attended one raise a ModelError."""
+    """Make the folding methods of every ancestor of an attended module raise a ModelError."""
     for module in model.modules():
         for name in _folding_methods(module):
             if _attended_below(module):
@@ -46,9 +46,9 @@ def allow_folding(model: nn.Module) -> None:
 
 
 def _folding_methods(module: nn.Module) -> Iterator[str]:
-    """List a module's methods that fold: by name, and by taking no argument that they need.
+    """Yield the names of a module's folding methods: known names without required arguments.
 
-    A ``fuse(a, b)`` that takes feature maps is another thing.
+    A ``fuse(a, b)`` that takes feature maps is something else.
     """
     for name in FOLDING_METHODS:
         method = getattr(type(module), name, None)

@@ -1,8 +1,8 @@
-"""Tell when others' code folds a batch norm into a convolution, where one of both is attended.
+"""Detect code that folds a batch norm into a convolution when either of them is attended.
 
-``norm(attention(conv(x)))`` is no convolution, nor is ``attention(conv(x))`` with the norm's scale
-in the convolution's weights. What folds (torch, detectors, other packages) does not ask: it gives
-the convolution other weights, or a bias that it did not have.
+``norm(attention(conv(x)))`` is not a convolution, and cannot be computed by ``attention(conv(x))``
+with the norm's scale folded into the convolution's weights. Folding code (in torch, detectors and
+other packages) does not check: it assigns the convolution new weights, or a bias it did not have.
 """
 
 import sys
@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from composer_attn.errors import ModelError
 
 fuser_method_mappings: Any = None
-with suppress(ImportError):  # where torch has given it to another package
+with suppress(ImportError):  # versions of torch that have moved it to another package
     fuser_method_mappings = import_module("torch.ao.quantization.fuser_method_mappings")
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -33,10 +33,10 @@ ADVICE = (
 
 
 def is_rescaled_by(norm: nn.Module, old: Tensor | None, new: Tensor | None) -> bool:
-    """Say whether new weights of a convolution are the old ones times the scale of a norm."""
+    """Return whether new weights of a convolution are the old ones times the scale of a norm."""
     if old is None or new is None or old.shape != new.shape or old.is_meta or new.is_meta:
         return False
-    held: Any = norm  # what has running statistics has these, of whichever package it is
+    held: Any = norm  # any norm with running statistics has these, whichever package defines it
     variance, weight = held.running_var, held.weight
     if variance is None or variance.numel() != len(old) or variance.device != old.device:
         return False
@@ -46,9 +46,9 @@ def is_rescaled_by(norm: nn.Module, old: Tensor | None, new: Tensor | None) -> b
 
 
 def norms_of_caller() -> list[nn.Module]:
-    """List the batch norms among the variables of the function that gives a module a parameter.
+    """List the batch norms among the locals of the function that assigns a parameter.
 
-    Other weights alone do not tell a fold from a new initialization; with the norm at hand they do.
+    New weights alone do not distinguish folding from re-initialization; with the norm they do.
     """
     frame: FrameType | None = sys._getframe(1)
     on_the_way = ("torch.nn.modules.module", "composer_attn.surgery.registration", __name__)
@@ -71,13 +71,13 @@ _origins: dict[type, type] = {}
 
 
 def refuse_fuse_modules(cls: type, original: type) -> None:
-    """Register a class of ours with ``torch.ao.quantization.fuse_modules``, to be refused clearly.
+    """Make ``torch.ao.quantization.fuse_modules`` raise a ModelError for an extended class.
 
-    It looks modules up by their exact class, and fails on others with a bare AssertionError.
+    It looks modules up by exact class, and fails on unknown ones with a bare AssertionError.
 
     Args:
-        cls: a class that extends another.
-        original: what it extends.
+        cls: the extending class.
+        original: the class that it extends.
     """
     try:
         table = fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD

@@ -1,4 +1,4 @@
-"""The forwards that classes of attended modules get."""
+"""The forward methods of attended classes."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def first_parameter(forward: Callable) -> str | None:
-    """Return the name after self; None where there is none, or no signature."""
+    """Return the name of the first parameter after self, or None if it has none or no signature."""
     try:
         parameters = list(signature(forward).parameters.values())
     except (TypeError, ValueError):
@@ -18,10 +18,10 @@ def first_parameter(forward: Callable) -> str | None:
 
 
 def staying(mixin: type[nn.Module], one_input: bool) -> Callable:
-    """Return a forward that computes what the module does now, however long it has been kept.
+    """Return a forward that remains correct after its module has been detached.
 
-    Others (Accelerate) keep a module's forward, and set another on the instance that calls it:
-    when that is called, the module may have been detached.
+    Accelerate, for example, saves a module's forward and sets a wrapper on the instance that calls
+    it: by the time it is called, the module may have been detached.
     """
     if one_input:
         return lambda self, input: (

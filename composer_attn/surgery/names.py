@@ -1,4 +1,4 @@
-"""Module names and the glob patterns that choose among them."""
+"""Module names and the glob patterns that select them."""
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -11,14 +11,14 @@ from composer_attn.errors import ArgumentError, PatternError
 
 
 def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield every (name, module) path of a model; a shared module comes once for each name.
+    """Yield every (name, module) pair of a model, shared modules once for each of their names.
 
     Unlike ``named_modules(remove_duplicate=False)`` it ends on models that contain themselves.
     """
 
     def visit(name: str, module: nn.Module, path: tuple[nn.Module, ...]):
         yield name, module
-        # Not named_children(), which hides a child's second name.
+        # Not named_children(), which skips a child's second name.
         for child_name, child in module._modules.items():
             if child is not None and all(child is not above for above in (*path, module)):
                 full_name = f"{name}.{child_name}" if name else child_name
@@ -28,22 +28,22 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def unwrapped(name: str) -> str:
-    """Drop a leading ``module.``: a network's name inside a wrapper such as ComposerClassifier."""
+    """Strip a leading ``module.``, the prefix inside wrappers such as ComposerClassifier."""
     return name.removeprefix("module.")
 
 
 def as_patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return one pattern or several as a tuple; ``None`` stays ``None``.
+    """Return one or several patterns as a tuple, and ``None`` as ``None``.
 
     Raises:
-        ArgumentError: something among them is not a string.
+        ArgumentError: one of them is not a string.
     """
     if patterns is None:
         return None
     found: tuple[Any, ...]
     try:
         found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    except TypeError:  # not iterable, or like a tensor of one number only said to be
+    except TypeError:  # not iterable, or only nominally so, like a zero-dimensional tensor
         found = (patterns,)
     if not all(isinstance(pattern, str) for pattern in found):
         raise ArgumentError(
@@ -54,16 +54,16 @@ def as_patterns(argument: str, patterns: str | Iterable[str] | None) -> tuple[st
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Say whether one of a module's names matches one of the patterns."""
+    """Return whether any of a module's names matches any of the patterns."""
     bare = [unwrapped(name) for name in names]
     return any(fnmatchcase(name, unwrapped(p)) for p in patterns for name in bare)
 
 
 def check_patterns(argument: str, patterns: Iterable[str] | None, names: list[str]) -> None:
-    """Make sure that every pattern matches one of the candidates' names.
+    """Check that every pattern matches at least one candidate's name.
 
     Raises:
-        PatternError: one or more do not; the message lists near names.
+        PatternError: one or more do not; the message lists similar names.
     """
     lost = [p for p in patterns or () if not matches(names, [p])]
     if not lost:

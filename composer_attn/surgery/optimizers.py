@@ -1,7 +1,7 @@
-"""Live optimizers follow a surgery: new parameters join a group in place, dropped ones leave it.
+"""Update live optimizers on surgery: add new parameters to their groups, remove dropped ones.
 
-In place, since schedulers keep one learning rate for each group and refuse or forget groups that
-come later, and since wrappers such as SAM share the group objects with the optimizer inside.
+Groups are changed in place: schedulers keep one learning rate per group and reject or ignore groups
+added later, and wrappers such as SAM share the group objects with the optimizer they wrap.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,16 +17,16 @@ from composer_attn.surgery.stand_ins import Place
 
 Optimizers = Optimizer | Iterable[Optimizer] | None
 
-# What a group holds for each of its parameters.
+# The entries of a group that have one item per parameter.
 _LISTS = ("params", "param_names")
 
-# These lay out their parameters once, when they are built, and would never update later ones.
+# These lay out their parameters at construction and would never update any added later.
 _FIXED_PARAMETERS = frozenset({"LBFGS", "ZeroRedundancyOptimizer"})
 
 
 @dataclass(frozen=True)
 class Home:
-    """The parameter group that a site's new parameters join, and what to call them there."""
+    """The parameter group that a site's new parameters join, and their name prefix in it."""
 
     optimizer: Optimizer
     group: dict
@@ -34,10 +34,10 @@ class Home:
 
 
 def as_optimizers(optimizers: Optimizers) -> list[Optimizer]:
-    """Return one optimizer or several as a list of those that can be changed.
+    """Return one or several optimizers as a list, checked to accept new parameters.
 
     Raises:
-        OptimizerError: something among them is no optimizer, or one that cannot take parameters.
+        OptimizerError: one is not an optimizer, or cannot take parameters after construction.
     """
     if optimizers is None:
         return []
@@ -62,18 +62,18 @@ def find_homes(
     optimizers: list[Optimizer],
     param_group: int | None,
 ) -> dict[str, list[Home]]:
-    """Find, for each site, the groups that its new parameters join.
+    """Return, for each site, the groups that its new parameters join.
 
     Args:
         model: the network.
-        owners: for each site to attend, the name of the module whose weights its parameters go
-            with.
-        optimizers: live optimizers; without any there are no homes.
-        param_group: index of the one group that all join, counted through all optimizers' groups
-            in order; ``None`` for the groups that hold its owner's parameters.
+        owners: for each site to attend, the name of the module whose parameter groups its new
+            parameters join.
+        optimizers: live optimizers; if there are none, no site has a home.
+        param_group: index of the one group that all parameters join, counted over the groups of all
+            optimizers in order; ``None`` for the groups that hold the owner's parameters.
 
     Raises:
-        OptimizerError: there is no such group, or an owner's parameters are in no optimizer.
+        OptimizerError: there is no such group, or an owner's parameters are in none.
     """
     groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
     if param_group is not None:
@@ -108,7 +108,7 @@ def join(home: Home, attention: nn.Module) -> None:
 
 
 def restorer(optimizers: Iterable[Optimizer]) -> Callable[[], None]:
-    """Return a function that gives optimizers back the groups and states that they have now."""
+    """Return a function that restores the present groups and states of optimizers."""
     groups = [
         (group[key], list(group[key]))
         for optimizer in optimizers
@@ -131,15 +131,15 @@ def restorer(optimizers: Iterable[Optimizer]) -> Callable[[], None]:
 def leave(
     optimizers: Iterable[Optimizer], module: nn.Module, model: nn.Module
 ) -> tuple[Place, ...]:
-    """Remove a module's parameters from every group and every state that holds them.
+    """Remove a module's parameters from all parameter groups and optimizer states.
 
     Args:
         optimizers: live optimizers.
-        module: what was taken out.
-        model: what it was taken out of; parameters that this still has stay.
+        module: the module that was removed.
+        model: the network it was removed from; parameters that are still in use there are kept.
 
     Returns:
-        Where they were, for :func:`rejoin`.
+        The former positions of the parameters, for :func:`rejoin`.
     """
     staying = {id(parameter) for parameter in model.parameters()}
     named = module.named_parameters()
@@ -160,7 +160,7 @@ def leave(
 
 
 def places_of(optimizers: Iterable[Optimizer], module: nn.Module) -> tuple[Place, ...]:
-    """Return where the parameters of a module are in optimizers, the last of each group first."""
+    """Return the positions of a module's parameters in optimizers, last of each group first."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return tuple(
         Place(names[id(parameter)], number, index, position + 1, None)
@@ -172,7 +172,7 @@ def places_of(optimizers: Iterable[Optimizer], module: nn.Module) -> tuple[Place
 
 
 def rejoin(optimizers: list[Optimizer], module: nn.Module, places: Iterable[Place]) -> None:
-    """Put a module's parameters back where :func:`leave` found them, as far as that still is."""
+    """Put parameters back where :func:`leave` found them, where that group still exists."""
     parameters = dict(module.named_parameters())
     for place in places:
         groups = [o.param_groups for o in optimizers][place.optimizer : place.optimizer + 1]
@@ -196,7 +196,7 @@ def _check_index(param_group: object, groups: int) -> None:
 
 
 def _places(groups: list[tuple[Optimizer, dict]]) -> dict[int, list[tuple[Optimizer, dict, int]]]:
-    """Map each parameter's id to where it sits; groups that two optimizers share count once."""
+    """Map parameter ids to their positions; groups shared by two optimizers count once."""
     places: dict[int, list] = {}
     seen = set()
     for optimizer, group in groups:
@@ -209,7 +209,7 @@ def _places(groups: list[tuple[Optimizer, dict]]) -> dict[int, list[tuple[Optimi
 
 
 def _own_homes(model: nn.Module, name: str, owner: str, places: dict) -> list[Home]:
-    """Find the groups that hold an owner's weight, or else the first of its parameters found."""
+    """Return the groups that hold an owner's weight or, failing that, another parameter of it."""
     named = dict(model.get_submodule(owner).named_parameters(prefix=owner))
     order = sorted(named, key=lambda full: full.removeprefix(f"{owner}.") != "weight")
     for full in order:
@@ -220,7 +220,7 @@ def _own_homes(model: nn.Module, name: str, owner: str, places: dict) -> list[Ho
 
 
 def _prefix(name: str, full: str, group: dict, index: int) -> str:
-    """Name a site as the optimizer does, whose model may be a larger one, or a part of this."""
+    """Return a site's prefix as the optimizer names it, for a larger model or for a part of it."""
     prefix = f"{name}." if name else ""
     known = group["param_names"][index] if "param_names" in group else full
     if known.endswith(full):
@@ -229,10 +229,10 @@ def _prefix(name: str, full: str, group: dict, index: int) -> str:
 
 
 def _fill_state(optimizer: Optimizer, group: dict, parameters: list[nn.Parameter]) -> None:
-    """Give parameters the state that an optimizer expects and makes at no later step.
+    """Create the state that an optimizer expects parameters to have and never creates later.
 
-    Adagrad, alone among torch's, fills it when it is built. SGD's fused kernel takes the momentum
-    buffers of all parameters, or, at the first step of all, of none.
+    Adagrad is the only optimizer of torch that creates its state at construction. SGD's fused
+    kernel takes momentum buffers for all parameters or, at its first step, for none.
     """
     if isinstance(optimizer, torch.optim.Adagrad):
         arguments = {key: group[key] for key in optimizer.defaults}
@@ -243,7 +243,7 @@ def _fill_state(optimizer: Optimizer, group: dict, parameters: list[nn.Parameter
 
 
 def _keeps_fused_momentum(optimizer: Optimizer, group: dict) -> bool:
-    """Say whether a group's parameters have momentum buffers that a fused kernel reads."""
+    """Return whether a group's parameters have momentum buffers that a fused kernel reads."""
     if not isinstance(optimizer, torch.optim.SGD) or not (group["fused"] and group["momentum"]):
         return False
     return any(
@@ -254,9 +254,9 @@ def _keeps_fused_momentum(optimizer: Optimizer, group: dict) -> bool:
 
 
 def _check_momentum(homes: Iterable[Home]) -> None:
-    """Refuse a first step that would be another than SGD takes.
+    """Reject optimizers whose first step on new parameters would differ from SGD's.
 
-    From a buffer of zeros it is ``(1 - dampening) grad``; SGD's own is ``grad``.
+    From a buffer of zeros the step is ``(1 - dampening) grad``; SGD's own first step is ``grad``.
     """
     for home in homes:
         dampening = home.group.get("dampening", 0)

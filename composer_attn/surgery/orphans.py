@@ -1,4 +1,4 @@
-"""Attention that a surgery added, under a module that attends no more."""
+"""Orphaned attention: added by a surgery, under a module that no longer uses it."""
 
 from torch import nn
 
@@ -9,16 +9,16 @@ from composer_attn.surgery.registration import side_of
 
 
 def find_orphans(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules that hold an attention of ours and no longer pass anything through it.
+    """Return the modules that hold an added attention but no longer pass anything through it.
 
-    Such a module was given another class (``module.__class__ = ...``), or was built anew from the
-    tables of an attended one.
+    Such a module was assigned another class (``module.__class__ = ...``), or was rebuilt from the
+    ``__dict__`` of an attended one.
     """
     return {
         name: module
         for name, module in walk(model)
-        # A bare nn.Module is a shelf in a graph of torch.fx, which calls the attention itself; a
-        # scripted module has no class to extend.
+        # A bare nn.Module is a container in a torch.fx GraphModule, whose graph calls the attention
+        # itself; a scripted module has no class to extend.
         if type(module) is not nn.Module
         and isinstance(module._modules, dict)
         and not is_attended(module)
@@ -27,7 +27,7 @@ def find_orphans(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def describe_orphans(model: nn.Module) -> str:
-    """Say which modules of a model hold attention and do not attend; empty where none does."""
+    """Describe the modules of a model that hold orphaned attention; empty if there are none."""
     orphans = find_orphans(model)
     if not orphans:
         return ""
@@ -35,16 +35,16 @@ def describe_orphans(model: nn.Module) -> str:
     return (
         f"{len(orphans)} modules hold attention that their output no longer passes through: "
         f"{', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}. After the surgery something "
-        "gave them another class, or built them anew: do that before the surgery. "
-        "detach_attention takes such attention out"
+        "gave them another class, or rebuilt them: do that before the surgery. "
+        "detach_attention removes such attention"
     )
 
 
 def check_no_orphans(model: nn.Module) -> None:
-    """Make sure that every attention of ours in a model takes part in what it computes.
+    """Check that every added attention in a model is in use.
 
     Raises:
-        ModelError: some do not.
+        ModelError: some are not.
     """
     trouble = describe_orphans(model)
     if trouble:

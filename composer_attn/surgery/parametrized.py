@@ -1,7 +1,7 @@
-"""Attended modules that are parametrized: the parametrization's class stays on top.
+"""Attending parametrized modules: the class made by the parametrization stays outermost.
 
-``torch.nn.utils.parametrize.remove_parametrizations`` takes its property from a module's very
-class, and then goes back to that class's first base.
+``torch.nn.utils.parametrize.remove_parametrizations`` deletes its property from the module's exact
+class, and then restores the first base of that class.
 """
 
 from torch import nn
@@ -10,11 +10,11 @@ _BEFORE = "_attn_before"
 
 
 def move_upon(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
-    """Return the class of a parametrized module upon another base.
+    """Return a copy of a parametrized module's class, on another base.
 
     Args:
-        cls: the class that a parametrization made.
-        base: the attended class that extends what ``cls`` extends.
+        cls: the class made by the parametrization.
+        base: the attended class that extends the base of ``cls``.
     """
     made = _copied(cls, (base,), f"Parametrized{base.__name__}", _properties(cls))
     setattr(made, _BEFORE, cls)
@@ -22,18 +22,18 @@ def move_upon(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
 
 
 def is_moved(module: nn.Module) -> bool:
-    """Say whether a module was parametrized when it was attended, and still is."""
+    """Return whether a module was parametrized when it was attended, and still is."""
     return _BEFORE in vars(type(module))
 
 
 def has_more_properties(module: nn.Module) -> bool:
-    """Say whether more of a moved module is parametrized than there was when it was attended."""
+    """Return whether a moved module has parametrizations added after it was attended."""
     cls = type(module)
     return bool(_properties(cls) - _properties(vars(cls)[_BEFORE]))
 
 
 def class_before(module: nn.Module) -> type[nn.Module]:
-    """Return the class of before :func:`move_upon`, less what was removed from it meanwhile."""
+    """Return the class before :func:`move_upon`, without properties removed in the meantime."""
     cls = type(module)
     before, kept = vars(cls)[_BEFORE], _properties(cls)
     if kept == _properties(before):

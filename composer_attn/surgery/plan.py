@@ -1,4 +1,4 @@
-"""What a surgery is going to do: every candidate site, chosen or passed over and why."""
+"""The plan of a surgery: every candidate site, chosen or passed over for a stated reason."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ class Site:
     Attributes:
         name: the module's name in the model; ``''`` is the model itself.
         kind: the name of its class.
-        channels: the channels there, ``C``.
-        reason: why it is passed over; empty where it is chosen.
-        parameters: number of parameters its attention adds; 0 where it is passed over.
-        side: what of the module passes through its attention: its ``output``, its ``input``, or,
-            of a residual block, its ``shortcut``.
-        cost: what its attention takes on the example input, where the plan was given one.
-        notes: what to know of it before it is attended, as far as the example shows it.
+        channels: number of channels, ``C``.
+        reason: why it is passed over; empty if it is chosen.
+        parameters: number of parameters its attention adds; 0 if it is passed over.
+        side: which side of the module passes through the attention: its ``output``, its ``input``
+            or, for a residual block, its ``shortcut``.
+        cost: cost of its attention on the example input, if the plan was given one.
+        notes: remarks to consider before it is attended, as far as the example reveals them.
     """
 
     name: str
@@ -33,19 +33,19 @@ class Site:
 
     @property
     def chosen(self) -> bool:
-        """Whether this site is (to be) attended."""
+        """Whether this site is attended, or will be."""
         return not self.reason
 
 
 @dataclass(frozen=True)
 class SurgeryPlan:
-    """The sites of a surgery, in the order in which the model names them; printing shows a table.
+    """The candidate sites of a surgery, in model order; printing it shows a table.
 
     Attributes:
         attention: name of the attention's class.
         sites: every candidate.
-        plain: what the network takes on the example input as it is, where there is one.
-        attended: what it will take with all attentions.
+        plain: cost of the unchanged network on the example input, if there is one.
+        attended: cost of the network with all attentions.
     """
 
     attention: str
@@ -60,14 +60,14 @@ class SurgeryPlan:
 
     @property
     def passed_over(self) -> tuple[Site, ...]:
-        """The sites that do not, each with its reason."""
+        """The sites that do not get attention, each with its reason."""
         return tuple(site for site in self.sites if not site.chosen)
 
     @property
     def parameters(self) -> int:
-        """Number of parameters that all attentions add together."""
+        """Total number of parameters that the attentions add."""
         return sum(site.parameters for site in self.sites)
 
     def __str__(self) -> str:
-        """Draw the plan as a table, one candidate a line, under a line of totals."""
+        """Format the plan as a table with one candidate per line, under a line of totals."""
         return draw(self)

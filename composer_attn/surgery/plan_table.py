@@ -1,4 +1,4 @@
-"""Draw a plan as plain text."""
+"""Format a plan as plain text."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from composer_attn.surgery.site_cost import size_text
 
 
 def draw(plan: Any) -> str:
-    """Draw a plan as a table, one candidate a line, under a line of totals."""
+    """Format a plan as a table with one candidate per line, under a line of totals."""
     head = (
         f"{plan.attention}: {len(plan.chosen)} of {len(plan.sites)} candidates chosen, "
         f"{plan.parameters:,} parameters added"
@@ -25,13 +25,13 @@ def draw(plan: Any) -> str:
 
 
 def site_name(site: Any) -> str:
-    """Name a site, and what of it is attended where that is not its output."""
+    """Return the label of a site, with the attended side if it is not the output."""
     name = site.name or "(the model itself)"
     return name + ("" if site.side == "output" else f" ({site.side})")
 
 
 def width_label(plan: Any) -> str:
-    """Say what the attentions' widths are."""
+    """Return the column label for the attentions' widths."""
     names = dict.fromkeys(site.cost.sized_by for site in plan.chosen if site.cost.sized_by)
     return next(iter(names), "width").split("_")[0]
 
@@ -63,7 +63,7 @@ def _totals(plan: Any) -> list[tuple[str, ...]]:
 
 
 def align(rows: list[tuple[str, ...]]) -> list[str]:
-    """Pad the cells of a table, the first row its heading, into lines."""
+    """Pad the cells of a table, whose first row is the heading, into aligned lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

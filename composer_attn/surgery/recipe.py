@@ -1,4 +1,4 @@
-"""How to build the attention of each site."""
+"""The recipe from which the attention of each site is built."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -18,12 +18,12 @@ from composer_attn.surgery.names import as_patterns, check_patterns, matches
 
 @dataclass(frozen=True)
 class Recipe:
-    """A kind of attention and its arguments.
+    """An attention and its arguments.
 
     Attributes:
-        attention: a class, or a function ``(channels, **arguments) -> nn.Module``. Where its
-            signature names ``device`` and ``dtype``, it is given these, too.
-        arguments: by name. The one that its attribute ``sized_by`` names may be
+        attention: a class, or a function ``(channels, **arguments) -> nn.Module``. If its signature
+            has ``device`` and ``dtype``, these are passed, too.
+        arguments: by name. The argument named by the attention's attribute ``sized_by`` may be
             ``{pattern: value}``: a site takes the value of the first pattern that matches one of
             its names, or else the attention's default.
     """
@@ -33,7 +33,7 @@ class Recipe:
 
     @property
     def kind(self) -> type | None:
-        """The class of what is built, where that is known before it is."""
+        """The class of the attention, or None if it is only known once one is built."""
         attention = self.attention
         while isinstance(attention, partial):
             attention = attention.func
@@ -41,21 +41,21 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """What to call the attention before one is built."""
+        """Name of the attention before one is built."""
         named = self.kind or self.attention
         return getattr(named, "__name__", type(named).__name__)
 
     @property
     def sized_by(self) -> str:
-        """Name of the argument that sizes an attention; empty where none is said to."""
+        """Name of the argument that sizes the attention; empty if none is declared."""
         found = getattr(self.kind or self.attention, "sized_by", "")
         return found if isinstance(found, str) else ""
 
     def check(self) -> None:
-        """Make sure that every argument is one that the attention takes.
+        """Check that the attention accepts every argument and, for channel attentions, its value.
 
         Raises:
-            ArgumentError: one is not.
+            ArgumentError: it does not.
         """
         table = self._table()
         if table is not None:
@@ -64,19 +64,19 @@ class Recipe:
             as_patterns(f"the keys of {self.sized_by}", table)
         self.check_names()
         if self.kind is None or not issubclass(self.kind, ChannelAttention):
-            return  # which channels will do is for the sites to show
+            return  # valid values may depend on the channels, so they are checked at the sites
         plain = {n: v for n, v in self.arguments.items() if n != self.sized_by or table is None}
         for sized in [{}] if table is None else [{self.sized_by: v} for v in table.values()]:
             self._try_values(plain | sized)
 
     def check_names(self, others: Iterable[str] = ()) -> None:
-        """Make sure that the attention takes arguments of these names, and all that it needs.
+        """Check that the attention accepts all arguments by name, and that none is missing.
 
         Args:
-            others: names that whoever was given the arguments takes itself, for the message.
+            others: names of further arguments that the caller accepts, for the message.
 
         Raises:
-            ArgumentError: it does not.
+            ArgumentError: an argument is unknown, or a required one is missing.
         """
         parameters = own_parameters(self.attention)
         if parameters is None:
@@ -94,10 +94,10 @@ class Recipe:
             raise ArgumentError(f"{self.name} needs the argument {missing[0]!r}")
 
     def _try_values(self, arguments: Mapping[str, object]) -> None:
-        """Have a channel attention say what it thinks of its arguments, whatever the channels."""
+        """Build a channel attention on the meta device, to let it validate its arguments."""
         try:
             with warnings.catch_warnings(), torch.device("meta"):
-                warnings.simplefilter("ignore")  # of layers without any weight
+                warnings.simplefilter("ignore")  # layers without any weights warn
                 self.attention(1, **arguments)
         except ComposerAttnError:
             raise
@@ -105,7 +105,7 @@ class Recipe:
             return
 
     def check_matches(self, sites: Iterable[Iterable[str]]) -> None:
-        """Make sure that every pattern of an argument matches one of the sites' names.
+        """Check that every pattern of an argument matches the name of at least one site.
 
         Raises:
             PatternError: one or more do not.
@@ -114,7 +114,7 @@ class Recipe:
         check_patterns(self.sized_by, self._table(), names)
 
     def arguments_at(self, names: Iterable[str]) -> dict[str, object]:
-        """Return the arguments of the site that goes by these names."""
+        """Return the arguments for the site with these names."""
         arguments, table = dict(self.arguments), self._table()
         if table is not None:
             del arguments[self.sized_by]
@@ -130,12 +130,13 @@ class Recipe:
         device: torch.device | str,
         dtype: torch.dtype,
     ) -> nn.Module:
-        """Build the attention of the site that goes by these names, on a device, in a dtype.
+        """Build the attention of the site with these names, on a device, in a dtype.
 
-        As far as what builds it heeds these: see :func:`.attention_trial.moved`.
+        Third-party builders may ignore both: see :func:`.attention_trial.moved`.
 
         Raises:
-            ArgumentError: it does not build, or not a module; the message says what it raised.
+            ArgumentError: building fails (the message includes the cause), or does not return a
+                module.
         """
         arguments = self.arguments_at(names)
         options = {"device": device, "dtype": dtype}
@@ -145,7 +146,7 @@ class Recipe:
                 attention = self.attention(channels, **arguments, **given)
         except ComposerAttnError:
             raise
-        except Exception as error:  # a builder is others' code, and raises what it likes
+        except Exception as error:  # third-party code may raise anything
             raise ArgumentError(
                 f"{self.name} cannot be built for {channels} channels"
                 f"{_listed(arguments)}: {type(error).__name__}: {error}"

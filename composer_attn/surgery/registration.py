@@ -1,8 +1,8 @@
-"""What happens when others put a module where an attended one stands, or above its attention.
+"""Hooks on module and parameter registration, so that attention is never lost silently.
 
-torch tells of every module that is registered as a child. Conversions of norms (to frozen ones, to
-``SyncBatchNorm``) build another norm and register it, some with the children of the old one:
-attention goes over to it. Whatever else would lose attention in silence is an error at that moment.
+torch calls a hook for every module that is registered as a child. Conversions of norms (to frozen
+ones, to ``SyncBatchNorm``) build a new norm and register it, some with the children of the old one:
+the attention is transferred to it. Any other replacement that would drop attention raises an error.
 """
 
 from collections.abc import Collection, Iterator
@@ -34,12 +34,12 @@ from composer_attn.surgery.folding import (
     norms_of_caller,
 )
 
-# Attentions of modules that may be replaced: their algorithm looks after them, and says who did it.
+# Attentions of modules that may be replaced: their algorithm notices, and reports the cause.
 _guarded: "WeakSet[nn.Module]" = WeakSet()
 
 
 def leave_to_guard(attentions: Collection[nn.Module]) -> None:
-    """Let the modules of these attentions be replaced: the caller notices, and says more of it."""
+    """Allow the modules of these attentions to be replaced: the caller detects and reports it."""
     _guarded.update(attentions)
 
 
@@ -50,18 +50,18 @@ def end_guard(attentions: Collection[nn.Module]) -> None:
 
 
 def side_of(attention: nn.Module | None) -> str:
-    """Return what a surgery noted on an attention; empty for one that stands by itself."""
+    """Return the side recorded on an attention by a surgery; empty for a standalone one."""
     return "" if attention is None else vars(attention).get(MARK, "")
 
 
 def is_norm(module: nn.Module | None) -> TypeGuard[nn.Module]:
-    """Say whether a module normalizes channels: torch's, frozen ones, those of other packages."""
+    """Return whether a module normalizes channels, including frozen and third-party norms."""
     known = isinstance(module, (_NormBase, nn.GroupNorm))
     return known or getattr(module, "running_var", None) is not None
 
 
 def _neighbours(parent: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """List the pairs of a convolution and a norm after it, among a module's children."""
+    """Yield the pairs of a convolution and the norm right after it among a module's children."""
     for conv, norm in pairwise(parent._modules.values()):
         if isinstance(conv, CONVOLUTIONS) and is_norm(norm):
             yield conv, norm
@@ -69,10 +69,10 @@ def _neighbours(parent: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 def _on_registration(holder: nn.Module, name: str, new: nn.Module | None) -> None:
     if name == CHILD and is_attended(holder) and new is not None:
-        vars(new)[MARK] = attended_side(holder)  # another attention in the place of one
+        vars(new)[MARK] = attended_side(holder)  # the attention is replaced by another one
     elif name == CHILD and side_of(new) and is_norm(holder):
         set_class(holder, attended_class(type(holder), side_of(new)))
-    # Scripted modules keep their children in a table of their own.
+    # Scripted modules keep their children in a container of a different type.
     old = holder._modules.get(name) if isinstance(holder._modules, dict) else None
     if old is None:
         return
@@ -91,10 +91,10 @@ def _on_registration(holder: nn.Module, name: str, new: nn.Module | None) -> Non
 
 
 def _replace(name: str, old: nn.Module, new: nn.Module | None) -> None:
-    """Let attention go over from one norm to another; refuse to lose it otherwise."""
+    """Transfer attention from one norm to another; raise an error if it would be lost."""
     attention = old._modules[CHILD]
     if new is not None and any(m is attention or is_attended(m) for m in new.modules()):
-        return  # a wrapper around the old one, or one that is attended itself
+        return  # a wrapper around the old module, or a module that is attended itself
     if is_norm(old) and is_norm(new) and _width(new) == _width(old):
         new._modules[CHILD] = attention
         for key in ("_attn_dimensions", "_attn_fused"):
@@ -121,13 +121,13 @@ def _check_norm_stays(holder: nn.Module, name: str, norm: nn.Module) -> None:
         if following is norm and is_attended(conv) and attended_side(conv) == "output":
             raise ModelError(
                 f"{name}, the {type(norm).__name__} after an attended "
-                f"{type(conv).__name__.removeprefix('Attended')}, is taken away, as after folding "
-                f"it into the convolution, whose attention would see other numbers: {ADVICE}"
+                f"{type(conv).__name__.removeprefix('Attended')}, is removed, as after folding it "
+                f"into the convolution, whose attention would see different values: {ADVICE}"
             )
 
 
 def _check_nothing_folded(holder: nn.Module, name: str, old: Convolution, new: Convolution) -> None:
-    """Refuse a convolution into which the attended norm after it was folded."""
+    """Reject a convolution into which the attended norm after it was folded."""
     for conv, norm in _neighbours(holder):
         if conv is not old or not is_attended(norm):
             continue
@@ -138,7 +138,7 @@ def _check_nothing_folded(holder: nn.Module, name: str, old: Convolution, new: C
 
 
 def _on_parameter(conv: nn.Module, name: str, value: nn.Parameter) -> None:
-    """Refuse a bias where there was none, and weights times the scale of a norm."""
+    """Reject a bias where there was none, and weights multiplied by the scale of a norm."""
     if not isinstance(conv, CONVOLUTIONS) or name not in conv._parameters:
         return
     attends = is_attended(conv) and attended_side(conv) == "output"
@@ -155,7 +155,7 @@ def _on_parameter(conv: nn.Module, name: str, value: nn.Parameter) -> None:
 def _folded(what: str, how: str) -> str:
     return (
         f"{what} {how}, as by folding a batch norm into it: attention between or behind "
-        f"the two would be lost, or see other numbers: {ADVICE}"
+        f"the two would be lost, or see different values: {ADVICE}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The points where a network has attention of its own, which can give way."""
+"""The sites where a network has built-in attention that can be replaced."""
 
 from collections.abc import Iterator
 
@@ -19,10 +19,10 @@ from composer_attn.surgery.stand_ins import Kept, Replacement, is_replacement, s
 
 
 def find_own_attentions(model: nn.Module) -> list[Point]:
-    """List the attentions that a network came with, or those that stand in their place.
+    """List a network's built-in attentions, and the replacements that stand in for them.
 
     Raises:
-        PlacementError: there is none that could give way.
+        PlacementError: there is none that could be replaced.
     """
     names: dict[nn.Module, list[str]] = {}
     for name, module in _outermost(model):
@@ -35,11 +35,11 @@ def find_own_attentions(model: nn.Module) -> list[Point]:
 
 _FIXED = "its block needs it: it is more than a rescaling of channels"
 _UNKNOWN = "an attention by its name alone, since its forward cannot be traced"
-_REGISTER = "register_existing_attention says whether it may give way"
+_REGISTER = "declare by register_existing_attention whether it can be replaced"
 
 
 def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Walk over attentions, but not into ours, nor into those that can be replaced as a whole."""
+    """Yield attentions, without descending into added ones or ones replaceable as a whole."""
     above: list[str] = []
     for name, module in walk(model):
         if any(name.startswith(prefix) and name for prefix in above):
@@ -82,23 +82,23 @@ def _obstacle(module: nn.Module, name: str, channels: int) -> str:
 
 
 def _channels(model: nn.Module, module: nn.Module, name: str) -> int:
-    """Tell how many channels an attention rescales."""
+    """Return the number of channels that an attention rescales, or 0 if unknown."""
     found = existing(module)
     told = found.channels or (0 if found.traced else _taken_in(module))
     return told or _called_on(model, name) or _before(model, name)
 
 
 def _taken_in(module: nn.Module) -> int:
-    """Tell the channels that its first layer takes in."""
+    """Return the input channels of its first layer, or 0."""
     layers = (m for m in module.modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS)))
     first = next(layers, None)
     width = first.in_features if isinstance(first, nn.Linear) else getattr(first, "in_channels", 0)
-    # One or two: a kernel that slides over channels or positions, as in ECA.
+    # A width of one or two is a kernel that slides over channels or positions, as in ECA.
     return width if width > 2 else 0
 
 
 def _called_on(model: nn.Module, name: str) -> int:
-    """Tell the channels of the map that the block around it calls it on."""
+    """Return the channels of the feature map that an enclosing block calls it on, or 0."""
     above, _ = split_name(name)
     while above:
         widths = findings(model.get_submodule(above)).widths
@@ -109,7 +109,7 @@ def _called_on(model: nn.Module, name: str) -> int:
 
 
 def _before(model: nn.Module, name: str) -> int:
-    """Tell the channels that the nearest of the children before it puts out."""
+    """Return the output channels of the nearest preceding sibling, or 0."""
     parent, own = split_name(name)
     before = []
     for child, sibling in model.get_submodule(parent)._modules.items():

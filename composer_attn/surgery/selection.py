@@ -1,4 +1,4 @@
-"""Which points of a model to attend, and why not the others."""
+"""Select the sites of a model to attend, with reasons for passing over the others."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from composer_attn.surgery.sites import Point, find_points
 
 @dataclass(frozen=True)
 class Selection:
-    """What the caller asks for; all conditions must hold.
+    """The selection criteria for sites; all must hold.
 
     Attributes:
-        min_channels: the least number of channels at the point; ``None`` is 128, or, to replace
-            what is there, 1.
-        include: patterns of which a site's name must match one; ``None`` is every name.
-        exclude: patterns of which a site's name must match none.
-        filter_fn: ``filter_fn(name, module) -> bool``, asked last.
-        placement: which points of the network are candidates.
-        replace: the candidates are the attentions that the network came with.
+        min_channels: minimum number of channels at the site; ``None`` means 128, or 1 if
+            ``replace``.
+        include: glob patterns, at least one of which must match the site's name; ``None`` for all.
+        exclude: glob patterns, none of which may match the site's name.
+        filter_fn: ``filter_fn(name, module) -> bool``, called last.
+        placement: which places in the network are candidates.
+        replace: whether the candidates are the network's built-in attentions.
     """
 
     min_channels: int | None = None
@@ -55,15 +55,15 @@ class Selection:
 
 
 def default_min_channels(replace: bool) -> int:
-    """Return what ``min_channels=None`` stands for."""
+    """Return the value that ``min_channels=None`` stands for."""
     return 1 if replace else 128
 
 
 def reason_against(point: Point, selection: Selection) -> str:
-    """Say why a point is passed over; empty where it is chosen."""
+    """Return why a site is passed over; empty if it is chosen."""
     if point.obstacle:
         return point.obstacle
-    if point.channels < cast(int, selection.min_channels):  # filled in as it was made
+    if point.channels < cast(int, selection.min_channels):  # set by __post_init__
         return f"fewer channels than min_channels={selection.min_channels}"
     if selection.include is not None and not matches(point.names, selection.include):
         return "not in include"
@@ -75,12 +75,12 @@ def reason_against(point: Point, selection: Selection) -> str:
 
 
 def select(model: nn.Module, selection: Selection) -> list[tuple[Point, str]]:
-    """Pair every point with the reason why it is passed over (empty: chosen).
+    """Pair every candidate with the reason why it is passed over (empty: chosen).
 
     Raises:
         ArgumentError: there is no such placement.
-        PlacementError: the network has no place for it, or nothing to replace.
-        PatternError: a pattern matches no point.
+        PlacementError: the network has no site for it, or nothing to replace.
+        PatternError: a pattern matches no site.
     """
     points = _candidates(model, selection)
     names = [name for point in points for name in point.names]

@@ -1,8 +1,8 @@
-"""Trace a module's own forward by torch.fx, children kept whole, without leaving a trace.
+"""Trace a module's own forward by torch.fx, with children as leaves and without side effects.
 
-``torch.fx.Tracer.trace`` replaces ``nn.Module.__call__`` for the whole process meanwhile, other
-threads included. Here a copy of the module is called, whose children record that they are; what
-the forward sets, appends, counts or draws at random stays with that copy.
+While it runs, ``torch.fx.Tracer.trace`` replaces ``nn.Module.__call__`` for the whole process,
+including other threads. Here a copy of the module is called, whose children record their calls;
+whatever the forward sets, appends, counts or draws at random affects only that copy.
 """
 
 import random
@@ -22,10 +22,10 @@ _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 
 
 def trace_children(module: nn.Module, training: bool) -> fx.Graph:
-    """Trace the forward of a module itself, its children kept whole; change nothing.
+    """Trace a module's own forward, with its children as leaves and without side effects.
 
     Raises:
-        Exception: whatever the forward raises on symbolic inputs, where it cannot be traced.
+        Exception: whatever the forward raises on symbolic inputs, if it cannot be traced.
     """
     guard = _NothingChanges()
     with _same_random_numbers(guard), guard:
@@ -33,7 +33,7 @@ def trace_children(module: nn.Module, training: bool) -> fx.Graph:
 
 
 class _Shallow(fx.Tracer):
-    """Traces a module's own forward only."""
+    """Traces only a module's own forward."""
 
     def traced(self, module: nn.Module, training: bool, guard: "_NothingChanges") -> fx.Graph:
         """Return the graph of a module's forward."""
@@ -49,7 +49,7 @@ class _Shallow(fx.Tracer):
     def _copy(
         self, module: nn.Module, path: str, memo: dict[int, Any], guard: "_NothingChanges"
     ) -> nn.Module:
-        """Copy a module and all below it; below it, a call is recorded."""
+        """Copy a module and its descendants, which record calls instead of computing."""
         if id(module) in memo:
             return memo[id(module)]
         kind = original_class(module) if is_attended(module) and not path else type(module)
@@ -60,10 +60,10 @@ class _Shallow(fx.Tracer):
             for name, child in module._modules.items()
         }
         if path:
-            # What nn.Module calls instead of a forward.
+            # If set, nn.Module calls this instead of forward.
             tables["_compiled_call_impl"] = self._recorder(path)
         else:
-            # A forward that counts in a buffer counts this call there.
+            # Cloned, so that a forward that counts calls in a buffer changes only the clone.
             tables["_buffers"] = guard.cloned(module._buffers)
         vars(copy).update(tables)
         return copy
@@ -73,7 +73,7 @@ class _Shallow(fx.Tracer):
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """Copy containers, and objects of Python classes, which a forward may write to."""
+    """Copy containers and plain Python objects, to which a forward may write."""
     if id(value) in memo:
         return memo[id(value)]
     copy = value
@@ -93,7 +93,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _is_plain_object(value: Any) -> bool:
-    """Say whether a value is an object of a class that is nothing but attributes."""
+    """Return whether a value is a plain Python object, whose state is its ``__dict__`` alone."""
     kind = type(value)
     return (
         kind.__module__.split(".")[0] not in ("torch", "builtins", "functools")
@@ -105,7 +105,7 @@ def _is_plain_object(value: Any) -> bool:
 
 
 class _NothingChanges(TorchDispatchMode):
-    """Refuses to change tensors that were there before, in this thread.
+    """Rejects in-place operations on tensors that existed before, in this thread.
 
     Attributes:
         drew: whether random numbers were drawn.
@@ -117,11 +117,11 @@ class _NothingChanges(TorchDispatchMode):
         self._own: dict[int, Any] = {}
 
     def cloned(self, buffers: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-        """Clone buffers, which may be changed then."""
+        """Clone buffers, so that the forward may change them."""
         return {name: None if b is None else b.clone() for name, b in buffers.items()}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Compute, and note what is new."""
+        """Run the operation, and record the storages that it allocates."""
         kwargs = kwargs or {}
         self.drew |= torch.Tag.nondeterministic_seeded in func.tags
         for i, argument in enumerate(func._schema.arguments):
@@ -132,7 +132,7 @@ class _NothingChanges(TorchDispatchMode):
         found = func(*args, **kwargs)
         for value in found if isinstance(found, (list, tuple)) else (found,):
             if isinstance(value, Tensor) and not _is_view(func):
-                # Kept, so that no other memory gets the same address.
+                # Kept alive, so that no other storage gets the same address.
                 self._own[_memory(value)] = value
         return found
 
@@ -147,7 +147,7 @@ def _is_view(func: Any) -> bool:
 
 @contextmanager
 def _same_random_numbers(guard: _NothingChanges) -> Iterator[None]:
-    """Give random states back as they were."""
+    """Restore the random states on exit."""
     numpy, state = sys.modules.get("numpy"), torch.get_rng_state()
     others = [(random.getstate, random.setstate)]
     if numpy is not None:
@@ -156,7 +156,7 @@ def _same_random_numbers(guard: _NothingChanges) -> Iterator[None]:
     try:
         yield
     finally:
-        # Only what this trace drew: another thread may draw, too.
+        # Only if this trace drew any: another thread may be drawing, too.
         if guard.drew:
             torch.set_rng_state(state)
         for (get, restore), old in zip(others, before, strict=True):

@@ -1,19 +1,19 @@
-"""What an attention costs at its site, and a network as a whole, on an example input."""
+"""The cost of an attention at its site, and of a whole network, on an example input."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What one forward pass of a whole network on an example takes.
+    """Cost of one forward pass of a whole network on an example.
 
     Attributes:
-        parameters: number of parameters, shared ones once.
-        macs: multiply-accumulates of the whole batch, by torch's flop counter: convolutions and
-            matrix products count, what is done element by element does not.
-        activation_bytes: bytes that autograd keeps for backward: each storage that an operation
-            saves, once and whole, the example's own included, parameters and buffers not. In
-            evaluation mode: masks of dropout are not among them.
+        parameters: number of parameters, shared ones counted once.
+        macs: multiply-accumulates for the whole batch, by torch's flop counter: convolutions and
+            matrix products count, element-wise operations do not.
+        activation_bytes: bytes that autograd saves for backward: each saved storage once and in
+            full, including the example's but not those of parameters and buffers. Measured in
+            evaluation mode, hence without dropout masks.
     """
 
     parameters: int
@@ -23,21 +23,21 @@ class NetworkCost:
 
 @dataclass(frozen=True)
 class SiteCost:
-    """What one forward pass on an example takes at one site.
+    """Cost of one forward pass on an example at one site.
 
     Attributes:
-        sizes: spatial size of each call, like ``((100, 100), (50, 50))`` of a convolution shared
-            over two levels; empty where the example does not get there.
-        sized_by: name of the argument that sizes its attention, like ``kernel_size``; empty where
-            none does.
-        width: that argument's value there, like 5.
-        macs: multiply-accumulates of its attention, of the whole batch, over all calls.
-        activation_bytes: bytes kept for backward that are not kept without its attention: the
-            rescaled feature map or, where its consumer keeps nothing, the one before (the scaling
-            keeps it), with the scales and what the gate and layers keep. See :class:`NetworkCost`.
-        parameters_share: share of its parameters in those of the network with all attentions.
-        macs_share: likewise, of the multiply-accumulates.
-        activation_share: likewise, of the bytes kept for backward.
+        sizes: spatial size of each call, such as ``((100, 100), (50, 50))`` for a convolution
+            shared by two levels; empty if the example does not reach the site.
+        sized_by: name of the argument that sizes its attention, such as ``kernel_size``; empty if
+            there is none.
+        width: value of that argument at the site, such as 5.
+        macs: multiply-accumulates of its attention for the whole batch, over all calls.
+        activation_bytes: bytes saved for backward only because of its attention: the rescaled
+            feature map or, if its consumer saves nothing, the map before it (saved by the scaling),
+            plus the scales and what the gate and layers save. See :class:`NetworkCost`.
+        parameters_share: its parameters, as a share of the network's with all attentions.
+        macs_share: its multiply-accumulates, as a share of the network's with all attentions.
+        activation_share: its bytes saved for backward, as a share of the network's.
     """
 
     sizes: tuple[tuple[int, ...], ...]
@@ -51,21 +51,21 @@ class SiteCost:
 
     @property
     def calls(self) -> int:
-        """How often the site's module runs in one forward pass."""
+        """Number of times that the site's module runs in one forward pass."""
         return len(self.sizes)
 
 
 def size_text(sizes: tuple[tuple[int, ...], ...]) -> str:
-    """Write the distinct spatial sizes of a site's calls: ``100x100, 50x50``."""
+    """Format the distinct spatial sizes of a site's calls: ``100x100, 50x50``."""
     return ", ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes))
 
 
-# Where a map has no more, an attention of its own is likely around it: register_existing_attention.
+# Such a site is probably part of an attention: see register_existing_attention.
 ONE_POSITION = "sees one position (of an attention, or a small example): consider exclude"
 
 
 def notes_on(sizes: tuple[tuple[int, ...], ...], is_output: bool) -> tuple[str, ...]:
-    """Say what is worth knowing before a site is attended."""
+    """Return remarks on a site to consider before it is attended."""
     notes = []
     if not sizes:
         notes.append("not called on this example")

@@ -1,4 +1,4 @@
-"""The points of a network that a placement means: what to attend, on which side."""
+"""Find the sites of a placement in a network: which modules to attend, and on which side."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,19 +34,19 @@ ATTENDED_ALREADY = "already attended"
 
 @dataclass(frozen=True)
 class Point:
-    """A place for an attention.
+    """A candidate site for an attention.
 
     Attributes:
-        name: the first name, in the model, of the module to attend.
-        names: all of the names that patterns may match.
+        name: the first name in the model of the module to attend.
+        names: all names that patterns may match.
         module: the module to attend.
-        side: what of it passes through the attention: ``output``, ``input`` or ``shortcut``.
-        channels: how many channels there are.
-        owner: name of the module whose weights the new parameters go with: same device, dtype,
-            parameter group.
-        obstacle: why there can be no attention here; empty where there can.
-        slots: names of a block and of its child that the module is to become: None until now, or
-            an attention of the network's own under each of its names.
+        side: which side passes through the attention: ``output``, ``input`` or ``shortcut``.
+        channels: number of channels.
+        owner: name of the module whose weights determine the device, dtype and parameter group of
+            the new parameters.
+        obstacle: why there can be no attention here; empty if there can.
+        slots: (block name, child name) pairs under which the module is to be inserted, where there
+            is None so far, or a built-in attention (one pair for each of its names).
     """
 
     name: str
@@ -60,11 +60,11 @@ class Point:
 
 
 def find_points(model: nn.Module, placement: str) -> list[Point]:
-    """List every point of a placement once, in the order in which the model names them.
+    """List every site of a placement once, in model order.
 
     Raises:
         ArgumentError: there is no such placement.
-        PlacementError: the network has no block for it.
+        PlacementError: the placement needs residual blocks, and the network has none.
     """
     if not isinstance(placement, str) or placement not in PLACEMENTS:
         raise ArgumentError(f"placement must be one of {', '.join(PLACEMENTS)}; got {placement!r}")
@@ -74,7 +74,7 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
     foreign = existing_attentions(model)
     points: dict[tuple[nn.Module, str], Point] = {}
     for point in PLACEMENTS[placement](names, placement):
-        # By the module, which may go by other names too, and under the first of them.
+        # Keyed by module, which may have further names, and listed under the first of them.
         known = tuple(dict.fromkeys((*names.get(point.module, ()), *point.names)))
         points.setdefault((point.module, point.side), replace(point, name=known[0], names=known))
     order = {module: i for i, module in enumerate(names)}
@@ -84,7 +84,7 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
 
 
 def _guarded(point: Point, foreign: dict[str, str]) -> Point:
-    """Note what speaks against a point: it is attended, or lies inside an attention."""
+    """Set the obstacle of a site that is already attended or lies inside an attention."""
     if is_attended(point.module):
         return replace(point, obstacle=ATTENDED_ALREADY)
     enclosing = next(filter(None, (inside(name, foreign) for name in point.names)), "")
@@ -102,7 +102,7 @@ def _convolutions(names: dict[nn.Module, list[str]], placement: str) -> Iterator
 
 
 def _norms(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
-    """Find the norm that follows each convolution: the next child of the same module."""
+    """Yield the norm after each convolution: the next child of the same module."""
     for parent, known in names.items():
         children = [(name, child) for name, child in parent._modules.items() if child is not None]
         for (name, conv), (next_name, norm) in pairwise([*children, ("", None)]):
@@ -126,7 +126,7 @@ def _blocks(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point
     if not found:
         raise PlacementError(_no_blocks(next(iter(names)), placement, untraced))
     for module, why in untraced.items():
-        # What has blocks inside is hardly one itself.
+        # A module that contains blocks is unlikely to be one itself.
         if not any(block in found for block in module.modules()):
             known, obstacle = names[module], f"not traced ({why}): if a block, register_block it"
             yield Point(known[0], tuple(known), module, "output", 0, known[0], obstacle=obstacle)
@@ -178,13 +178,14 @@ def _shortcut(block: nn.Module, parts: Block) -> nn.Module | None:
 
 
 def _block_channels(block: nn.Module, known: tuple[str, ...], parts: Block) -> tuple[int, int]:
-    """Return the channels that a block takes in and puts out.
+    """Return the input and output channels of a block.
 
-    Where a branch starts with a split, or ends in a concatenation, its layers see fewer than there
-    are. The shortcut sees all; and of a block that adds its input as it is, the branch's other end.
+    If a branch starts with a split or ends in a concatenation, its layers see only some of the
+    channels. The shortcut sees all of them; with an identity shortcut, input and output have the
+    same number, so that the larger count is right for both.
     """
     first, last = _part(block, known, parts.first), _part(block, known, parts.last)
-    # A branch may end in what has no channels of its own, like stochastic depth.
+    # A branch may end in a module without channels, such as stochastic depth.
     inputs, outputs = channels_in(first), channels_out(last) or channels_out(first)
     shortcut = _shortcut(block, parts)
     if shortcut is not None and channels_out(shortcut):
@@ -219,8 +220,8 @@ def _at_child(
 
 
 def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.Module]:
-    """Go down to what a Sequential starts or ends with: it would run an attention of its own."""
-    # What runs the forward of a Sequential has a length, and calls each of its children.
+    """Descend to the first or last child of a Sequential, which would run an attention child."""
+    # Any module that uses the forward of Sequential has a length, and calls all of its children.
     while type(module).forward is nn.Sequential.forward and len(cast(nn.Sequential, module)):
         child = list(module._modules)[-1 if side == "output" else 0]
         path, module = f"{path}.{child}", cast(nn.Module, module._modules[child])
@@ -228,7 +229,7 @@ def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.M
 
 
 def channels_out(module: nn.Module) -> int:
-    """Return the channels that a module puts out: those of its last convolution or norm."""
+    """Return a module's output channels, by its last convolution or norm; 0 if it has none."""
     for part in reversed(list(_parts(module))):
         if isinstance(part, CONVOLUTIONS):
             return part.out_channels
@@ -238,7 +239,7 @@ def channels_out(module: nn.Module) -> int:
 
 
 def channels_in(module: nn.Module) -> int:
-    """Return the channels that a module takes in: those of its first convolution or norm."""
+    """Return a module's input channels, by its first convolution or norm; 0 if it has none."""
     for part in _parts(module):
         if isinstance(part, CONVOLUTIONS):
             return part.in_channels
@@ -248,12 +249,12 @@ def channels_in(module: nn.Module) -> int:
 
 
 def _parts(module: nn.Module, above: tuple[nn.Module, ...] = ()) -> Iterator[nn.Module]:
-    """Walk through a module, but not into attentions, whose convolutions say nothing of it."""
+    """Yield a module and its descendants, skipping attentions, which have other channels."""
     yield module
     above = (*above, module)
     own = CHILD if is_attended(module) else None
     for name, child in module.named_children():
-        # A module may be below itself.
+        # A module may contain itself.
         if name != own and not any(child is each for each in above) and not is_attention(child):
             yield from _parts(child, above)
 

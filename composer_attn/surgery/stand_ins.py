@@ -1,4 +1,4 @@
-"""Modules of ours that stand where a block has none, or had an attention of its own."""
+"""Modules that stand in for a missing shortcut or for a replaced built-in attention."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
@@ -7,25 +7,25 @@ from torch import nn
 
 
 class Shortcut(nn.Identity):
-    """Stands where a block has None for a shortcut, so that there is something to attend.
+    """Identity in the place of a shortcut that is None, so that there is a module to attend.
 
     Attributes:
-        displaced: where the None was: among the block's ``children`` or its plain ``attributes``;
-            empty where there was none.
+        displaced: where the None was stored: in the block's ``children`` or its plain
+            ``attributes``; empty if there was none.
     """
 
     displaced: str = ""
 
 
 class Place(NamedTuple):
-    """Where a parameter was before it left an optimizer: by numbers and names, which can be kept.
+    """Position of a parameter that was removed from an optimizer, by indices and names only.
 
     Attributes:
         parameter: its name in its module.
         optimizer: index among the optimizers passed.
         group: index among that optimizer's groups.
-        position: index in the group, when it left.
-        known_as: what the group's ``param_names`` called it, if it has any.
+        position: index in the group when it was removed.
+        known_as: its entry in the group's ``param_names``, if there are any.
     """
 
     parameter: str
@@ -37,11 +37,11 @@ class Place(NamedTuple):
 
 @dataclass
 class Kept:
-    """What a replacement stands for; no module of its own, so that nothing finds parameters in it.
+    """What a replacement stands in for; not a module, so that its parameters are not found.
 
     Attributes:
-        module: the attention that the network came with.
-        places: where its parameters were in the optimizers.
+        module: the built-in attention.
+        places: the former positions of its parameters in the optimizers.
     """
 
     module: nn.Module
@@ -49,7 +49,7 @@ class Kept:
 
 
 class Replacement(nn.Identity):
-    """Stands where a network had an attention of its own, so that ours is attended there."""
+    """Identity in the place of a built-in attention, to be attended instead."""
 
     def __init__(self, kept: Kept):
         super().__init__()
@@ -60,26 +60,26 @@ Slot = tuple[str, str]
 
 
 def is_shortcut(module: nn.Module | None) -> TypeGuard[Shortcut]:
-    """Say whether a module only stands in for a shortcut."""
+    """Return whether a module stands in for a missing shortcut."""
     return isinstance(module, Shortcut)
 
 
 def is_replacement(module: nn.Module | None) -> TypeGuard[Replacement]:
-    """Say whether a module stands where a network had an attention of its own."""
+    """Return whether a module stands in for a replaced built-in attention."""
     return isinstance(module, Replacement)
 
 
 def split_name(name: str) -> Slot:
-    """Split a module's name into its parent's and its own."""
+    """Split a module's full name into its parent's name and its own."""
     parent, _, child = name.rpartition(".")
     return parent, child
 
 
 def occupy(model: nn.Module, slot: Slot, module: nn.Module) -> None:
-    """Put a module where a block has None, or has an attention of its own."""
+    """Insert a stand-in in the place of None or of a built-in attention."""
     block = model.get_submodule(slot[0])
     if is_shortcut(module):
-        # nn.Module keeps None as a plain attribute, which would hide the module, or as a child.
+        # nn.Module stores None as a plain attribute, which would shadow the module, or as a child.
         places = {"attributes": vars(block), "children": block._modules}
         module.displaced = next((place for place, held in places.items() if slot[1] in held), "")
         vars(block).pop(slot[1], None)
@@ -87,7 +87,7 @@ def occupy(model: nn.Module, slot: Slot, module: nn.Module) -> None:
 
 
 def vacate(model: nn.Module, slot: Slot) -> None:
-    """Undo :func:`occupy`; harmless where it was not done."""
+    """Undo :func:`occupy`; safe to call if it was not done."""
     block = model.get_submodule(slot[0])
     module = block._modules.get(slot[1])
     if is_replacement(module):

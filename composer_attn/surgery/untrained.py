@@ -1,8 +1,8 @@
-"""Notice, while training, that no optimizer holds the attention that a surgery has added.
+"""Detect during training that no optimizer holds the attention that a surgery added.
 
-An optimizer is built from a list of parameters and is known to nobody but its owner, so a surgery
-cannot look for those that exist. But torch calls a hook after every step of any optimizer: the one
-that updates the weights of an attended module, and never its attention, is told apart there.
+A surgery cannot look up existing optimizers, as nothing refers to them but the code that built
+them. But torch calls a hook after every step of any optimizer, which detects one that updates the
+weights of an attended module and not those of its attention.
 """
 
 import warnings
@@ -20,15 +20,15 @@ from torch.utils.hooks import RemovableHandle
 from composer_attn.errors import UntrainedAttentionWarning
 from composer_attn.surgery.attend import CHILD
 
-# By the second step of one optimizer, any other that a loop has in use has made its first.
+# By the second step of one optimizer, all others in the training loop have made their first.
 _STEPS = 2
 
 
 @dataclass
 class _Site:
-    """An attention, the module it belongs to, and the weights whose optimizer should hold it too.
+    """An attention, its module, and the module whose optimizer should also hold the attention.
 
-    Nothing here keeps a network alive.
+    Weak references, so that no network is kept alive.
     """
 
     name: str
@@ -37,14 +37,14 @@ class _Site:
     owner: weakref.ref[nn.Module]
 
     def untrained(self) -> list[nn.Parameter]:
-        """List the attention's parameters that have gradients, while it is still in its place."""
+        """List the attention's parameters that have gradients, while it is still in place."""
         module, attention = self.module(), self.attention()
         if module is None or attention is None or module._modules.get(CHILD) is not attention:
             return []
         return [p for p in attention.parameters() if p.requires_grad and p.grad is not None]
 
     def weights(self) -> list[nn.Parameter]:
-        """List the parameters of the module that the attention goes with, without its own."""
+        """List the owner's parameters, without those of the attention."""
         owner, attention = self.owner(), self.attention()
         if owner is None or attention is None:
             return []
@@ -54,7 +54,7 @@ class _Site:
 
 @dataclass(eq=False)
 class _Watch:
-    """The sites of one surgery, and how often each optimizer has made a step since."""
+    """The sites of one surgery, and the number of steps of each optimizer since."""
 
     sites: list[_Site]
     steps: "weakref.WeakKeyDictionary[Optimizer, int]" = field(
@@ -62,11 +62,11 @@ class _Watch:
     )
 
     def is_over(self) -> bool:
-        """Return whether the network is gone, or its attention."""
+        """Return whether the network or its attention no longer exists."""
         return all(site.module() is None or site.attention() is None for site in self.sites)
 
     def untrained_after_step(self, optimizer: Optimizer) -> list[str] | None:
-        """Name the sites that an optimizer leaves out; None while that cannot be said."""
+        """Return the names of sites in no optimizer, or None while that cannot be determined."""
         steps = self.steps[optimizer] = self.steps.get(optimizer, 0) + 1
         if steps != _STEPS:
             return None
@@ -82,11 +82,11 @@ _hooks: list[RemovableHandle] = []
 
 
 def watch(attended: Mapping[str, tuple[nn.Module, nn.Module, nn.Module]]) -> None:
-    """Warn if an optimizer comes to train the modules, but not the attention, of a surgery.
+    """Warn if an optimizer trains the modules of a surgery but not their attention.
 
     Args:
-        attended: by the name of each site, the attended module, its attention, and the module whose
-            weights the attention goes with.
+        attended: for each site by name, the attended module, its attention, and the owner whose
+            optimizer should also hold the attention.
     """
     _watches[:] = [earlier for earlier in _watches if not earlier.is_over()]
     sites = [

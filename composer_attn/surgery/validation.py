@@ -1,4 +1,4 @@
-"""What surgery refuses to work on, before anything changes."""
+"""Validation of models and sites before anything is changed."""
 
 from torch import nn
 
@@ -8,10 +8,10 @@ from composer_attn.surgery.names import walk
 from composer_attn.surgery.orphans import check_no_orphans
 from composer_attn.surgery.sites import Point
 
-# Where a convolution and a norm that went into it keep what they were before.
+# Where a convolution and the norm folded into it keep what they were before.
 FOLDED = "_attn_folded"
 
-# Wrappers that took note of the parameters when they were built, and what to do instead.
+# Wrappers that register the parameters at construction, and what to do instead.
 _WRAPPERS = {
     "DistributedDataParallel": "apply it to the plain model, then wrap in DistributedDataParallel",
     "FullyShardedDataParallel": "apply it to the plain model, then wrap in FSDP",
@@ -22,18 +22,17 @@ _WRAPPERS = {
 
 
 def check_model(model: nn.Module, orphans: bool = False, folded: bool = False) -> None:
-    """Make sure that nothing in a model has already taken note of its parameters or its code.
+    """Check that no part of a model is wrapped, compiled, scripted or folded.
 
     Args:
         model: the network.
-        orphans: whether it may hold attention that is out of use.
-        folded: whether norms of it may be folded into convolutions.
+        orphans: whether orphaned attention is allowed.
+        folded: whether folded norms are allowed.
 
     Raises:
-        ArgumentError: it is no module.
-        ModelError: it is wrapped, compiled or scripted, as a whole or in part; or its norms are
-            folded; or it holds attention of ours that is out of use, since something rebuilt its
-            modules.
+        ArgumentError: it is not a module.
+        ModelError: it is wrapped, compiled or scripted, as a whole or in part; its norms are
+            folded; or it holds orphaned attention, whose module was rebuilt or given another class.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model must be a torch.nn.Module; got a {type(model).__name__}")
@@ -56,12 +55,12 @@ def check_model(model: nn.Module, orphans: bool = False, folded: bool = False) -
 
 
 def check_sites(sites: list[Point], model: nn.Module) -> None:
-    """Refuse chosen sites that cannot be attended, all in one error."""
+    """Raise one error that lists all chosen sites that cannot be attended."""
     troubles = {point.name: _trouble(point, model) for point in sites}
     lines = [f"  {name or 'the model'}: {trouble}" for name, trouble in troubles.items() if trouble]
     if lines:
         raise ModelError(
-            "these sites cannot be attended; mend them, or name them in exclude:\n"
+            "these sites cannot be attended; fix them, or name them in exclude:\n"
             + "\n".join(lines)
         )
 

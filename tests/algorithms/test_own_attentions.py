@@ -184,7 +184,7 @@ def test_the_monitor_says_of_what_it_shows_nothing(own, name, tmp_path):
     monitor = ExcitationMonitor("1ba", folder=str(tmp_path))
     both = [attention(name, "volume", include="0"), ECA(min_channels=16)]
     kind = {"simam": "SimAM", "spatial_gate": "SpatialGate"}[name]
-    with pytest.warns(NoEffectWarning, match=rf"nothing is seen of 0 \({kind}\): only a Channel"):
+    with pytest.warns(NoEffectWarning, match=rf"cannot monitor 0 \({kind}\): only a Channel"):
         trainer = fit("volume", both, callbacks=[monitor], until=1)
     logger = next(d for d in trainer.logger.destinations if isinstance(d, InMemoryLogger))
     seen = {key.split("/")[1] for key in logger.data if key.startswith("excitation/")}

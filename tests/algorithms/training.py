@@ -1,4 +1,4 @@
-"""Small Trainers, and what the tests of the algorithms ask of them."""
+"""Small Trainers, and helpers for the tests of the algorithms."""
 
 from functools import partial
 
@@ -45,7 +45,7 @@ def data(network: str = "residual", samples: int = 16) -> TensorDataset:
 
 def loader(network: str = "residual") -> DataLoader:
     dataset = data(network)
-    # This sampler draws from no global random state, so that runs resume to the bit.
+    # This sampler uses no global random state, so that runs resume bit for bit.
     sampler = dist.get_sampler(dataset, shuffle=True)
     return DataLoader(dataset, batch_size=4, sampler=sampler)
 
@@ -98,11 +98,11 @@ def attention_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def moved(before: dict, after: dict) -> set[str]:
-    """Name the weights that are not what they were."""
+    """Return the names of the weights that changed."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 def assert_same(actual: dict, expected: dict, **tolerance) -> None:
-    """Require equal weights: to the bit, unless a tolerance is given."""
+    """Require equal weights: bit for bit, unless a tolerance is given."""
     torch.testing.assert_close(actual, expected, **(tolerance or {"rtol": 0, "atol": 0}))

@@ -23,7 +23,7 @@ WRAPPER = "_checkpoint_wrapped_module"
 
 
 class BeforeTraining(Callback):
-    """Notes the attention of this rank, before DDP sends rank 0's parameters to all."""
+    """Records the attention of this rank before DDP broadcasts rank 0's parameters."""
 
     def after_load(self, state, logger):
         self.weights = {

@@ -1,4 +1,4 @@
-"""The attentions, small, and what they are tried with."""
+"""Small attentions, and the options to test them with."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ each_spatial = pytest.mark.parametrize("spatial", SPATIAL.values(), ids=SPATIAL)
 
 
 def randomize(module: nn.Module) -> nn.Module:
-    """Draw all parameters anew, also those that an identity start has zeroed."""
+    """Redraw all parameters, including those that an identity start has zeroed."""
     for parameter in module.parameters():
         nn.init.normal_(parameter)
     return module

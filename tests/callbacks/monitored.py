@@ -1,4 +1,4 @@
-"""A small network and its training, that a monitor watches."""
+"""A small network, trained under a monitor."""
 
 import torch
 from composer import Trainer

@@ -153,7 +153,7 @@ def test_the_histogram_is_logged_on_request():
 
 
 def test_a_model_without_attention_is_worth_a_warning():
-    with pytest.warns(NoEffectWarning, match="no attention of ours"):
+    with pytest.warns(NoEffectWarning, match="no added attention"):
         fit(ExcitationMonitor("1ba"), algorithms=[])
 
 

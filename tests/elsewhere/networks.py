@@ -1,4 +1,4 @@
-"""Small networks for others' code, with norms whose statistics and weights are random.
+"""Small networks for other libraries' code, with random statistics and weights in their norms.
 
 A fresh norm (weight 1, bias 0, mean 0, variance 1) folds into nothing, and hides every fault.
 """

@@ -209,7 +209,7 @@ def test_squeeze_excite_in_the_forward_of_a_block_is_passed_over(surgery, expand
     assert reasons == dict.fromkeys(squeezing, "inside the attention of MBConvBlock '1'")
     convolutions = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     assert set(attended_modules(model)) == convolutions - squeezing
-    with pytest.raises(PlacementError, match="has no attention of its own that could give way"):
+    with pytest.raises(PlacementError, match="has no attention of its own to replace or remove"):
         apply_eca(model, replace=True)
 
 

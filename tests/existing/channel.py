@@ -1,4 +1,4 @@
-"""Channel attention as people write it: each class once in its author's own words and name."""
+"""Channel attention as others write it: each class in its author's style, under its own name."""
 
 import math
 

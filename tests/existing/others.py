@@ -1,4 +1,4 @@
-"""What is no attention, though it is called one, holds one, or looks like one."""
+"""Modules that are not attention, though they are called one, contain one, or look like one."""
 
 import torch
 import torch.nn.functional as F  # as all of these authors have it
@@ -8,7 +8,7 @@ from tests.existing.channel import SE_Block
 
 
 class SEBlock(nn.Module):
-    """A residual block whose author named it after what he meant to add."""
+    """A residual block named after the attention that its author meant to add."""
 
     def __init__(self, channels):
         super().__init__()

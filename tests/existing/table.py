@@ -1,4 +1,4 @@
-"""Attention modules that people wrote, by name: how to build each, and which maps it takes."""
+"""Attention modules from other projects, by name: how to build each, and its input shapes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 @dataclass(frozen=True)
 class Written:
-    """A module that someone wrote.
+    """A module from another project.
 
     Attributes:
         build: builds it for 32 channels.
@@ -102,7 +102,7 @@ def network(written: Written) -> tuple[Network, Tensor]:
 
 
 def randomize(module: nn.Module) -> None:
-    """Give norms statistics and weights as after training: fresh ones hide faults."""
+    """Give norms statistics and weights as after training: fresh ones hide bugs."""
     for part in module.modules():
         if isinstance(part, (*NORMS.values(), nn.GroupNorm)):
             nn.init.normal_(part.weight, 1, 0.2)

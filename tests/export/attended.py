@@ -1,4 +1,4 @@
-"""Attended networks to export, and what to compare them on."""
+"""Attended networks to export, and inputs to compare them on."""
 
 import itertools
 
@@ -16,7 +16,7 @@ each_gate = pytest.mark.parametrize(
 
 
 def attended(network: Network, surgery, **options) -> nn.Module:
-    """Build a network in evaluation mode, every attention of which scales by something of its own.
+    """Build a network in evaluation mode in which every attention has different scales.
 
     (Under ``start='identity'`` a new one scales by 1.)
     """
@@ -28,11 +28,11 @@ def attended(network: Network, surgery, **options) -> nn.Module:
 
 
 def longer(x: torch.Tensor) -> torch.Tensor:
-    """Make another batch of one sample more, and of other numbers."""
+    """Make a different batch with one sample more."""
     return torch.randn(len(x) + 1, *x.shape[1:])
 
 
 def assert_same_numbers(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare to 1e-5 of the largest number."""
+    """Compare with a tolerance of 1e-5 of the largest value."""
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()

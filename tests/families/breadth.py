@@ -1,4 +1,4 @@
-"""The networks that every surgery is tried on: one small member of each family.
+"""The networks that every surgery is tested on: one small member of each family.
 
 A family is a module of ``torchvision.models`` or ``timm.models``; where a module has several kinds
 of network in it, each of them is one more row.
@@ -18,7 +18,7 @@ from tests.families.torchvision_networks import FAMILIES
 
 @dataclass(frozen=True)
 class Row:
-    """A network, and what it is fed.
+    """A network and its input.
 
     Attributes:
         name: of the network; timm's begin with ``timm/``.
@@ -241,7 +241,7 @@ def build(row: Row) -> nn.Module:
 
 
 def run(row: Row, network: nn.Module, seed: int = 0) -> list[Tensor]:
-    """Return what a network makes of a batch: in training, of a detector, its losses."""
+    """Return a network's output for a batch; for a detector in training, its losses."""
     torch.manual_seed(seed)
     x = torch.randn(row.batch, 3, *row.size)
     if row.kind == "images":
@@ -251,7 +251,7 @@ def run(row: Row, network: nn.Module, seed: int = 0) -> list[Tensor]:
 
 
 def targets(row: Row) -> list[dict[str, Tensor]]:
-    """Two objects on each image, in every form that a detector could ask for."""
+    """Two objects in each image, in every format that a detector may require."""
     side = row.size[-1]
     boxes = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.9]]) * side
     points = torch.tensor([0.4, 0.5, 1 / side]) * side
@@ -280,7 +280,7 @@ def tensors(output) -> Iterator[Tensor]:
 
 
 def table() -> str:
-    """Write the table of docs/published.md: which networks of which families are tried."""
+    """Return the table in docs/published.md of the networks tested from each family."""
     lines = ["| library, task | families | networks |", "|---|---|---|"]
     for title, rows in (
         ("torchvision, classification", _CLASSIFICATION),

@@ -1,4 +1,4 @@
-"""Every classification network that torchvision lists, by family, at the size that is cheap to run.
+"""Every classification network in torchvision, by family, at a size that is cheap to run.
 
 A family is the module of ``torchvision.models`` that its builders come from.
 """
@@ -24,7 +24,7 @@ class Family:
     arguments: dict = field(default_factory=dict)
 
 
-# The sides that are not 32 are the least: AlexNet's last pooling, Inception's auxiliary head (a 5x5
+# The sizes other than 32 are minimal: AlexNet's last pooling, Inception's auxiliary head (a 5x5
 # convolution behind a pooling), MaxViT's windows.
 FAMILIES = {
     "alexnet": Family("alexnet", 63),

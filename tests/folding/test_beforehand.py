@@ -1,4 +1,4 @@
-"""A single image's scales are put into the weights of a wide convolution of one position."""
+"""A single image's scales are put into the weights of a wide 1x1 convolution."""
 
 import pytest
 import torch

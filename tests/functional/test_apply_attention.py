@@ -273,7 +273,7 @@ class Half(nn.Module):
 REFUSED = {
     "an unknown name": ("ecaa", {}, "unknown attention 'ecaa'; did you mean 'eca'"),
     "no attention": (7, {}, "attention must be a registered name, a class, or a function"),
-    "a module": (nn.Identity(), {}, "got a module, built already"),
+    "a module": (nn.Identity(), {}, "got a module instance"),
     "another shape": (
         lambda c: nn.Conv2d(c, c // 2, 3), {},
         r"same shape and dtype: given \(2, 8, 8, 8\) .* returns \(2, 4, 6, 6\) .*\(at 1\)",
@@ -301,9 +301,9 @@ REFUSED = {
     ),
     "a function that builds none": (lambda c: 3, {}, "must build a torch.nn.Module; got int"),
     "one for all sites": (
-        lambda c, one=nn.Conv2d(8, 8, 1): one, {}, "must be built anew for each site"  # noqa: B008
+        lambda c, one=nn.Conv2d(8, 8, 1): one, {}, "must be built for each site"  # noqa: B008
     ),
-    "a layer of another's": (Reuses, {}, "Reuses must be built anew for each site"),
+    "a layer of another's": (Reuses, {}, "a new Reuses must be built for each site"),
     "elsewhere": (Elsewhere, {}, "Elsewhere was built on meta, and its site is on cpu"),
     "lazy": (lambda c: nn.LazyConv2d(8, 1), {}, "is lazy: it must know its shapes"),
     "no identity": (Late, {"start": "identity"}, "Late is not the identity under start='identity'"),
@@ -336,7 +336,7 @@ def test_a_layer_of_the_networks_own_is_refused_and_is_not_touched():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)).bfloat16()
     model.append(nn.Conv2d(8, 8, 1))
     before = snapshots.of_model(model)
-    with pytest.raises(ArgumentError, match="must be built anew for each site"):
+    with pytest.raises(ArgumentError, match="must be built for each site"):
         apply_attention(model, lambda channels: model[1], min_channels=8, include="2")
     assert snapshots.of_model(model) == before
     assert [p.dtype for p in model[1].parameters()] == [torch.bfloat16] * 2

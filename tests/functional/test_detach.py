@@ -95,7 +95,7 @@ def test_part_of_a_network_can_be_detached(surgery):
 def test_nothing_to_detach_is_a_warning():
     model = NETWORKS["residual"].build()
     before = snapshots.of_model(model)
-    with pytest.warns(NothingAttendedWarning, match="no attention of ours") as caught:
+    with pytest.warns(NothingAttendedWarning, match="no added attention") as caught:
         assert detach_attention(model) == {}
     assert caught[0].filename == __file__
     assert snapshots.of_model(model) == before

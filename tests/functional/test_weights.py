@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from composer_attn import apply_eca, apply_squeeze_excite, load_weights
 from composer_attn.errors import ArgumentError, CheckpointError, TornCheckpointError
@@ -124,7 +125,7 @@ def test_a_network_with_a_child_of_a_wrappers_name_gets_its_own(wrapped, file):
 
 def test_a_tensor_that_the_file_holds_under_two_names_is_refused(file):
     torch.save(state(**{"module.5.bias": torch.ones(4)}), file)
-    with pytest.raises(CheckpointError, match=r"module\.5\.bias has no place in the model$"):
+    with pytest.raises(CheckpointError, match=r"module\.5\.bias is not in the model$"):
         load_weights(network(), file)
 
 
@@ -138,6 +139,7 @@ BESIDE = {
     "others": (pathlib.PureWindowsPath("x"), uuid.uuid4(), decimal.Decimal(1), range(3), {1, 2}),
     "simple": types.SimpleNamespace(a=1),
     "counts": collections.defaultdict(list, a=[1]),
+    "config": CfgNode({"depth": 50, "stem": {"stride": 2}}),
     "version": torch.__version__,
     "by date": {datetime.date.today(): np.float64(1)},
 }
@@ -152,6 +154,13 @@ def test_what_scripts_keep_beside_weights_is_left_alone(beside, zipped, nested, 
     content = {"model": weights, "epoch": 3} if nested else dict(weights)
     content[beside] = BESIDE[beside]
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    load_weights(second, file)
+    assert same(first, second)
+
+
+def test_a_config_by_the_name_of_weights_is_not_taken_for_them(file):
+    first, second = network(), network()
+    torch.save({"model": CfgNode({"depth": 50}), "net": first.state_dict()}, file)
     load_weights(second, file)
     assert same(first, second)
 
@@ -277,7 +286,7 @@ REFUSED = {
     ),
     "a name too many": (
         lambda f: torch.save(state(extra=nan()), f),
-        "another network: extra has no place in the model$",
+        "another network: extra is not in the model$",
     ),
     "NaN": (lambda f: torch.save(state(**{"5.bias": nan()}), f), r"holds NaN in 5\.bias: "),
     "one number for many": (
@@ -287,7 +296,7 @@ REFUSED = {
     "no tensors": (lambda f: torch.save({"lr": 0.1}, f), "holds no state dict"),
     "attention for a plain network": (
         lambda f: torch.save(state(**{"0.attention.conv.weight": torch.ones(1, 1, 3)}), f),
-        r"0\.attention\.conv\.weight has no place in the model$",
+        r"0\.attention\.conv\.weight is not in the model$",
     ),
 }
 

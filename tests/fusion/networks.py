@@ -14,7 +14,7 @@ from tests.surgeries import SURGERIES
 
 
 class Block(nn.Module):
-    """A bottleneck in small: one ReLU called three times, a shortcut of its own."""
+    """A small bottleneck: one ReLU called three times, and a shortcut with layers."""
 
     def __init__(self, channels_in: int = 8, channels: int = 16):
         super().__init__()
@@ -57,7 +57,7 @@ def sequence(dimensions: int = 2) -> nn.Sequential:
 
 SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{name: (network.build, network.shape) for name, network in NETWORKS.items()},
-    # Of more than two values to a channel in its last norms, which would magnify any rounding.
+    # More than two values per channel in the last norms, which would otherwise magnify rounding.
     "resnet": (NETWORKS["resnet"].build, (4, 3, 64, 64)),
     "net": (Net, (3, 3, 9, 7)),
     "sequence1d": (lambda: sequence(1), (3, 3, 11)),

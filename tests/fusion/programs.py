@@ -1,4 +1,4 @@
-"""Random forwards: programs over a few fused modules, of everything that Python allows.
+"""Random forward passes: programs over a few fused modules with all kinds of Python.
 
 The network is fused while its forward is the plainest one, so that every convolution hands on and
 every norm waits for an addition and a ReLU. Then it runs any other.
@@ -142,7 +142,7 @@ def _keep(net, values, i):
 
 
 def _shadow(net, values, i):
-    """Replace a value, so that only what was kept of it is there."""
+    """Replace a value, so that only what was stored of it remains."""
     values[i % len(values)] = values[-1]
 
 
@@ -267,7 +267,7 @@ def draw(dice: random.Random, length: int, in_place: bool, depth: int = 0) -> li
 
 def _step(dice: random.Random, name: str, in_place: bool, depth: int) -> tuple[str, tuple]:
     def value() -> int:
-        # Mostly what was computed last.
+        # Mostly the most recent values.
         return -1 if dice.random() < 0.7 else -dice.randint(1, 6)
 
     def inner() -> list:
@@ -289,7 +289,7 @@ def _step(dice: random.Random, name: str, in_place: bool, depth: int) -> tuple[s
 
 
 def outcome(net: Random, program: list, x: Tensor, mode: str) -> dict[str, Tensor]:
-    """Run a program forward, and backward in training; return every number that comes of it."""
+    """Run a program forward, and in training backward; return all resulting numbers."""
     net.kept, net.program = [], program
     net.zero_grad()
     own = x.clone().requires_grad_(mode in ("train", "eval"))

@@ -159,5 +159,5 @@ def test_bad_arguments_are_refused_and_nothing_to_fuse_is_said():
         fuse_attention("resnet50")
     with pytest.raises(ModelError, match="OptimizedModule"):
         fuse_attention(torch.compile(fused_net()))
-    with pytest.warns(NothingAttendedWarning, match="the model has no attention of ours"):
+    with pytest.warns(NothingAttendedWarning, match="the model has no added attention"):
         assert fuse_attention(Net()).sites == ()

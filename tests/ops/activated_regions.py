@@ -1,4 +1,4 @@
-"""Norm, activation and attention side by side: as modules, and as one region."""
+"""Norm, activation and attention, as modules and as one fused operation."""
 
 import copy
 from collections.abc import Callable
@@ -136,7 +136,7 @@ def differences(site: Site, shape, backend: str, last=False, steps=1, mean=1.0) 
     """Largest difference of each result, after some steps, relative to the largest value."""
     other = copy.deepcopy(site)
     for _ in range(steps):
-        # Far enough out for every branch of every activation.
+        # Wide enough to reach every branch of every activation.
         x, shortcut, dy = (2 * draw(shape, last=last, mean=each) for each in (mean, 1, 1))
         expected = results(site, site.plain, x, shortcut, dy)
         found = results(other, partial(other.joint, backend=backend), x, shortcut, dy)

@@ -1,4 +1,4 @@
-"""Every function that a backend has, called in every variant, and compared with another backend."""
+"""Every function of a backend, called in every variant and compared with another backend."""
 
 import copy
 from types import ModuleType
@@ -65,7 +65,7 @@ def calls_of_activations(
     """Call every pass that an activation takes part in, in every variant, by name."""
     dy, x, added = (draw(shape, dtype, last, mean=0).to(device) for _ in range(3))
     numbers = torch.randn(8, *shape[:2], dtype=statistics_dtype(x), device=device)
-    # Deviations at which every branch of every activation is met.
+    # Deviations large enough to reach every branch of every activation.
     a, b, c, *rest, d_variance = (2 * numbers).unbind()
     calls = {}
     for name in names:
@@ -102,7 +102,7 @@ def infinite_calls(samples: int, channels: int, device: str) -> dict[str, tuple]
 
 
 def strided(calls: dict[str, tuple]) -> dict[str, tuple]:
-    """Give every argument of calls strides of its own: columns, every other value, one for all."""
+    """Give the arguments of calls unusual strides: columns, every other value, expanded."""
     return {
         f"{case} {way.__name__}": tuple(_each(argument, way) for argument in call)
         for case, call in calls.items()
@@ -123,7 +123,7 @@ def expanded(value: torch.Tensor) -> torch.Tensor:
 
 
 def negated(value: torch.Tensor) -> torch.Tensor:
-    """The numbers in memory have the other sign."""
+    """A tensor whose values in memory have the opposite sign."""
     return torch._neg_view(-value)
 
 
@@ -131,14 +131,14 @@ def _each(argument, way):
     if isinstance(argument, torch.Tensor):
         return way(argument) if argument.dim() else argument
     if isinstance(argument, Running):
-        # Written to: neither several places in one, nor with other signs.
+        # These are written to, so they must not overlap in memory or be lazily negated.
         way = sliced if way in (expanded, negated) else way
         return argument._replace(mean=way(argument.mean), variance=way(argument.variance))
     return tuple(_each(each, way) for each in argument) if type(argument) is tuple else argument
 
 
 def errors(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:
-    """Compare what two backends return, and write to what they are given."""
+    """Compare the results of two backends, and what they write to their arguments."""
     found = {}
     for case, (name, *arguments) in calls.items():
         results = []
@@ -153,7 +153,7 @@ def errors(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:
 
 
 def spread(calls: dict[str, tuple], *backends: ModuleType) -> dict[str, float]:
-    """Compare, of what two backends return, only what the second one finds finite."""
+    """Compare the results of two backends where those of the second are finite."""
     found = {}
     for case, (name, *arguments) in calls.items():
         ours, expected = (getattr(b, name)(*copy.deepcopy(arguments)) for b in backends)

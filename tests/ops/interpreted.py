@@ -19,15 +19,15 @@ from tests.ops.calls import (
 )
 from tests.ops.regions import build, differences
 
-# On a GPU also sums over many positions, and in many programs.
+# On a GPU, also sums over many positions and over many programs.
 LARGE = [(2, 70, 33, 33), (700, 200, 3, 3)]
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
-# Fewer and more samples and channels than a program takes; a kernel wider than the channels.
+# Fewer and more samples and channels than a program handles; a kernel wider than the channels.
 SIZES = [(1, 5), (70, 37), (3, 600)]
 
 
 def table(device: str) -> dict[str, tuple[float, float]]:
-    """Return, by case, the largest relative difference and the one that is allowed."""
+    """Return the largest relative difference and the tolerance for each case."""
     gpu = device == "cuda"
     calls = {
         (dtype, *shape, last): calls_of_passes(shape, dtype, last, device)

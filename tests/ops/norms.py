@@ -14,7 +14,7 @@ TABLE = {
     "eps": [1e-5, 0.5],
 }
 ROWS = [dict(zip(TABLE, row, strict=True)) for row in itertools.product(*TABLE.values())]
-# Each combination of what concerns the statistics, with one of the others in turn.
+# Each combination of settings of the statistics, with one of the other settings at a time.
 SOME = [ROWS[8 * i + i % 8] for i in range(len(ROWS) // 8)]
 
 

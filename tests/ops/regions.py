@@ -1,4 +1,4 @@
-"""Attention and batch norm side by side: as two modules, and as one region."""
+"""Attention and batch norm, as two modules and as one fused operation."""
 
 import copy
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ATTENTIONS = {
     "eca": partial(EfficientChannelAttention, kernel_size=3),
 }
 NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-# Odd sizes, below and above what a vector of a processor holds; one image; one position.
+# Odd sizes, smaller and larger than a SIMD vector; a single image; a single position.
 SHAPES = [(3, 5, 7), (2, 70, 35), (3, 6, 5, 7), (2, 131, 9, 9), (1, 8, 3, 3), (4, 37, 1, 1),
           (3, 37, 2, 2), (2, 4, 3, 2, 3)]  # fmt: skip
 SMALL = SHAPES[2]
@@ -95,7 +95,7 @@ def differences(case: Case, shape, backend: str, last: bool = False, steps: int 
 
 
 def _strides(x: Tensor) -> list[int]:
-    """The strides that matter: not those of a single element."""
+    """The strides of dimensions with more than one element."""
     return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 

@@ -225,11 +225,11 @@ WRONG = {
     "first": lambda: two_layers(nn.Conv2d(6, 3, 3), nn.Conv2d(3, 6, 1)),
     "groups": lambda: two_layers(nn.Conv2d(6, 3, 1, groups=3), nn.Conv2d(3, 6, 1)),
     "second": lambda: two_layers(nn.Linear(6, 3), nn.Linear(2, 6)),
-    "as many channels": lambda: one_layer(nn.Linear(6, 3)),
+    "as many outputs": lambda: one_layer(nn.Linear(6, 3)),
     "layer must be": lambda: one_layer(nn.BatchNorm2d(6)),
     "gate": lambda: one_layer(nn.Linear(6, 6), "softmax"),
     "odd size": lambda: neighbours(6, nn.Conv1d(1, 1, 4, padding=2, bias=False)),
-    "zeros beyond": lambda: neighbours(
+    "zero-padded": lambda: neighbours(
         6, nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular", bias=False)
     ),
     "and bias": lambda: neighbours(6, nn.Conv1d(1, 1, 3, padding=1)),

@@ -24,9 +24,9 @@ DAMAGE = {
 RUN = f"""
 import importlib.util, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("build", {cpp_build.__file__!r})
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
+spec = importlib.util.spec_from_file_location("cpp_build", {cpp_build.__file__!r})
+cpp_build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cpp_build)
 print(cpp_build.build(Path(sys.argv[1])).half(8))
 """
 
@@ -99,7 +99,7 @@ def test_another_command_builds_another_library(source, tmp_path, monkeypatch):
     ("command", "says"),
     [
         ("nowhere-ccache g++", r"no C\+\+ compiler found \(looked for nowhere-ccache\)"),
-        ("'g++", 'CXX="\'g\\+\\+" is no command'),
+        ("'g++", 'CXX="\'g\\+\\+" is not a command'),
         ("env false", "/env false failed: "),
     ],
 )

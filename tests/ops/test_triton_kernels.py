@@ -31,6 +31,7 @@ def test_the_interpreted_kernels_agree_with_the_reference():
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", int: "i32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
     dtype, tmp_path, monkeypatch
@@ -56,6 +57,7 @@ def test_every_call_of_a_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(
 
 
 # Of every kind: with and without exponentials, two of them, and the error function.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "names"),
     [(torch.float32, ("mish", "gelu")), (torch.bfloat16, ("silu", "hardswish"))],

@@ -1,10 +1,10 @@
-"""How many examples a property is tried on."""
+"""The number of examples for each property."""
 
 from hypothesis import HealthCheck, settings
 
 
 def examples(count: int) -> settings:
-    """Try so many examples, the same ones each time, however long each takes."""
+    """Run a number of examples, the same ones each time, with no deadline."""
     return settings(
         max_examples=count,
         deadline=None,

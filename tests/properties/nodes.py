@@ -1,4 +1,4 @@
-"""Modules that random trees are put together from: each maps ``(N, C, H, W)`` to its like."""
+"""The modules of random trees: each maps ``(N, C, H, W)`` to the same shape."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""What surgery could change, also of networks that contain themselves; and how to run them."""
+"""Everything that surgery could change, even in cyclic networks; and how to run them."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Walk over every path to every module, but never twice through the same."""
+    """Walk all paths to all modules, but never twice through the same module."""
 
     def visit(name, module, above):
         yield name, module
@@ -31,7 +31,7 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def of_model(model: nn.Module) -> list:
-    """Take what tests/snapshots.py takes, which goes round in circles on some networks."""
+    """Record the same as tests/snapshots.py, which does not terminate on cyclic networks."""
     modules = [
         (
             name,
@@ -59,7 +59,7 @@ def same(before: list, after: list) -> bool:
 
 
 def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Run a network as it is, the same random numbers each time, and leave its buffers alone."""
+    """Run a network with the same random numbers each time, without changing its buffers."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     torch.manual_seed(2)
     with warnings.catch_warnings(), torch.no_grad():
@@ -71,7 +71,7 @@ def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def runs(model: nn.Module, x: torch.Tensor) -> bool:
-    """Say whether a network runs at all, before anything is done to it."""
+    """Return whether a network runs at all before the surgery."""
     try:
         return bool(output(model, x).isfinite().all())
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):

@@ -14,7 +14,7 @@ from tests.properties.nodes import CONTAINERS, LEAVES, SIZE
 
 CHANNELS = (4, 8, 16)
 
-# In these nothing is ever attended; rare, so that they do not hide what happens in the others.
+# Nothing is ever attended in these; they are rare, so that most examples do something.
 _REFUSED = ("lazy", "scripted", "occupied", "replaced")
 
 
@@ -164,14 +164,14 @@ class Surgery:
 
 @st.composite
 def surgeries(draw, wrong: bool = True) -> Surgery:
-    """Some arguments of a surgery, one in four times one of them of any type at all."""
+    """Some arguments of a surgery; in a quarter of the cases, one of them has an arbitrary type."""
     name = draw(st.sampled_from(sorted(_OWN)))
     valid = {**_VALID, **_OWN[name]}
     named = draw(st.lists(st.sampled_from(sorted(valid)), unique=True, max_size=3))
     arguments = {"min_channels": 1, **{key: draw(valid[key]) for key in named}}
     if wrong and draw(st.integers(0, 3)) == 3:
         key = draw(st.sampled_from(sorted(valid)))
-        # A filter of the caller's that raises is the caller's to mend.
+        # An error in the caller's own filter is for the caller to fix.
         not_called = junk.filter(lambda value: key != "filter_fn" or not callable(value))
         arguments[key] = draw(not_called)
     return Surgery(name, arguments)
@@ -179,7 +179,7 @@ def surgeries(draw, wrong: bool = True) -> Surgery:
 
 @dataclass(frozen=True)
 class Grouping:
-    """How a network's parameters are dealt out to optimizers.
+    """How a network's parameters are distributed over optimizers.
 
     Attributes:
         kinds: class names of torch.optim; none at all is a valid choice.

@@ -34,7 +34,7 @@ def valid_or_refused(file, text, overrides) -> bool:
     return False
 
 
-@examples(600)
+@examples(250)
 @given(texts(), overrides)
 def test_a_config_is_valid_or_refused(file, text, overrides):
     valid_or_refused(file, text, overrides)
@@ -59,7 +59,7 @@ def built_or_refused(surgery) -> bool:
     return True
 
 
-@examples(400)
+@examples(200)
 @given(surgeries())
 def test_an_algorithm_is_built_or_refused(surgery):
     built_or_refused(surgery)

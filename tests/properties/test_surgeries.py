@@ -8,19 +8,19 @@ from tests.properties.strategies import groupings, networks, surgeries
 from tests.properties.surgeries import apply_or_refuse, copies_are_alike, twice_is_once
 
 
-@examples(1000)
+@examples(400)
 @given(networks, surgeries(), groupings)
 def test_applied_or_refused(network, surgery, grouping):
     apply_or_refuse(network, surgery, grouping)
 
 
-@examples(300)
+@examples(150)
 @given(networks, surgeries(wrong=False), groupings)
 def test_twice_is_once(network, surgery, grouping):
     twice_is_once(network, surgery, grouping)
 
 
-@examples(300)
+@examples(150)
 @given(networks, surgeries(wrong=False))
 def test_copies_are_alike(network, surgery):
     copies_are_alike(network, surgery)

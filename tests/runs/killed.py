@@ -1,4 +1,4 @@
-"""A program that trains, is killed again and again at seeded places, and goes on each time.
+"""A program that trains, is killed repeatedly at seeded points, and resumes each time.
 
 python -m tests.runs.killed FOLDER ALGORITHM RANKS SEED KILLS
 
@@ -52,7 +52,7 @@ MOMENTS = ("batch_start", "after_forward", "after_backward", "batch_end", "writi
 
 
 class Witness(Callback):
-    """Notes each loss to the bit, and kills its own process at the moment it was told."""
+    """Records each loss exactly, and kills its own process at a given moment."""
 
     kill: tuple[str, int] | None = None
     bytes_written: int = 0

@@ -1,4 +1,4 @@
-"""A program for Composer's launcher, in which one rank goes astray.
+"""A program for Composer's launcher in which one rank misbehaves.
 
 composer -n 2 -m tests.runs.ranks CASE
 """
@@ -33,7 +33,7 @@ callbacks: {witness: {}}
 
 
 class Stopped(Witness):
-    """A rank that no longer answers, and does not end either."""
+    """A rank that hangs."""
 
     def before_forward(self, state, logger):
         if RANK == 1 and state.timestamp.batch == 5:

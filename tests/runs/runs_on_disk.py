@@ -1,4 +1,4 @@
-"""Write what a run leaves on disk, with figures of one's choice."""
+"""Write the files of a run with given figures."""
 
 import json
 from dataclasses import asdict
@@ -81,7 +81,7 @@ def write_summary(
 
 
 def write_excitations(folder: Path) -> None:
-    """Write what a monitor keeps of two layers and three classes, the last without a sample."""
+    """Write a monitor's file for two layers and three classes, the last without samples."""
     random = np.random.default_rng(0)
     tallies = {}
     for name, channels in (("layer1.0.conv1", 8), ("layer2.0.conv1", 100)):

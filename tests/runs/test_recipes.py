@@ -31,6 +31,9 @@ ATTENDED = {
     "simplified_efficientnet_se": 16,
     "simplified_efficientnet_condconv": 0,
     "imagenet_mds_se": 46,
+    "finetune_digits_eca": 9,
+    "finetune_flowers_efficientnet": 0,
+    "finetune_pets_eca": 16,
 }
 # Published, or counted with the peers' own code.
 PARAMETERS = {
@@ -43,11 +46,14 @@ PARAMETERS = {
     "mobilenet_v2_imagenet_plain": 3_504_872,
     "mobilenet_v2_imagenet_se": 5_565_160,
     "imagenet_mds_se": 28_899_368,
+    "finetune_pets_eca": 25_557_118 - 963 * 2049,
+    "finetune_flowers_efficientnet": 5_288_548 - 898 * 1281,
 }
 # What a test machine changes of a recipe: the data, how much of it, what needs a GPU, and the
 # warm-up, in whose first two batches the learning rate is 0.
 VARIANT = """
 base: {recipe}
+model: {{weights: null}}
 train_dataset: {{name: synthetic, num_samples: 8, num_classes: {classes}, size: 32}}
 eval_dataset: {{name: synthetic, num_samples: 2, num_classes: {classes}, size: 32}}
 batch_size: 4
@@ -63,7 +69,7 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.s
 def command_of(recipe) -> str:
     """Say how a recipe of this name is run: the small ones alone, ImageNet on 8 GPUs."""
     train = f"train yamls/{recipe.name}"
-    if recipe.stem.startswith(("digits", "simplified")):
+    if recipe.stem.startswith(("digits", "simplified", "finetune_digits")):
         return f"composer-attn {train}"
     nodes = " --world_size 16 --node_rank 0 --master_addr HOST --master_port 29500"
     return f"composer -n 8{nodes if 'mds' in recipe.stem else ''} -m composer_attn {train}"
@@ -83,8 +89,8 @@ def variant(tmp_path, monkeypatch):
     return variant
 
 
-def test_every_recipe_is_known_and_there_are_16():
-    assert len(RECIPES) == 16
+def test_every_recipe_is_known_and_there_are_19():
+    assert len(RECIPES) == 19
     assert {path.stem for path in RECIPES} == set(ATTENDED)
 
 
@@ -115,7 +121,9 @@ def test_a_recipe_takes_training_steps(recipe, variant):
     assert trainer.state.timestamp.batch == "2ba"
     assert torch.isfinite(trainer.state.loss)
     after = dict(network.named_parameters())
-    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    frozen = [name for name, parameter in after.items() if not parameter.requires_grad]
+    assert [name for name in before if torch.equal(before[name], after[name])] == frozen
+    assert bool(frozen) == (config.train is not None)
     trainer.close()
 
 

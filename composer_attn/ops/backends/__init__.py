@@ -1,1 +1,1 @@
-"""The passes over feature maps, once for each backend, and the table that chooses among them."""
+"""The passes over feature maps for each backend, and the table that selects one."""

@@ -1,4 +1,4 @@
-"""The passes that an activation takes part in, in C++; a small library for each activation."""
+"""The passes with an activation in C++, in a small library for each activation."""
 
 import ctypes
 from functools import cache
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from composer_attn.ops.activations import Activation
-from composer_attn.ops.backends.cpp import FOLDER, SIZES, Function, call, functions, supports
+from composer_attn.ops.backends.cpp import FOLDER, SIZES, Function, call, functions
 from composer_attn.ops.backends.cpp_build import build
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
@@ -18,10 +18,9 @@ __all__ = [
     "activated_means",
     "activated_sums",
     "load",
-    "supports",
 ]
 
-# Pointers, then alpha.
+# Number of pointers; alpha follows them.
 _POINTERS = {
     "activated_means": 4, "activate": 6, "activated_sums": 10, "activated_gradient": 10
 }  # fmt: skip
@@ -34,7 +33,7 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 @cache
 def load(activation: str) -> dict[tuple[str, torch.dtype], Function]:
-    """Build the functions of an activation, or find them built, by name and dtype."""
+    """Return the functions of an activation by name and dtype, building them if necessary."""
     library = build(FOLDER / "activated.cpp", ACTIVATION=activation)
     return functions(library, _ARGUMENTS, _DTYPES)
 

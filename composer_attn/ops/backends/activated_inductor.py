@@ -1,10 +1,10 @@
-"""The passes that an activation takes part in, each compiled on its own by ``torch.compile``."""
+"""The passes with an activation, each compiled on its own by ``torch.compile``."""
 
 from torch import Tensor
 
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import activated_reference as activated
-from composer_attn.ops.backends.inductor import run, supports
+from composer_attn.ops.backends.inductor import run
 
 __all__ = [
     "activate",
@@ -12,12 +12,11 @@ __all__ = [
     "activated_means",
     "activated_sums",
     "load",
-    "supports",
 ]
 
 
 def load(activation: str) -> None:
-    """Nothing is compiled before the first call, which knows the layout."""
+    """Do nothing: the first call compiles, once the layout is known."""
 
 
 def activated_means(x: Tensor, scale: Tensor, shift: Tensor, activation: Activation) -> Tensor:

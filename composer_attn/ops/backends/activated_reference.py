@@ -1,9 +1,9 @@
-"""The passes over a feature map that an activation takes part in, in plain torch.
+"""The passes over a feature map with an activation, in plain torch.
 
-Letters as in :mod:`.reference`: ``x (N, C, *spatial)``, ``L`` positions, and
+Notation as in :mod:`.reference`: ``x (N, C, *spatial)``, ``L`` positions, and
 ``(N, C)`` tensors in the dtype of the statistics. ``phi`` is the activation, ``phi'`` its
-derivative, both at ``z = scale x + shift``: what a norm puts out, which is computed anew in every
-pass and kept by none. Every other backend has the same four functions, and is tested against these.
+derivative, both at ``z = scale x + shift``, the output of a norm, which every pass recomputes and
+none saves. Every other backend has the same four functions, and is tested against these.
 """
 
 import torch
@@ -45,10 +45,10 @@ def activated_sums(
     Args:
         dy: gradient of the output.
         x: the feature map.
-        centre: ``(N, C)``, near the means of ``x``.
-        scale: of ``z``.
-        shift: of ``z``.
-        activation: which one.
+        centre: ``(N, C)``, close to the means of ``x``.
+        scale: scale of ``z``, ``(N, C)``.
+        shift: shift of ``z``, ``(N, C)``.
+        activation: the activation.
         attended: whether an attention follows, which needs the last three sums.
 
     Returns:
@@ -78,8 +78,8 @@ def activated_gradient(
 ) -> Tensor:
     """Compute ``dx = (factor dy + offset) phi' + d_mean / L + 2 d_variance (x - mean) / L``.
 
-    ``d_mean`` and ``d_variance`` are the gradients of the moments of ``x``, ``None`` where nothing
-    depends on the variance.
+    ``d_mean`` and ``d_variance`` are the gradients of the moments of ``x``; ``d_variance`` is
+    ``None`` if nothing depends on the variance.
     """
     rest = statistics_gradient(x, mean, d_mean, d_variance)
     g = torch.addcmul(spread(offset, x), dy.to(factor.dtype), spread(factor, x))
@@ -87,12 +87,7 @@ def activated_gradient(
 
 
 def load(activation: str) -> None:
-    """Nothing to build."""
-
-
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map: here, any."""
-    return True
+    """Do nothing: there is nothing to build."""
 
 
 def _z(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""The passes that an activation takes part in, as Triton kernels (see :mod:`.triton_kernels`)."""
-# Letters of the equations, and Triton's constants in capitals.
+"""The passes with an activation, as Triton kernels (see :mod:`.triton_kernels`)."""
+# Names follow the equations, with Triton's constants in capitals.
 # ruff: noqa: N803, N806
 
 import torch
@@ -11,11 +11,10 @@ from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import tile_kernels
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.tile_kernels import (  # noqa: F401
+from composer_attn.ops.backends.tile_kernels import (
     SUMS_OF_FIVE,
     offsets_of,
     reduce_map,
-    supports,
     tile_of,
     write_map,
 )
@@ -33,11 +32,11 @@ def _sigmoid(z):
 
 @triton.jit
 def _phi(z, PHI: tl.constexpr, ALPHA: tl.constexpr):
-    """Return an activation and its derivative; what is not used is not computed."""
+    """Return an activation and its derivative; the compiler removes whichever is unused."""
     one = tl.full(z.shape, 1, z.dtype)
     y, d = z, one
     if PHI == "relu":
-        y = tl.where(z < 0, 0, z)  # so written, NaN stays NaN, and hands on its gradient
+        y = tl.where(z < 0, 0, z)  # in this form NaN remains NaN, and passes its gradient
         d = tl.where(z <= 0, 0, one)
     elif PHI == "relu6":
         y = tl.where(z < 0, 0, z)

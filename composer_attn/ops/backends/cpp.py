@@ -1,8 +1,8 @@
-"""The four passes on a CPU, in C++ (``cpp_sources``), built at first use by the compiler at hand.
+"""The four passes on CPU in C++ (``cpp_sources``), built at first use by the installed compiler.
 
-Beside what ``torch.compile`` writes for the same passes, one build of seconds serves all shapes,
-layouts and dtypes; a call costs microseconds of Python, not tens; and sums in channels last read
-memory in order (``benchmarks/op.py`` has both in one table).
+Compared to the code that ``torch.compile`` generates for the same passes, one build of seconds
+serves all shapes, layouts and dtypes; the Python overhead of a call is microseconds, not tens of
+them; and sums in channels last read memory in order (``benchmarks/op.py`` compares both).
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from composer_attn.ops.normalization import Running
 Function = Callable[..., None]
 FOLDER = Path(__file__).parent / "cpp_sources"
 _SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
-# Pointers, then N, C, L, channels last, threads.
+# Types of the trailing arguments: N, C, L, channels last, threads.
 SIZES = [ctypes.c_int64] * 3 + [ctypes.c_bool, ctypes.c_int]
 _ARGUMENTS: dict[str, list] = {
     "moments": [ctypes.c_void_p] * 4 + SIZES,
@@ -38,16 +38,16 @@ _ARGUMENTS: dict[str, list] = {
     "convolve_gradient": [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3,
 }
 _PASSES = ("moments", "affine", "gradient_sums", "input_gradient")
-# Below so many values, waking other threads takes longer than the pass.
+# With fewer values, waking other threads takes longer than the pass.
 _ALONE = 1 << 14
 
 
 @cache
 def load() -> dict[tuple[str, torch.dtype], Function]:
-    """Build the functions, or find them built, by name and dtype."""
+    """Return the functions by name and dtype, building them if necessary."""
     library = build(FOLDER / "passes.cpp")
     found = functions(library, {name: _ARGUMENTS[name] for name in _PASSES}, _SUFFIX)
-    # Statistics are float32 at least.
+    # Statistics are at least float32.
     between = {name: each for name, each in _ARGUMENTS.items() if name not in _PASSES}
     return found | functions(library, between, (torch.float32, torch.float64))
 
@@ -55,7 +55,7 @@ def load() -> dict[tuple[str, torch.dtype], Function]:
 def functions(
     library: ctypes.CDLL, arguments: dict[str, list], dtypes: Iterable[torch.dtype]
 ) -> dict[tuple[str, torch.dtype], Function]:
-    """List the functions of a library, by name and dtype."""
+    """Return the functions of a library by name and dtype."""
     found = {}
     for name, types in arguments.items():
         for dtype in dtypes:
@@ -64,17 +64,12 @@ def functions(
     return found
 
 
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map."""
-    return x.device.type == "cpu" and x.dtype in _SUFFIX
-
-
 def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> None:
     call(load()[name, x.dtype], x, last, *arguments)
 
 
 def call(function: Function, x: Tensor, last: bool, *arguments: Tensor | float | None) -> None:
-    """Call a pass over feature maps like ``x``, which is in one of the two layouts."""
+    """Call a pass over feature maps with the shape of ``x``, in one of the two layouts."""
     channels = x.shape[0] * x.shape[1]
     threads = 1 if x.numel() < _ALONE else torch.get_num_threads()
     function(
@@ -168,7 +163,7 @@ def normalization_gradient(
     weight: Tensor | None,
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
+    """Differentiate :func:`normalization` (:func:`.normalization.normalization_gradient`)."""
     given = (d_scale, d_shift, s, mean, variance)
     if not _all_like(mean, mu, inverse, weight):
         return plain.normalization_gradient(*given, mu, inverse, weight, fixed)
@@ -188,7 +183,7 @@ def convolve(means: Tensor, kernel: Tensor) -> Tensor:
 
 
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    """Differentiate :func:`convolve` (:func:`composer_attn.ops.logits.convolve_gradient`)."""
     d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
     d_means, d_kernel = torch.empty_like(means), torch.empty_like(kernel)
     tensors = (d_logits, means, kernel, d_means, d_kernel)
@@ -201,7 +196,7 @@ def _on_channels(name: str, *tensors: Tensor, size: int) -> None:
 
 
 def _all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
-    """Say whether parameters have the dtype of the statistics, as they do but in 16-bit models."""
+    """Return whether parameters are in the dtype of the statistics, as except in 16-bit models."""
     return all(p is None or (p.dtype == mean.dtype and p.is_contiguous()) for p in parameters)
 
 

@@ -1,4 +1,4 @@
-"""Builds the C++ sources into a shared library, once a machine, and loads it."""
+"""Build the C++ sources into a shared library, once per machine, and load it."""
 
 import ctypes
 import hashlib
@@ -17,13 +17,13 @@ _SECONDS = 300  # a compiler that takes longer is stuck
 
 
 def build(source: Path, **defined: str) -> ctypes.CDLL:
-    """Compile a C++ file, with the headers beside it, unless this machine has it compiled; load it.
+    """Compile a C++ file with the headers beside it, unless it is cached, and load the library.
 
-    ``defined`` are names that stand for something in it.
+    ``defined`` are preprocessor macros.
 
     The compiler is ``$CXX``, or the first of c++, g++ and clang++. The library is kept in
-    ``$COMPOSER_ATTN_CACHE``, else in the user's cache folder, under a name that stands for source,
-    compiler, processor and its own content: one that is damaged is built again, never loaded.
+    ``$COMPOSER_ATTN_CACHE``, else in the user's cache folder, under a name with hashes of source,
+    compiler, processor and its own content: a corrupt one is rebuilt, never loaded.
 
     Raises:
         OSError: there is no compiler, it fails, or the library cannot be loaded.
@@ -36,17 +36,17 @@ def build(source: Path, **defined: str) -> ctypes.CDLL:
     name = f"{source.stem}-{_digest(chr(0).join(made_of).encode())}"
     folder = _folder()
     library = _find_whole(folder, name) or _compile(compiler, [*flags, str(source)], folder, name)
-    # OpenMP comes from the library that torch has loaded: two would fight for the cores.
+    # OpenMP is resolved to the runtime that torch has loaded: two would compete for the cores.
     return ctypes.CDLL(str(library))
 
 
 def _compiler() -> list[str]:
-    """Return the command that compiles, such as ``["/usr/bin/ccache", "g++"]``."""
+    """Return the compiler command, such as ``["/usr/bin/ccache", "g++"]``."""
     asked = os.environ.get("CXX", "").strip()
     try:
         commands = [shlex.split(asked)] if asked else [["c++"], ["g++"], ["clang++"]]
     except ValueError as error:
-        raise OSError(f"CXX={asked!r} is no command: {error}") from error
+        raise OSError(f"CXX={asked!r} is not a command: {error}") from error
     for program, *rest in commands:
         found = shutil.which(program)
         if found is not None:
@@ -56,28 +56,28 @@ def _compiler() -> list[str]:
 
 
 def _dates(compiler: list[str]) -> list[str]:
-    """Return when the programs of a command were installed: a new compiler builds anew."""
+    """Return the modification times of a command's programs, so that a new compiler rebuilds."""
     programs = filter(None, map(shutil.which, compiler))
     return [str(os.stat(program).st_mtime_ns) for program in programs]
 
 
 def _find_whole(folder: Path, name: str) -> Path | None:
-    """Find a built library whose content is what its name says; remove those that are damaged.
+    """Find a cached library whose content matches the hash in its name; delete corrupt ones.
 
-    Loading a damaged one may end the process (the loader maps the file, and reads past its end).
+    Loading a corrupt one may crash the process (the loader maps the file and reads past its end).
     """
     for library in sorted(folder.glob(f"{name}-*.so")):
         try:
             if _digest(library.read_bytes()) == library.stem.rpartition("-")[2]:
                 return library
             library.unlink()
-        except OSError:  # another's, or gone meanwhile
+        except OSError:  # owned by another user, or deleted in the meantime
             continue
     return None
 
 
 def _compile(compiler: list[str], arguments: list[str], folder: Path, name: str) -> Path:
-    """Write the library under another name first: several processes may build at once."""
+    """Compile to a temporary file and rename it: several processes may build at once."""
     handle, unfinished = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
     try:
@@ -104,7 +104,7 @@ def _digest(content: bytes) -> str:
 
 
 def _folder() -> Path:
-    """Find, or make, the folder of built libraries."""
+    """Return the folder of built libraries, creating it if necessary."""
     asked = os.environ.get("COMPOSER_ATTN_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     folder = Path(asked) if asked else home / "composer_attn"
@@ -113,7 +113,7 @@ def _folder() -> Path:
 
 
 def _cpu() -> str:
-    """Name what the compiler's choice of instructions depends on."""
+    """Return a description of the processor, which determines the instruction set."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     lines = re.findall(r"^(?:model name|flags|Features)\s*:.*", text, re.MULTILINE)

@@ -1,9 +1,9 @@
-"""What lies between the passes on CUDA, as Triton kernels: arithmetic on ``(N, C)`` tensors.
+"""The arithmetic between the passes, on ``(N, C)`` tensors, as Triton kernels for CUDA.
 
-In plain torch it is some fifty small kernels at each site forward and backward, and starting them
-takes a network as long as a pass over its feature maps.
+In plain torch it would be some fifty small kernels at each site, forward and backward, whose
+launches take a network as long as a pass over its feature maps.
 """
-# Letters of the equations, and Triton's constants in capitals.
+# Names follow the equations, with Triton's constants in capitals.
 # ruff: noqa: N803, N806
 
 import torch
@@ -16,17 +16,17 @@ from composer_attn.ops.backends.launch import ceil_divide, launch, next_power_of
 from composer_attn.ops.backends.layout import numbers
 from composer_attn.ops.normalization import Running
 
-# A program takes 16 channels: 64 bytes side by side, and enough programs for a narrow network.
+# A program handles 16 channels: 64 contiguous bytes, and enough programs for narrow networks.
 _CHANNELS = 16
 _SAMPLES = 64
 _WARPS = 4
-# Elements of a row in the convolution, and of all rows in the gradient of its kernel.
+# Elements per program: of one row in the convolution, of all rows in its kernel's gradient.
 _ROW, _PART = 512, 4096
 
 
 @triton.jit
 def _block(n0, c, N, C, BN: tl.constexpr):
-    """Return offsets of some samples' channels, and which of them exist."""
+    """Return the offsets of a block of samples and channels, and the mask of valid ones."""
     n = n0 + tl.arange(0, BN)
     return n[:, None] * C + c[None, :], (n < N)[:, None] & (c < C)[None, :]
 
@@ -109,7 +109,7 @@ def _normalization_gradient(
     d_b, d_w = tl.sum(sums, 0), tl.sum(products, 0)
     tl.store(d_bias + c, d_b, mask=inside)
     tl.store(d_weight + c, d_w * r, mask=inside)
-    # Twice the gradient of var, and the gradient of mu, each shared by the N samples.
+    # Twice the gradient of var, and the gradient of mu, each divided among the N samples.
     d_var = tl.zeros([BC], S)
     d_mu = tl.zeros([BC], S)
     if not FIXED:
@@ -121,7 +121,7 @@ def _normalization_gradient(
         own = tl.load(mean + at, mask=there, other=0)
         of_s = tl.load(d_shift + at, mask=there, other=0) * w[None, :]
         if FIXED:
-            # Not 0 times what one sample may have made infinite.
+            # Multiplying a sum that one sample made infinite by 0 would give NaN.
             of_mean = tl.zeros([BN, BC], S)
             of_variance = of_mean
         else:
@@ -129,7 +129,7 @@ def _normalization_gradient(
             of_s += d_scaled
             of_mean = d_scaled * e
             of_variance = e * e * d_var[None, :] / 2
-        # The sums nearly cancel where the mean is large: add them up before it multiplies them.
+        # The terms nearly cancel if the mean is large: add them before multiplying by it.
         of_s = of_s * own + tl.load(d_scale + at, mask=there, other=0) * w[None, :]
         if not FIXED:
             of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
@@ -198,7 +198,7 @@ def normalization_gradient(
     weight: Tensor | None,
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
+    """Differentiate :func:`normalization` (:func:`.normalization.normalization_gradient`)."""
     given = numbers(mean, mean.dtype, d_scale, d_shift, s, mean, variance)
     mean, found = given[3], plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
@@ -213,7 +213,7 @@ def convolve(means: Tensor, kernel: Tensor) -> Tensor:
 
 
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate it (:func:`composer_attn.ops.logits.convolve_gradient`)."""
+    """Differentiate :func:`convolve` (:func:`composer_attn.ops.logits.convolve_gradient`)."""
     d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
     size, channels, numel = kernel.numel(), means.shape[1], means.numel()
     parts = means.new_empty(ceil_divide(numel, _PART), size)
@@ -235,7 +235,7 @@ def _run(
     kernel, tensors: tuple[Tensor, ...], numbers: tuple[int, ...], mean: Tensor,
     **constants: float | bool,
 ) -> None:  # fmt: skip
-    """Start a kernel: a program for each block of channels."""
+    """Launch a kernel with one program per block of channels."""
     samples, channels = mean.shape
     block = min(_SAMPLES, next_power_of_2(samples))
     programs, sizes = ceil_divide(channels, _CHANNELS), (*numbers, samples, channels)
@@ -243,11 +243,11 @@ def _run(
 
 
 def _in_kernel(running: Running) -> bool:
-    """Say whether a kernel can move the statistics, whose momentum is one of its constants."""
+    """Return whether a kernel can update the statistics: momentum must be a constant."""
     kept = (running.mean, running.variance)
     return not isinstance(running.momentum, Tensor) and all(k.is_contiguous() for k in kept)
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """Return a tensor; ``other`` stands in for one that is absent, which no kernel touches."""
+    """Return a tensor, or ``other`` as a placeholder that no kernel accesses."""
     return other if tensor is None else tensor.contiguous()

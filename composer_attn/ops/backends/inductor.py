@@ -1,7 +1,7 @@
 """The four passes of the reference, each compiled on its own by ``torch.compile``.
 
-Sizes are dynamic: a kernel serves every shape of its layout and dtype. The passes are compiled, not
-the region: its backward, written by hand, moves less memory than the one a compiler derives.
+Sizes are dynamic: one kernel serves all shapes of its layout and dtype. The passes are compiled
+individually, since the manual backward moves less memory than one derived by the compiler.
 """
 
 import warnings
@@ -15,19 +15,26 @@ from torch import Tensor
 
 from composer_attn.errors import BackendWarning
 from composer_attn.ops.backends import reference as passes
-from composer_attn.ops.logits import convolve, convolve_gradient  # noqa: F401
-from composer_attn.ops.normalization import normalization, normalization_gradient  # noqa: F401
+from composer_attn.ops.logits import convolve, convolve_gradient
+from composer_attn.ops.normalization import normalization, normalization_gradient
+
+__all__ = [
+    "affine",
+    "convolve",
+    "convolve_gradient",
+    "gradient_sums",
+    "input_gradient",
+    "load",
+    "moments",
+    "normalization",
+    "normalization_gradient",
+]
 
 _broken: list[Exception] = []
 
 
 def load() -> None:
-    """Nothing is compiled before the first call, which knows the layout."""
-
-
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map: any, unless compiling has failed."""
-    return not _broken
+    """Do nothing: the first call compiles, once the layout is known."""
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +61,7 @@ def input_gradient(
     slope: Tensor,
     mean: Tensor,
     d_mean: Tensor,
-    d_variance: Tensor,
+    d_variance: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
     """Write the gradient of ``x`` (:func:`.reference.input_gradient`)."""
@@ -66,7 +73,7 @@ def _run(name: str, *arguments: Any) -> Any:
 
 
 def run(original: Callable, *arguments: Any) -> Any:
-    """Run a pass over feature maps ``(N, C, L)``: one number of dimensions, one kernel."""
+    """Run a pass over feature maps flattened to ``(N, C, L)``, for fewer kernels."""
     flat = [a.flatten(2) if isinstance(a, Tensor) and a.dim() > 3 else a for a in arguments]
     if not _broken:
         try:
@@ -74,7 +81,7 @@ def run(original: Callable, *arguments: Any) -> Any:
         except Exception as error:
             _broken.append(error)
             warnings.warn(
-                f"torch.compile fails here, and the slower reference takes its place: {error}",
+                f"torch.compile fails here, and the slower reference is used instead: {error}",
                 BackendWarning,
                 stacklevel=2,
             )
@@ -82,7 +89,7 @@ def run(original: Callable, *arguments: Any) -> Any:
 
 
 def _kind(argument: Any) -> Any:
-    """What a kernel is specialized on."""
+    """Return the properties of an argument on which a kernel is specialized."""
     if isinstance(argument, tuple):
         return tuple(map(_kind, argument))
     if isinstance(argument, Tensor):
@@ -93,9 +100,9 @@ def _kind(argument: Any) -> Any:
 
 @cache
 def _compiled(original: Callable, *kinds: Any) -> Callable:
-    """Compile a pass for arguments of some kinds.
+    """Compile a pass for arguments with the given properties.
 
-    Dynamo counts recompilations by code object, and gives up at the eighth: hence a copy for each.
+    Dynamo counts recompilations per code object, and gives up at the eighth: hence the copies.
     """
     copy = FunctionType(original.__code__.replace(), original.__globals__, original.__name__)
     return torch.compile(copy, dynamic=True, fullgraph=True)

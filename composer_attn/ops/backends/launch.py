@@ -1,7 +1,7 @@
-"""Starts Triton kernels with little Python: what a call has in common with another is looked up.
+"""Launch Triton kernels with little Python overhead, by caching compiled kernels.
 
-Triton describes every argument anew at each call, which takes a CPU longer than many a kernel takes
-a GPU. Here a call of a kind that was seen before goes straight to the compiled kernel.
+Triton inspects every argument at each call, which takes longer on the CPU than many kernels take on
+the GPU. Here a call with known properties goes straight to the compiled kernel.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from collections.abc import Callable
 import triton
 from torch import Tensor, cuda
 
-# From 3.3 on, a compiled kernel takes all arguments, constants among them.
+# From Triton 3.3 on, a compiled kernel takes all arguments, including constants.
 _DIRECT = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 _launchers: dict[tuple, Callable[..., None]] = {}
 
 
-# Triton's own of these are made for its compiler, and slow outside of it.
+# Triton's own versions of these are made for its compiler, and slow outside of it.
 def ceil_divide(a: int, b: int) -> int:
-    """Divide, and round up.
+    """Divide and round up.
 
     Example:
         >>> ceil_divide(7, 2)
@@ -26,7 +26,7 @@ def ceil_divide(a: int, b: int) -> int:
 
 
 def next_power_of_2(n: int) -> int:
-    """Return the smallest power of 2 that is not below a positive number.
+    """Return the smallest power of 2 that is at least ``n``, a positive number.
 
     Example:
         >>> next_power_of_2(49), next_power_of_2(64)
@@ -43,15 +43,15 @@ def launch(
     warps: int,
     **constants: bool | float | int | str,
 ) -> None:
-    """Start a kernel on the current stream of the device that its tensors are on.
+    """Launch a kernel on the current stream of its tensors' device.
 
     Args:
-        kernel: takes tensors, then numbers, then constants; a function of a module.
-        programs: how many, on one axis.
-        tensors: all on one device.
-        numbers: the sizes, whose special values (1, multiples of 16) a kernel is compiled for.
-        warps: of a program.
-        constants: values of its ``tl.constexpr`` parameters, in their order.
+        kernel: a module-level kernel that takes tensors, then numbers, then constants.
+        programs: number of programs, on a single axis.
+        tensors: tensors, all on one device.
+        numbers: sizes; kernels are specialized on special values (1, multiples of 16).
+        warps: number of warps per program.
+        constants: values of the kernel's ``tl.constexpr`` parameters, in order.
     """
     grid = (programs, 1, 1)
     if not _DIRECT or not tensors[0].is_cuda:  # the latter under Triton's interpreter
@@ -65,7 +65,7 @@ def launch(
         return
     pointers = [tensor.data_ptr() for tensor in tensors]
     key = (
-        id(kernel),  # whose own hash takes as long as all the others
+        id(kernel),  # its own hash takes as long as all the others together
         device,
         programs,
         warps,

@@ -1,8 +1,8 @@
-"""The memory that kernels take.
+"""The memory layouts that kernels support.
 
-Feature maps come in NCHW or channels last, with 1 to 3 dimensions; numbers of samples and channels
-side by side. Kernels get addresses, and see neither strides nor dtypes: whatever is handed to one
-goes through here.
+Feature maps are NCHW or channels last, with 1 to 3 spatial dimensions; ``(N, C)`` tensors are
+contiguous. Kernels get addresses without strides or dtypes, so that all of their tensors must be
+converted by these functions.
 """
 
 from typing import TypeVar
@@ -10,22 +10,22 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# Where all are there, so are all that come back.
+# If no argument is None, neither is any result.
 _Numbers = TypeVar("_Numbers", Tensor, Tensor | None)
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_last(x: Tensor) -> bool:
-    """Say whether channels lie side by side; torch has a name for that in 2 and 3 dimensions."""
+    """Return whether ``x`` is channels last; torch has no such memory format in 1 dimension."""
     if x.dim() == 3:
         return x.transpose(1, 2).is_contiguous()
     return x.is_contiguous(memory_format=_LAST[x.dim()])
 
 
 def dense(x: Tensor) -> tuple[Tensor, bool]:
-    """Return ``x`` in one of the two layouts, copied only where it has neither; is it the last?"""
-    # Of a view that only changes signs, the memory holds other numbers.
+    """Return ``x`` in one of the two layouts, copied if it has neither; and if it is the last."""
+    # A view with the negative bit has other values in memory.
     x = x.resolve_neg()
     if x.is_contiguous():
         return x, False
@@ -35,7 +35,7 @@ def dense(x: Tensor) -> tuple[Tensor, bool]:
 
 
 def like(x: Tensor, last: bool) -> Tensor:
-    """Return ``x`` in the layout of another feature map, copied only where it has another."""
+    """Return ``x`` in the given layout, copied only if necessary."""
     x = x.resolve_neg()
     if not last:
         return x.contiguous()
@@ -45,13 +45,13 @@ def like(x: Tensor, last: bool) -> Tensor:
 
 
 def numbers(x: Tensor, dtype: torch.dtype, *values: _Numbers) -> list[_Numbers]:
-    """Return numbers of each sample and channel of ``x`` as a kernel reads them.
+    """Convert tensors with a value per sample and channel of ``x`` to the layout of kernels.
 
-    They come from anywhere: from logits of a user's own, from autograd, which hands over sums and
-    products of any strides, or one number expanded.
+    They may come from custom logits, or from autograd, which passes sums and products with any
+    strides, or a single expanded value.
     """
     shape = x.shape if x.dim() == 2 else x.shape[:2]
-    # One expression, which finds nothing to do nearly always, at every site of a network.
+    # A single expression: it runs at every site of a network, and rarely has anything to do.
     return [
         value
         if value is None
@@ -67,5 +67,5 @@ def numbers(x: Tensor, dtype: torch.dtype, *values: _Numbers) -> list[_Numbers]:
 
 
 def empty_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Allocate a number for each sample and channel of a feature map."""
+    """Allocate an ``(N, C)`` tensor for a feature map."""
     return x.new_empty((x.size(0), x.size(1)), dtype=dtype)

@@ -1,48 +1,105 @@
-"""Which implementation of the passes runs, and what happens where it cannot.
+"""The table of backends, the selection of one, and the fallback to the reference.
 
 ===========  ===================================================================================
 backend      passes
 ===========  ===================================================================================
-auto         CUDA: triton; CPU: cpp; elsewhere, or for a dtype these do not take: reference
+auto         CUDA: triton; CPU: cpp; other devices and unsupported dtypes: reference
 reference    plain torch (:mod:`.reference`)
 inductor     the reference, each pass compiled by ``torch.compile``
 triton       hand-written Triton kernels, CUDA
-cpp          hand-written C++, CPU, built at first use by the machine's compiler
+cpp          hand-written C++, CPU, built at first use by the installed compiler
 ===========  ===================================================================================
+
+A backend is a line in ``_TABLE``, and two modules beside this one that implement
+:mod:`.interface`.
 """
 
 import importlib
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from composer_attn.errors import ArgumentError, BackendWarning
 from composer_attn.ops.activations import Activation
-from composer_attn.ops.backends import activated_reference as activated
-from composer_attn.ops.backends import reference as passes
+from composer_attn.ops.backends import activated_reference, reference
+from composer_attn.ops.backends.interface import ActivatedPasses, Passes
 
-BACKENDS = ("auto", "reference", "inductor", "triton", "cpp")
-_MODULES = {"inductor": "inductor", "triton": "triton_kernels", "cpp": "cpp"}
-# The passes that an activation takes part in.
-_ACTIVATED = {
-    "inductor": "activated_inductor",
-    "triton": "activated_triton_kernels",
-    "cpp": "activated_cpp",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from composer_attn.ops.backends import (
+        activated_cpp,
+        activated_inductor,
+        activated_triton_kernels,
+        cpp,
+        inductor,
+        triton_kernels,
+    )
+
+    # Checked by mypy against the interface; the modules are loaded by name below.
+    _PASSES: list[Passes] = [reference, inductor, triton_kernels, cpp]
+    _ACTIVATED: list[ActivatedPasses] = [
+        activated_reference,
+        activated_inductor,
+        activated_triton_kernels,
+        activated_cpp,
+    ]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The modules of a backend, and the feature maps that it supports.
+
+    Attributes:
+        passes: name of the module that implements :class:`.interface.Passes`.
+        activated: name of the module that implements :class:`.interface.ActivatedPasses`.
+        devices: supported device types; empty for any.
+        dtypes: supported dtypes; empty for any.
+        built: whether something must be built before the first pass can run.
+    """
+
+    passes: str
+    activated: str
+    devices: Collection[str] = ()
+    dtypes: Collection[torch.dtype] = ()
+    built: bool = False
+
+    def takes(self, x: Tensor) -> bool:
+        """Return whether the passes support a feature map."""
+        on_device = not self.devices or x.device.type in self.devices
+        return on_device and (not self.dtypes or x.dtype in self.dtypes)
+
+
+_WIDE = (torch.float32, torch.float64)
+# Triton's interpreter runs kernels on a CPU, for tests.
+_CUDA = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
+_TABLE = {
+    "reference": Backend("reference", "activated_reference"),
+    "inductor": Backend("inductor", "activated_inductor"),
+    "triton": Backend(
+        "triton_kernels",
+        "activated_triton_kernels",
+        devices=_CUDA,
+        dtypes=(torch.float16, torch.bfloat16, *_WIDE),
+        built=True,
+    ),
+    "cpp": Backend(
+        "cpp", "activated_cpp", devices=("cpu",), dtypes=(torch.bfloat16, *_WIDE), built=True
+    ),
+}
 _AUTO = {"cpu": "cpp", "cuda": "triton"}
-# Where those run that are built before they run; inductor compiles once it sees the tensors.
-_HOMES = {"cpp": "cpu", "triton": "cuda"}
+BACKENDS = ("auto", *_TABLE)
 
 
 def check_backend(name: str) -> str:
-    """Return the name of a backend if it is one.
+    """Return ``name`` if it is the name of a backend.
 
     Raises:
-        ArgumentError: it is not; the message lists the names.
+        ArgumentError: it is not; the message lists the valid names.
 
     Example:
         >>> check_backend("auto")
@@ -53,21 +110,20 @@ def check_backend(name: str) -> str:
     return name
 
 
-def find_passes(name: str, x: Tensor) -> ModuleType:
-    """Find the passes that a backend runs over ``x``: the reference where it cannot."""
+def find_passes(name: str, x: Tensor) -> Passes:
+    """Return the passes of a backend for ``x``, or the reference if it does not support ``x``."""
     name = _chosen(name, x)
-    module = passes if name == "reference" else _ready(name)
-    return module if module.supports(x) else passes
+    passes = _ready(name)  # warns if the backend is not available
+    return passes if _TABLE[name].takes(x) else reference
 
 
-def find_activated(name: str, x: Tensor, activation: Activation) -> ModuleType:
-    """Find the passes of an activation (:mod:`.activated_reference`), likewise."""
+def find_activated(name: str, x: Tensor, activation: Activation) -> ActivatedPasses:
+    """Return the passes with an activation (:mod:`.activated_reference`), chosen likewise."""
     name = _chosen(name, x)
-    # What is not there for the other passes has been warned of, and is not there for these.
-    if name == "reference" or _ready(name) is passes:
-        return activated
-    module = _ready(name, activation.name)
-    return module if module.supports(x) else activated
+    # If the other passes are unavailable, which has been warned of, so are these.
+    if _ready(name) is reference or not _TABLE[name].takes(x):
+        return activated_reference
+    return _ready_for(name, activation.name)
 
 
 def _chosen(name: str, x: Tensor) -> str:
@@ -75,36 +131,52 @@ def _chosen(name: str, x: Tensor) -> str:
 
 
 def prepare(name: str, devices: Iterable[torch.device]) -> None:
-    """Build what a backend runs over feature maps on these devices, before anything is timed.
+    """Build a backend for feature maps on these devices, before anything is timed.
 
-    The first pass would build it otherwise: of C++, seconds to minutes within a training step.
+    Otherwise the first pass would build it: for C++, seconds to minutes within a training step.
 
     Warns:
-        BackendWarning: it cannot be built; the reference will take its place.
+        BackendWarning: it cannot be built; the reference will be used instead.
     """
     for device in dict.fromkeys(device.type for device in devices):
         found = _AUTO.get(device, "reference") if name == "auto" else name
-        if _HOMES.get(found) == device:
+        if _TABLE[found].built and device in _TABLE[found].devices:
             _ready(found)
 
 
 @cache
-def _ready(name: str, activation: str = "") -> ModuleType:
-    """Import and build a backend once; where that fails, say so once, and use the reference.
-
-    An activation is built when it is first met.
-    """
+def _ready(name: str) -> Passes:
+    """Import and build a backend once; if that fails, warn once and use the reference."""
     try:
-        file = (_ACTIVATED if activation else _MODULES)[name]
-        module = importlib.import_module(f"composer_attn.ops.backends.{file}")
-        module.load(*([activation] if activation else []))
-    # Whatever a compiler does wrong, a training run goes on without it.
+        passes = cast(Passes, _module(_TABLE[name].passes))
+        passes.load()
+    # Whatever goes wrong in a compiler, a training run should continue without it.
     except Exception as error:
-        warnings.warn(
-            f"the {name} backend is not available here, and the slower reference takes its "
-            f"place: {error}",
-            BackendWarning,
-            stacklevel=2,
-        )
-        return activated if activation else passes
-    return module
+        _warn(name, error)
+        return reference
+    return passes
+
+
+@cache
+def _ready_for(name: str, activation: str) -> ActivatedPasses:
+    """Do the same for an activation, at its first use."""
+    try:
+        passes = cast(ActivatedPasses, _module(_TABLE[name].activated))
+        passes.load(activation)
+    except Exception as error:
+        _warn(name, error)
+        return activated_reference
+    return passes
+
+
+def _module(file: str) -> object:
+    return importlib.import_module(f"composer_attn.ops.backends.{file}")
+
+
+def _warn(name: str, error: Exception) -> None:
+    warnings.warn(
+        f"the {name} backend is not available here, and the slower reference is used instead: "
+        f"{error}",
+        BackendWarning,
+        stacklevel=3,
+    )

@@ -1,5 +1,5 @@
-"""What the Triton kernels of feature maps share: their tiles, and how they are started."""
-# Letters of the equations, and Triton's constants in capitals.
+"""Shared code of the Triton kernels over feature maps: tiling and launching."""
+# Names follow the equations, with Triton's constants in capitals.
 # ruff: noqa: N803
 
 import os
@@ -11,16 +11,15 @@ from torch import Tensor
 
 from composer_attn.ops.backends.launch import ceil_divide, launch, next_power_of_2
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _WARPS = 8
-# Elements of a tile: 16 a thread keep enough loads in flight, and fit the registers.
+# Elements of a tile: 16 per thread keep enough loads in flight, and fit the registers.
 _TILE = 4096
-# Programs of one warp that keep a GPU busy.
+# Number of one-warp programs that keep a GPU busy.
 _ENOUGH = 2048
-# Stands for the number of maps of a kernel that gathers five sums.
+# The value of ``maps`` for a kernel that computes five sums.
 SUMS_OF_FIVE = 5
-# Offsets within a sample are 32 bits wide where that is enough.
+# Offsets within a sample have 32 bits if that suffices.
 _WIDE = 2**31
 
 
@@ -30,20 +29,15 @@ def load() -> None:
         raise RuntimeError("no CUDA device is available")
 
 
-def supports(x: Tensor) -> bool:
-    """Say whether the passes take such a feature map."""
-    return x.dtype in _DTYPES and (x.is_cuda or _INTERPRETED)
-
-
 @triton.jit
 def tile_of(
     L, C, LAST: tl.constexpr, WIDE: tl.constexpr,
     BC: tl.constexpr, BL: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """Return a sample's offsets in the map and in ``(N, C)``, then channels and first position.
+    """Return a sample's offsets in the map and in ``(N, C)``, its channels and first position.
 
-    Programs that follow each other take memory that does. One axis of the grid holds them all,
-    since the others end at 65,535.
+    Consecutive programs access consecutive memory. The grid has a single axis, since the others are
+    limited to 65,535 programs.
     """
     program = tl.program_id(0)
     blocks = tl.cdiv(C, BC)
@@ -63,7 +57,7 @@ def tile_of(
 
 @triton.jit
 def offsets_of(c, positions, C, L, LAST: tl.constexpr, WIDE: tl.constexpr):
-    """Return where a tile lies in a sample."""
+    """Return the offsets of a tile within a sample."""
     if WIDE:
         positions = positions.to(tl.int64)
     if LAST:
@@ -74,7 +68,7 @@ def offsets_of(c, positions, C, L, LAST: tl.constexpr, WIDE: tl.constexpr):
 def reduce_map(
     kernel, maps: int, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
 ) -> None:
-    """Start a kernel that sums over space: a program for each sample and block of channels."""
+    """Launch a kernel that sums over space, with one program per sample and block of channels."""
     samples, channels, _ = sizes = _sizes(x)
     across, along, warps, stages = _reduction_tile(*sizes, last, x.element_size(), maps)
     programs = samples * ceil_divide(channels, across)
@@ -85,7 +79,7 @@ def reduce_map(
 def write_map(
     kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
 ) -> None:
-    """Start a kernel that writes a map: a program for each of its tiles."""
+    """Launch a kernel that writes a feature map, with one program per tile."""
     samples, channels, positions = sizes = _sizes(x)
     if last:
         across = min(64, next_power_of_2(channels))
@@ -101,11 +95,11 @@ def write_map(
 def _reduction_tile(
     samples: int, channels: int, positions: int, last: bool, itemsize: int, maps: int
 ) -> tuple[int, ...]:
-    """Choose channels and positions of a tile, warps of a program, and loads that run ahead.
+    """Choose a tile's channels and positions, the warps per program, and the pipeline stages.
 
-    In channels last as measured on an H100 in bfloat16, ``python -m benchmarks.passes``: a sum over
-    few positions is soon done, and adding up what several warps hold would take longer. ``maps``
-    are those that a kernel reads and writes.
+    For channels last as measured on an H100 in bfloat16, by ``python -m benchmarks.passes``: a sum
+    over few positions is short, and a reduction across several warps would take longer. ``maps`` is
+    the number of feature maps that the kernel reads and writes.
     """
     if maps == SUMS_OF_FIVE:  # five of a tile's size stay in registers
         along = 16 if last else min(1024, next_power_of_2(positions))
@@ -125,7 +119,7 @@ def _reduction_tile(
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
-    """Return numbers of samples, channels and positions."""
+    """Return the numbers of samples, channels and positions."""
     samples, channels = x.shape[:2]
     return samples, channels, x.numel() // (samples * channels)
 
@@ -133,7 +127,7 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
 def _constants(
     sizes: tuple[int, int, int], last: bool, across: int, along: int
 ) -> dict[str, float | str]:
-    """Return what all kernels of maps are compiled for, in their order."""
+    """Return the constants of all kernels over feature maps, in their order."""
     _, channels, positions = sizes
     return {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
 
@@ -142,6 +136,6 @@ def _run(
     kernel, programs: int, x: Tensor, sizes: tuple[int, int, int], arguments, warps: int,
     **constants: float | str,
 ) -> None:  # fmt: skip
-    """Start a kernel; ``x`` stands in for tensors that are absent, which it does not touch."""
+    """Launch a kernel; ``x`` is a placeholder for absent tensors, which it does not access."""
     tensors = tuple(x if each is None else each for each in arguments)
     launch(kernel, programs, tensors, sizes[1:], warps, **constants)

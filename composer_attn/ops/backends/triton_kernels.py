@@ -1,10 +1,10 @@
-"""The four passes on CUDA, as Triton kernels.
+"""The four passes as Triton kernels for CUDA.
 
-A program takes ``BC`` channels of one sample: all positions in a reduction, ``BL`` of them in a
-map. The two layouts differ in which of the two strides is 1; nothing is tuned at run time, so that
-a kernel is compiled once for each layout, dtype and size of tile, not for each shape.
+A program handles ``BC`` channels of one sample: all positions in a reduction, ``BL`` of them when
+writing a map. The two layouts differ in which of the two strides is 1. Nothing is tuned at run
+time, so that a kernel is compiled once per layout, dtype and tile size, not per shape.
 """
-# Letters of the equations, and Triton's constants in capitals.
+# Names follow the equations, with Triton's constants in capitals.
 # ruff: noqa: N803, N806
 
 import torch
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from composer_attn.ops.backends.excitation_kernels import (  # noqa: F401
+from composer_attn.ops.backends.excitation_kernels import (
     convolve,
     convolve_gradient,
     normalization,
@@ -20,14 +20,25 @@ from composer_attn.ops.backends.excitation_kernels import (  # noqa: F401
 )
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.tile_kernels import (  # noqa: F401
+from composer_attn.ops.backends.tile_kernels import (
     load,
     offsets_of,
     reduce_map,
-    supports,
     tile_of,
     write_map,
 )
+
+__all__ = [
+    "affine",
+    "convolve",
+    "convolve_gradient",
+    "gradient_sums",
+    "input_gradient",
+    "load",
+    "moments",
+    "normalization",
+    "normalization_gradient",
+]
 
 
 @triton.jit
@@ -53,7 +64,7 @@ def _moments(
     step = tl.sum(first, 1) / L
     spread = tl.sum(second, 1) / L - step * step
     tl.store(mean + row + c, shift + step, mask=c < C)
-    # Not tl.maximum, which makes NaN 0.
+    # Not tl.maximum, which would turn NaN into 0.
     tl.store(variance + row + c, tl.where(spread < 0, 0, spread), mask=c < C)
 
 

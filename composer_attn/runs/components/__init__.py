@@ -1,1 +1,1 @@
-"""What a config can name: algorithms, optimizers, callbacks and more; and its check."""
+"""The components that a config can name (algorithms, optimizers, ...), and their checks."""

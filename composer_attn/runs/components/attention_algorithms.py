@@ -1,4 +1,4 @@
-"""The registered attentions as a config's algorithms, by their names."""
+"""The registered attentions as algorithms in a config, by name."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +19,10 @@ from composer_attn.errors import ArgumentError
 from composer_attn.runs.config.annotations import annotations_of
 from composer_attn.surgery import Recipe
 
-# Composer's own, which a study can compare with ours.
+# Composer's own SE, which a study can compare with the registered attentions.
 COMPOSERS = "composer_squeeze_excite"
 
-# Those with classes of their own, which checkpoints name.
+# Attentions whose algorithms have their own classes, which checkpoints refer to by name.
 _CLASSES: dict[object, Callable[..., Algorithm]] = {
     SqueezeExcitation: SqueezeExcite,
     EfficientChannelAttention: ECA,
@@ -30,10 +30,10 @@ _CLASSES: dict[object, Callable[..., Algorithm]] = {
 
 
 class Attentions(Mapping[str, Callable[..., Algorithm]]):
-    """What builds the algorithm of each attention, whenever that is registered.
+    """Mapping from attention names to algorithm builders, including attentions registered later.
 
     Args:
-        others: names of algorithms that are none; what is registered under one of them is refused.
+        others: names of other algorithms; an attention registered under one of them is an error.
     """
 
     def __init__(self, others: Mapping[str, Any]):
@@ -60,7 +60,7 @@ class Attentions(Mapping[str, Callable[..., Algorithm]]):
 
 
 def algorithm_for(name: str) -> Callable[..., Algorithm]:
-    """Return what builds the algorithm of an attention, with all its arguments in its signature.
+    """Return the builder of an attention's algorithm, with all arguments in its signature.
 
     Raises:
         ArgumentError: there is no attention of that name, or it cannot be imported.
@@ -74,14 +74,14 @@ def algorithm_for(name: str) -> Callable[..., Algorithm]:
 
     shared = list(inspect.signature(Attention).parameters.values())[1:]
     own = own_parameters(attention)
-    if own is not None:  # else the attention takes anything
+    if own is not None:  # otherwise the attention takes any keyword
         shared = [p for p in shared if p.kind is not Parameter.VAR_KEYWORD]
     taken = [p.name for p in shared]
     added = [p for name, p in (own or {}).items() if name not in taken]
     added = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in added]
-    shown: Any = build  # annotations of functions know no __signature__
+    shown: Any = build  # the type of functions has no __signature__
     shown.__signature__ = inspect.Signature([*added, *shared])
-    # What sizes an attention may be {pattern: value}, whatever its type is by itself.
+    # The argument that sizes an attention may be {pattern: value}, whatever its own type.
     sized_by = Recipe(attention, {}).sized_by
     types = {n: t for n, t in annotations_of(attention).items() if n in (own or ())}
     types |= {p.name: p.annotation for p in added if isinstance(p.annotation, type)}
@@ -91,6 +91,6 @@ def algorithm_for(name: str) -> Callable[..., Algorithm]:
 
 
 def class_of(name: str) -> type[Algorithm]:
-    """Return the class of an attention's algorithm, which checkpoints name."""
+    """Return the class of an attention's algorithm, which checkpoints refer to by name."""
     build = algorithm_for(name)
     return build if isinstance(build, type) else Attention

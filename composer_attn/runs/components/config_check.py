@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,7 +14,8 @@ from composer.utils.compression import is_compressed_pt
 from torch import nn
 
 from composer_attn.errors import ArgumentError, ConfigError
-from composer_attn.runs.components.optim import build_optimizer, build_scheduler
+from composer_attn.runs.components.optim import build_optimizer, build_scheduler, check_groups
+from composer_attn.runs.components.parts import as_parts
 from composer_attn.runs.components.registry import (
     ALGORITHMS,
     CALLBACKS,
@@ -27,6 +29,7 @@ from composer_attn.runs.config.config_errors import Mistake, at, unknown
 from composer_attn.runs.config.parallelism import PARALLELISMS, parallelism_config
 from composer_attn.runs.config.schema import ConfigFile, RunConfig, load_config
 from composer_attn.runs.models import build_model
+from composer_attn.runs.models.efficientnet import image_size, scale_of
 from composer_attn.runs.models.weights import check_published, is_file
 
 _SINGLE = {
@@ -44,10 +47,10 @@ _DEVICES = ("cpu", "gpu", "mps", "tpu")
 
 
 def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a config and check all of it.
+    """Read a config and check it completely.
 
     Raises:
-        ConfigError: lists every mistake, with file, key, what is wrong and what would be valid.
+        ConfigError: lists all mistakes, with file, key, what is wrong and what would be valid.
     """
     file: ConfigFile = load_config(path, overrides or ())
     write_out(file.config)
@@ -62,7 +65,10 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
 
 
 def write_out(config: RunConfig) -> None:
-    """Write out, in place, what a config has in short: numbers like ``1/16``, and ``cuda``."""
+    """Expand the shorthands of a config in place.
+
+    These are numbers like ``1/16``, ``cuda``, and the default image size of a scaled network.
+    """
     for key, kind in _SINGLE.items():
         section = getattr(config, key)
         if isinstance(section, dict):
@@ -72,12 +78,30 @@ def write_out(config: RunConfig) -> None:
         for name, arguments in sections.items():
             if isinstance(arguments, dict):
                 sections[name] = kind.write_out(name, arguments)
-    if config.device == "cuda":  # torch's name of what Composer calls gpu
+    _follow_resolution(config)
+    if config.device == "cuda":  # torch's name for Composer's gpu
         config.device = "gpu"
 
 
+def _follow_resolution(config: RunConfig) -> None:
+    """Set the image size for a scaled network, unless the config sets it."""
+    try:
+        scale = scale_of(config.model) if isinstance(config.model, dict) else None
+    except ArgumentError:  # reported when the model is built
+        return
+    for section in (config.train_dataset, config.eval_dataset):
+        if scale is None or not isinstance(section, dict):
+            continue
+        if section.get("name") not in DATASET_KIND.table or "size" in section:
+            continue
+        parameters = signature(DATASET_KIND.table[section["name"]]).parameters
+        for key in ("size", "resize"):
+            if key in parameters and key not in section:
+                section[key] = image_size(scale, parameters[key].default)
+
+
 def find_mistakes(config: RunConfig) -> list[Mistake]:
-    """List every mistake in the values of a config."""
+    """List all mistakes in the values of a config."""
     mistakes: list[Mistake] = []
     for key, kind in _SINGLE.items():
         if getattr(config, key) is not None:
@@ -95,16 +119,17 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
 
 
 def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mistake]:
-    """List what components say of their arguments, as far as building them costs nothing.
+    """List the errors of components about their arguments, by building those that are cheap.
 
-    Components with known mistakes are not tried.
+    Components with known mistakes are skipped.
 
-    Networks are built on the meta device, optimizers for one parameter. Not tried: datasets, which
-    need their data, and loggers and Composer's callbacks, which may open files.
+    Networks are built on the meta device, optimizers for a single layer. Datasets are not tried, as
+    they need their data, nor are loggers and Composer's callbacks, which may open files.
     """
     attempts = {
         "model": lambda: _try_model(config.model),
-        "optimizer": lambda: build_optimizer(nn.Linear(1, 1), config.optimizer),
+        "optimizer": lambda: _try_optimizer(config.optimizer),
+        "train": lambda: _try_parts(config),
         "parallelism": lambda: parallelism_config(config.parallelism),
         "scheduler": lambda: build_scheduler(config.scheduler),
     }
@@ -112,7 +137,7 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
         attempts[f"algorithms.{name}"] = partial(_try_algorithm, config, name)
     if _OURS in config.callbacks:
         attempts[f"callbacks.{_OURS}"] = partial(_try_callback, config)
-    mistakes: list[Any] = []  # whatever a ConfigError lists
+    mistakes: list[Any] = []  # the items of a ConfigError
     keys = [mistake.key for mistake in known]
     for key, attempt in attempts.items():
         if any(f"{k}.".startswith(f"{key}.") or f"{key}.".startswith(f"{k}.") for k in keys):
@@ -123,6 +148,18 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
         except ConfigError as error:
             mistakes += error.mistakes
     return mistakes
+
+
+def _try_optimizer(section: dict[str, Any]) -> None:
+    check_groups(section)  # patterns can only be matched on the network itself
+    build_optimizer(nn.Linear(1, 1), {k: v for k, v in section.items() if k != "groups"})
+
+
+def _try_parts(config: RunConfig) -> None:
+    if config.train is not None:
+        as_parts("train", config.train)
+    elif config.freeze_norms:
+        raise ArgumentError("freeze_norms: true is for what train freezes: name what is to train")
 
 
 def _try_algorithm(config: RunConfig, name: str) -> None:
@@ -144,7 +181,7 @@ def _try_model(section: dict[str, Any]) -> None:
         with torch.device("meta"):
             build_model(without)
     except RuntimeError as error:
-        # RegNets compute with tensors as they are built; what came before that is valid.
+        # RegNets compute with tensors in their constructor, after their arguments are checked.
         if "meta tensor" not in str(error):
             raise
 
@@ -168,7 +205,7 @@ def _check_save_folder(path: str) -> list[Mistake]:
 
 
 def _check_run_name(name: str) -> list[Mistake]:
-    # Folders of loggers and checkpoints are named after it.
+    # It is part of the paths of loggers and checkpoints.
     parts = PurePath(name).parts
     if not name.strip() or PurePath(name).is_absolute() or ".." in parts or not name.isprintable():
         message = f"names folders, and must not lead out of those above them; got {name!r}"
@@ -182,14 +219,14 @@ def _check_name(key: str, value: str | None, valid: Any) -> list[Mistake]:
 
 def _check_load_path(path: str | None) -> list[Mistake]:
     if path is not None and (is_tar(path) or is_compressed_pt(path)):
-        # Composer would unpack it, to wherever it says, before anything can be looked at.
+        # Composer would unpack it, to any path it contains, before it can be checked.
         return [Mistake("load_path", f"must be a plain .pt file: unpack {path!r} first")]
-    # What has a scheme, like s3://, is for Composer to look up; {rank} for it to fill in.
+    # Composer resolves paths with a scheme such as s3://, and placeholders such as {rank}.
     if path is None or "://" in path or "{" in path:
         return []
     if not Path(path).is_file():
         return [Mistake("load_path", f"there is no file {path!r}")]
-    if not zipfile.is_zipfile(path):  # as which torch.save writes it
+    if not zipfile.is_zipfile(path):  # the format of torch.save
         return [Mistake("load_path", f"{path} is no checkpoint, or not a whole one")]
     return []
 

@@ -1,4 +1,4 @@
-"""Import the modules of a project that register its attentions."""
+"""Import a project's modules that register attentions."""
 
 import importlib
 import os
@@ -9,7 +9,7 @@ from composer_attn.errors import ArgumentError
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules by name, from the working directory as ``python -m`` does, or as installed.
+    """Import modules by name, installed or (as ``python -m`` does) from the working directory.
 
     Raises:
         ArgumentError: there is no such module, or importing it fails.
@@ -19,7 +19,7 @@ def import_modules(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # a module of the user's own raises what it likes
+        except Exception as error:  # user code may raise anything
             raise ArgumentError(
                 f"--import {name}: {type(error).__name__}: {error}; it takes the name of a module, "
                 f"like my_attentions for my_attentions.py in {os.getcwd()}"

@@ -1,6 +1,6 @@
-"""Names to objects: one table for each kind of component that a config names.
+"""Tables from names to objects, one for each kind of component in a config.
 
-Nothing is imported by a name from YAML, and nothing evaluated: what is not in a table is refused.
+Nothing is imported or evaluated by a name from YAML: names that are not in a table are errors.
 """
 
 import inspect
@@ -32,10 +32,10 @@ class Kind:
     """A kind of component.
 
     Attributes:
-        label: what messages call it.
-        table: what builds each component, by name.
-        supplied: arguments that the run supplies itself, which a config must not.
-        extra: arguments that every component of the kind takes besides its own, and their types.
+        label: its name in messages.
+        table: builders of the components, by name.
+        supplied: arguments supplied by the run, which a config must not set.
+        extra: types of the arguments that every component of the kind takes besides its own.
     """
 
     label: str
@@ -44,17 +44,17 @@ class Kind:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def write_out(self, name: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return a component's arguments with ratios like ``1/16`` as the numbers they are."""
+        """Return a component's arguments with ratios like ``1/16`` converted to numbers."""
         if not isinstance(name, str) or name not in self.table:
             return arguments
         try:
             build = self.table[name]
-        except ArgumentError:  # check_call says why
+        except ArgumentError:  # reported by check_call
             return arguments
         return written_out(arguments, build, self.extra)
 
     def check(self, key: str, section: Any) -> list[Mistake]:
-        """List what is wrong with a section ``{name: ..., argument: ...}``."""
+        """List the mistakes in a section ``{name: ..., argument: ...}``."""
         if not isinstance(section, Mapping) or "name" not in section:
             valid = ", ".join(sorted(self.table)[:5])
             return [Mistake(key, f"must be {{name: ..., ...}}, the name one of {valid}, ...")]
@@ -62,7 +62,7 @@ class Kind:
         return self.check_call(key, f"{key}.name", section["name"], arguments)
 
     def check_all(self, key: str, sections: Any) -> list[Mistake]:
-        """List what is wrong with a section ``{name: {argument: ...}, name: ...}``."""
+        """List the mistakes in a section ``{name: {argument: ...}, name: ...}``."""
         if not isinstance(sections, Mapping):
             return [Mistake(key, "must be {name: {argument: value}, ...}")]
         mistakes = []
@@ -77,12 +77,12 @@ class Kind:
     def check_call(
         self, key: str, name_key: str, name: Any, arguments: Mapping[str, Any]
     ) -> list[Mistake]:
-        """List what is wrong with a name, and with the names and types of its arguments."""
+        """List the mistakes in a component's name and in the names and types of its arguments."""
         if not isinstance(name, str) or name not in self.table:
             return [Mistake(name_key, unknown(self.label, name, self.table))]
         try:
             self.table[name]
-        except ArgumentError as error:  # of a package whose attention cannot be imported
+        except ArgumentError as error:  # the attention of a package that cannot be imported
             return [Mistake(name_key, str(error))]
         parameters = inspect.signature(self.table[name]).parameters.values()
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -98,7 +98,9 @@ class Kind:
             if p.default is p.empty and p.name not in arguments and p.name not in self.supplied
         ]  # fmt: skip
         mistakes += [Mistake(key, f"{name} needs the argument {m!r}") for m in missing]
-        by_default = {p.name for p in named if p.default is None}  # annotated as such or not
+        by_default = {
+            p.name for p in named if p.default is None
+        }  # even if not annotated as optional
         given = {n: v for n, v in arguments.items() if v is not None or n not in by_default}
         return mistakes + self._check_types(key, name, given)
 
@@ -112,13 +114,13 @@ class Kind:
 
 
 def snake_case(name: str) -> str:
-    """Turn a class name into what YAML calls it: ``LRMonitor`` into ``lr_monitor``."""
+    """Convert a class name to its name in YAML: ``LRMonitor`` to ``lr_monitor``."""
     words = name.replace("NaN", "Nan")
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", words).lower()
 
 
 def _composer_algorithms() -> dict[str, Callable[..., Algorithm]]:
-    """Composer's algorithms by class name and by package name: ``blur_pool`` and ``blurpool``."""
+    """Return Composer's algorithms by class and package name: ``blur_pool`` and ``blurpool``."""
     table: dict[str, Callable[..., Algorithm]] = {}
     for name in composer.algorithms.__all__:
         cls = getattr(composer.algorithms, name)
@@ -129,7 +131,7 @@ def _composer_algorithms() -> dict[str, Callable[..., Algorithm]]:
 
 
 def _classes(package: Any, ending: str) -> dict[str, Callable[..., Any]]:
-    """The classes that a package exports, by their name in snake case without the ending."""
+    """Return the classes that a package exports, by name in snake case without the ending."""
     return {
         snake_case(name.removesuffix(ending)): getattr(package, name)
         for name in package.__all__
@@ -144,15 +146,15 @@ _OTHERS = {
 
 
 def is_attention(name: str) -> bool:
-    """Say whether a config's algorithm adds attention, one that nobody registered here included."""
+    """Return whether an algorithm in a config adds attention, including unregistered ones."""
     return name == COMPOSERS or name not in _OTHERS
 
 
 ALGORITHMS = Kind(
     "algorithm",
-    # Nobody writes to it, who would need a first mapping that can be written to.
+    # The cast is safe: the first mapping would only need to be mutable for writing.
     ChainMap(cast(MutableMapping, Attentions(_OTHERS)), _OTHERS),
-    supplied=("filter_fn",),  # a function, which YAML cannot hold
+    supplied=("filter_fn",),  # a function, which YAML cannot express
 )
 
 OPTIMIZERS = Kind(
@@ -174,7 +176,7 @@ OPTIMIZERS = Kind(
         "sgd": torch.optim.SGD,
     },
     supplied=("params",),
-    extra={"no_decay": list},
+    extra={"no_decay": list, "groups": dict},
 )
 
 SCHEDULERS = Kind(

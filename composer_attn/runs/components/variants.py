@@ -1,4 +1,4 @@
-"""The variants of one recipe: the same run with another attention, or with none."""
+"""The variants of a recipe: the same run with different attentions, or none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +23,9 @@ class Variant:
     """One run of a study.
 
     Attributes:
-        name: of the variant: ``plain``, or its attention's.
-        seed: of the run.
-        config: of the run.
+        name: name of the variant: ``plain``, or that of its attention.
+        seed: seed of the run.
+        config: config of the run.
     """
 
     name: str
@@ -34,30 +34,30 @@ class Variant:
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its checkpoints, its history and its summary."""
+        """Folder of the run's checkpoints, history and summary."""
         return Path(self.config.save_folder)
 
 
 def attentions() -> list[str]:
-    """List the attentions that a config can name: those registered, and Composer's own."""
+    """List the attentions that a config can name: the registered ones and Composer's own."""
     return [*attention_names(), COMPOSERS]
 
 
 def make_variants(config: RunConfig, names: Sequence[str], seeds: int, out: Path) -> list[Variant]:
-    """Make the runs of a study, all variants of a seed before the next seed.
+    """Return the runs of a study, all variants of a seed before the next seed.
 
-    A variant is the recipe with its attention taken out and the named one put in, with the
-    arguments that the recipe has for it, or else its defaults. Runs of a seed differ in nothing
-    else: parameters, order and augmentation are drawn alike.
+    A variant is the recipe with its attention replaced by the named one, with the arguments that
+    the recipe has for it, or else its defaults. Runs with the same seed differ in nothing else:
+    initial parameters, order of samples and augmentation are the same.
 
     Args:
         config: the recipe.
-        names: variants.
-        seeds: number of seeds, counted up from the recipe's.
-        out: the study's folder, in which each run has its own.
+        names: names of the variants.
+        seeds: number of seeds, counting up from the recipe's.
+        out: folder of the study, in which each run has its own.
 
     Raises:
-        ArgumentError: a variant is unknown, or named twice, or there is none.
+        ArgumentError: a variant is unknown or named twice, or there is none.
         ConfigError: a variant's config has mistakes.
     """
     known = [PLAIN, *attentions()]

@@ -1,1 +1,1 @@
-"""What a YAML file says: read, interpolated, merged and checked against the schema of a run."""
+"""Configuration files: read, interpolated, merged, and checked against the schema of a run."""

@@ -1,4 +1,4 @@
-"""Whether a value from YAML fits the type that an argument is annotated with."""
+"""Check values from YAML against the type annotations of arguments."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,26 +10,26 @@ _CONTAINERS = (list, tuple, dict, set, object)
 
 
 def annotations_of(build: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of a function's or class's arguments, as far as they can be looked up."""
+    """Return the annotated types of a callable's arguments; ``{}`` if they cannot be resolved."""
     while isinstance(build, partial):
         build = build.func
     try:
         return get_type_hints(_called(build))
-    except (NameError, TypeError):  # names that the module imports for type checkers alone
+    except (NameError, TypeError):  # names imported only under TYPE_CHECKING
         return {}
 
 
 def _called(build: Any) -> Any:
-    """Return what a call of a function or class calls: of a class, whichever __init__ it has."""
+    """Return the function that a call runs: for a class, its ``__init__``."""
     is_class = isinstance(build, type)
     return build.__init__ if is_class else build
 
 
 def misfit(value: Any, annotation: Any) -> str:
-    """Say which types an annotation allows, if the value is certainly of none; else ``""``.
+    """Return the types that an annotation allows if the value certainly has none; else ``""``.
 
-    Certain are only plain values (and ``None``) where a plain value is asked for. What YAML cannot
-    hold, like the tensor in ``float | Tensor``, is not offered.
+    This is certain only for plain values (and ``None``) where a plain value is expected. Types that
+    YAML cannot express, such as the tensor in ``float | Tensor``, are not listed.
     """
     union = get_origin(annotation) in (Union, UnionType)
     members = get_args(annotation) if union else (annotation,)
@@ -42,5 +42,5 @@ def misfit(value: Any, annotation: Any) -> str:
 
 
 def _is_plain(member: Any) -> bool:
-    """Say whether a member of a union is a class, and none that holds other values."""
+    """Return whether a member of a union is a class, and not a container."""
     return isinstance(member, type) and get_origin(member) is None and member not in _CONTAINERS

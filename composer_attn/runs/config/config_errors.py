@@ -1,4 +1,4 @@
-"""Collect every mistake of a config, to report them all at once."""
+"""Collect all mistakes in a config, to report them at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake: the key path it is at (``''``: the whole file), and what is wrong.
+    """One mistake: its key path (``''``: the whole file), and a message.
 
     Attributes:
-        key: like ``optimizer.lr``.
+        key: key path, such as ``optimizer.lr``.
         message: what is wrong, and what would be valid.
-        file: where the key was set; filled in by ``ConfigFile.located``.
+        file: the file that set the key; filled in by ``ConfigFile.located``.
     """
 
     key: str
@@ -29,24 +29,24 @@ class Mistake:
 
     def __str__(self) -> str:
         parts = ": ".join(part for part in (self.file, self.key, self.message) if part)
-        # What is quoted from a config may hold line breaks of any kind.
+        # Text quoted from a config may contain line breaks of any kind.
         return " ".join(line for line in parts.splitlines() if line.strip())
 
 
 @contextmanager
 def at(key: str) -> Iterator[None]:
-    """Turn whatever a component raises over its arguments into a config's mistake at a key."""
+    """Convert any exception of a component to a mistake at a key of the config."""
     try:
         yield
     except ConfigError:
         raise
     except ComposerAttnError as error:
         raise ConfigError(Mistake(key, str(error))) from error
-    except Exception as error:  # components are others' code, and raise what they like
+    except Exception as error:  # third-party components may raise anything
         raise ConfigError(Mistake(key, foreign(error))) from error
 
 
 def foreign(error: Exception) -> str:
-    """Say in one line what code that is not ours raised."""
+    """Summarize an exception of third-party code in one line."""
     text = shorten(str(error), _LONGEST, placeholder=" ...")
     return f"{type(error).__name__}: {text}".removesuffix(": ")

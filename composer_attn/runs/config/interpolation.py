@@ -1,6 +1,7 @@
-"""Measure what ``${...}`` in a config comes to before any of it is filled in.
+"""Measure the size of a config with all ``${...}`` expanded, before expanding any of them.
 
-Ten lines that each name the one before twice make a thousand copies of the first, forty a trillion.
+Ten lines that each refer to the previous one twice expand to a thousand copies of the first, and
+forty lines to a trillion.
 """
 
 import re
@@ -9,7 +10,7 @@ from typing import Any
 
 from composer_attn.runs.config.config_errors import Mistake
 
-# Characters and values of a config, all of its interpolations written out.
+# Limit of characters plus values of a config with all interpolations expanded.
 LARGEST = 1_000_000
 _START = re.compile(r"\$\{")
 _VARIABLE = r"\$\{oc\.env:[^${}]*\}"
@@ -20,10 +21,10 @@ Path = tuple[str, ...]
 
 
 def check_interpolations(content: dict) -> list[Mistake]:
-    """List the interpolations that are of another form than documented, or that swell.
+    """List the interpolations that have an undocumented form, or that expand to too much.
 
     Args:
-        content: the config as plain data, nothing filled in.
+        content: the config as plain data, with nothing expanded.
 
     Example:
         >>> check_interpolations({"lr": "${optimizer.lr}", "optimizer": {"lr": 0.1}})
@@ -50,7 +51,7 @@ def _too_much(content: dict) -> list[str]:
 
 
 def _texts(node: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Yield every string, keys aside, and where it stands."""
+    """Yield every string value with its path."""
     if isinstance(node, str):
         yield path, node
     for key, value in _items(node):
@@ -64,22 +65,22 @@ def _items(node: Any) -> list[tuple[str, Any]]:
 
 
 def _indexed(node: Any) -> Any:
-    """Turn lists into mappings from their indices, at every depth."""
+    """Convert lists to mappings from their indices, recursively."""
     items = _items(node)
     return {key: _indexed(value) for key, value in items} if items else node
 
 
 class _Sizes:
-    """What each node comes to, each counted once, without filling anything in."""
+    """Expanded sizes of nodes, computed once for each, without expanding anything."""
 
     def __init__(self, content: dict):
         self._content = _indexed(content)
         self._known: dict[Path, int] = {}
 
     def of(self, path: Path) -> int:
-        """Return the size of a node."""
+        """Return the expanded size of a node."""
         if path not in self._known:
-            # What leads back to itself has no size: OmegaConf makes an error of it.
+            # 0 for circular references, which are an error in OmegaConf.
             self._known[path] = 0
             node = self._at(path)
             size = 1
@@ -98,10 +99,10 @@ class _Sizes:
         return node
 
     def _named(self, key: str, path: Path) -> Path:
-        """Return the node that a key at ``path`` names, through the interpolations on its way."""
+        """Return the path of the node that a key at ``path`` names, following interpolations."""
         dots = len(key) - len(key.lstrip("."))
         parts = [part for part in re.split(r"[.\[\]]+", key) if part]
-        # One dot stands for the mapping that holds the interpolation.
+        # A single dot refers to the mapping that contains the interpolation.
         wanted = (*(path[: len(path) - dots] if dots else ()), *parts)
         for end in range(len(wanted)):
             above = self._at(wanted[:end])

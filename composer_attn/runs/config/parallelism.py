@@ -1,6 +1,8 @@
-"""How a run is spread over processes."""
+"""Distribution of a run over processes."""
 
 import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
 from composer.utils import dist, get_device
 from composer.utils.parallelism import FSDP2Config, ParallelismConfig
 from packaging.version import Version
@@ -11,16 +13,16 @@ from composer_attn.runs.config.schema import RunConfig
 
 PARALLELISMS = ("ddp", "fsdp2")
 
-# Under Composer 0.32.1 on CPU, with or without attention, FSDP2's losses are those of DDP with this
-# version of torch, and are others with 2.7.0.
+# Under Composer 0.32.1 on CPU, with or without attention, FSDP2's losses equal those of DDP with
+# this version of torch, and differ from them with 2.7.0.
 _FSDP2_TORCH = Version("2.13")
 
 
 def join_ranks(config: RunConfig) -> None:
-    """Connect this process to the run's others; nothing is waited for in a run of one.
+    """Join the process group of the run; a single process does not wait.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: the configured device is not available.
     """
     with at("device"):
         device = get_device(config.device)
@@ -28,10 +30,10 @@ def join_ranks(config: RunConfig) -> None:
 
 
 def parallelism_config(parallelism: str) -> ParallelismConfig | None:
-    """Return what Composer's Trainer takes; ``None`` is DDP wherever there are several ranks.
+    """Return the config for Composer's Trainer; ``None`` means DDP if there are several ranks.
 
     Raises:
-        ArgumentError: the installed torch trains wrongly under FSDP2.
+        ArgumentError: training under FSDP2 is not correct with the installed torch.
     """
     if parallelism == "ddp":
         return None
@@ -41,4 +43,18 @@ def parallelism_config(parallelism: str) -> ParallelismConfig | None:
             f"fsdp2 needs torch >= {_FSDP2_TORCH}: with 2.7.0 its losses are not those of ddp, and "
             f"{installed} is not known to be right; use ddp"
         )
-    return ParallelismConfig(fsdp2=FSDP2Config())
+    # In one file, like any other checkpoint: it is checked, kept and resumed as those are, by any
+    # number of ranks and under either parallelism. Composer's default is a folder of shards.
+    return ParallelismConfig(fsdp2=FSDP2Config(state_dict_type="full"))
+
+
+class SharedBuffers(Callback):
+    """Lets every rank evaluate with rank 0's running statistics, which checkpoints hold.
+
+    DDP sends them around by itself; under FSDP2 each rank keeps its own.
+    """
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        """Send rank 0's buffers to the others."""
+        for buffer in state.model.buffers():
+            dist.broadcast(buffer, src=0)

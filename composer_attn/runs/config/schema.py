@@ -1,4 +1,4 @@
-"""The one schema of a run, and how a YAML file becomes it."""
+"""The schema of a run, and its construction from YAML files."""
 
 import io
 from collections.abc import Sequence
@@ -22,35 +22,38 @@ _MOST_BASES = 20
 
 @dataclass
 class RunConfig:
-    """Everything that makes a run. A section is a mapping of ``name`` and its arguments.
+    """The complete config of a run. A section is a mapping of ``name`` and arguments.
 
     Attributes:
-        run_name: names the run for loggers, and its folder.
-        seed: of the model's parameters, the data's order, everything.
+        run_name: name of the run for loggers, and of its folder.
+        seed: seed of all random numbers: parameters, order of the data, augmentation, ...
         model: ``{name: resnet50, num_classes: 1000, ...}``.
         train_dataset: ``{name: digits, split: train, ...}``.
-        eval_dataset: like ``train_dataset``; without one nothing is evaluated.
-        batch_size: global: samples of one optimizer step, over all ranks.
-        device_train_microbatch_size: samples of one forward and backward pass, or ``auto``.
+        eval_dataset: like ``train_dataset``; without it nothing is evaluated.
+        batch_size: global batch size: samples per optimizer step, over all ranks.
+        device_train_microbatch_size: samples per forward and backward pass, or ``auto``.
+        train: the parts to train, with all others frozen: ``[attention, classifier]`` and patterns
+            of parameter names; everything by default.
+        freeze_norms: whether batch norms frozen by ``train`` also keep their running statistics.
         algorithms: ``{eca: {min_channels: 64}, ...}``, in any order.
         optimizer: ``{name: decoupled_sgdw, lr: 0.1, ...}``.
-        scheduler: ``{name: cosine_annealing_with_warmup, t_warmup: 5ep, ...}``; constant without.
-        max_duration: like ``90ep``, ``1000ba``; Composer's time strings.
-        eval_interval: how often to evaluate; likewise.
-        precision: ``fp32``, ``amp_bf16``, ``amp_fp16``, ...; Composer's default for the device.
-        device: ``cpu``, ``gpu``, ``mps``; by default what there is.
+        scheduler: ``{name: cosine_annealing_with_warmup, t_warmup: 5ep, ...}``; constant if null.
+        max_duration: a time string of Composer's, such as ``90ep`` or ``1000ba``.
+        eval_interval: how often to evaluate; a time string, too.
+        precision: ``fp32``, ``amp_bf16``, ``amp_fp16``, ...; by default Composer's for the device.
+        device: ``cpu``, ``gpu`` or ``mps``; by default the best available.
         compile: whether to ``torch.compile`` the model.
-        parallelism: ``ddp``, or ``fsdp2`` to spread parameters over the ranks.
+        parallelism: ``ddp``, or ``fsdp2`` to shard parameters over the ranks.
         loggers: ``{tensorboard: {log_dir: ...}, ...}``.
         callbacks: ``{lr_monitor: {}, ...}``.
-        save_folder: where checkpoints and the summary go; a run that is not resumed never writes
-            into a folder that holds something, but beside it, into ``-2``, ``-3``, ...
+        save_folder: folder of checkpoints and summary. If it is not empty, a run that is not
+            resumed writes to a new folder beside it instead, with suffix ``-2``, ``-3``, ...
         save_interval: how often to save a checkpoint.
-        save_num_checkpoints_to_keep: how many of the newest checkpoints to keep; -1 keeps all.
-        autoresume: go on from the last checkpoint in ``save_folder``, if there is one.
+        save_num_checkpoints_to_keep: number of latest checkpoints to keep; -1 keeps all.
+        autoresume: whether to resume from the last checkpoint in ``save_folder``, if any.
         load_path: a checkpoint to start from.
-        load_weights_only: whether to take only the weights from it.
-        dist_timeout: seconds after which a rank that does not answer ends the run.
+        load_weights_only: whether to load only the weights from it.
+        dist_timeout: seconds after which a rank that does not respond ends the run.
     """
 
     run_name: str = "run"
@@ -60,6 +63,8 @@ class RunConfig:
     eval_dataset: dict[str, Any] | None = None
     batch_size: int = 256
     device_train_microbatch_size: Any = None
+    train: list[Any] | None = None
+    freeze_norms: bool = False
     algorithms: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] | None = None
@@ -86,12 +91,12 @@ REQUIRED = ("model", "train_dataset", "optimizer")
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A config, and the layers (files, command line) it was read from, to say where a key was set.
+    """A config with the layers (files, command line) it was read from, to locate keys.
 
     Attributes:
-        config: the run's config, every interpolation resolved.
-        layers: pairs of a source's name and what it sets, the later ones winning.
-        mistakes: keys that are unknown, missing or of a wrong type; ``config`` is without them.
+        config: the config of the run, with all interpolations resolved.
+        layers: pairs of a source's name and its content; later ones take precedence.
+        mistakes: keys that are unknown, missing or of the wrong type, absent from ``config``.
     """
 
     config: RunConfig
@@ -99,27 +104,27 @@ class ConfigFile:
     mistakes: tuple[Mistake, ...] = ()
 
     def source_of(self, key: str) -> str:
-        """Return the file (or the command line) that set a key path, or the nearest above, last."""
+        """Return the last source (file or command line) to set a key path or its nearest parent."""
         depths = [_depth(layer, key) for _, layer in self.layers]
         if not any(depths):
-            return self.layers[-2][0]  # the file that was asked for
+            return self.layers[-2][0]  # the file that was given
         deepest_last = max((depth, index) for index, depth in enumerate(depths))
         return self.layers[deepest_last[1]][0]
 
     def located(self, mistakes: Sequence[Mistake]) -> list[Mistake]:
-        """Add to each mistake the file that it stands in."""
+        """Add to each mistake the file that it is in."""
         return [replace(m, file=m.file or self.source_of(m.key)) for m in mistakes]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
-    """Read a run's YAML, the ``base`` files it builds on, and ``key=value`` overrides.
+    """Read a run's YAML file, its ``base`` files, and ``key=value`` overrides.
 
-    ``base: other.yaml`` names a file, relative to this one, whose keys hold where this one sets no
-    others; a section of another ``name`` takes the place of the base's whole, and a component of
-    null takes out the base's. ``${key}`` and ``${oc.env:NAME}`` are filled in by OmegaConf.
+    ``base: other.yaml`` names a file, relative to this one, whose keys apply unless this one sets
+    them; a section with a different ``name`` replaces the base's entirely, and a component that is
+    null removes the base's. ``${key}`` and ``${oc.env:NAME}`` are resolved by OmegaConf.
 
     Raises:
-        ConfigError: a file cannot be read, or ``${...}`` not be filled in.
+        ConfigError: a file cannot be read, or a ``${...}`` cannot be resolved.
     """
     read = (*_read(Path(path)), (_COMMAND_LINE, _read_overrides(overrides)))
     layers = tuple((source, named_sections(layer)) for source, layer in read)
@@ -138,7 +143,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
                     section, wrong = take_out(key, merged, layer)
                     mistakes += [replace(mistake, file=source) for mistake in wrong]
                 merged = OmegaConf.merge(merged, section)
-            except TypeError:  # what OmegaConf says of a list where a mapping belongs
+            except TypeError:  # raised by OmegaConf for a list in place of a mapping
                 mistakes.append(Mistake(str(key), "must be a mapping {...}", source))
             except OmegaConfBaseException as error:
                 mistakes.append(Mistake(str(key), first_line(error), source))
@@ -151,13 +156,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigFile:
     located = ConfigFile(merged, layers).located([*mistakes, *unresolved])
     if unresolved:
         raise ConfigError(*located)
-    config = cast(RunConfig, OmegaConf.to_object(merged))  # which it was structured by
+    config = cast(RunConfig, OmegaConf.to_object(merged))  # merged has the structure of RunConfig
     located += ConfigFile(config, layers).located(_nulls(config))
     return ConfigFile(config, layers, tuple(located))
 
 
 def _nulls(config: RunConfig) -> list[Mistake]:
-    """List the components that came out as null, by way of ``${...}``."""
+    """List the components that are null after resolving ``${...}``."""
     sections = {key: getattr(config, key) for key in SEVERAL}
     return [
         nothing_below(f"{key}.{name}", {n: v for n, v in section.items() if v is not None})
@@ -168,7 +173,7 @@ def _nulls(config: RunConfig) -> list[Mistake]:
 
 
 def _names_another(below: Any, section: Any) -> bool:
-    """Say whether a file's section names another component than the files it builds on."""
+    """Return whether a section names a different component than its base files."""
     if not isinstance(below, DictConfig) or not isinstance(section, DictConfig):
         return False
     names = {layer.get("name") for layer in (below, section)} - {None}
@@ -176,7 +181,7 @@ def _names_another(below: Any, section: Any) -> bool:
 
 
 def _depth(layer: DictConfig, key: str) -> int:
-    """Count how many parts of a key path a layer sets."""
+    """Return how many parts of a key path a layer sets."""
     node: Any = OmegaConf.to_container(layer, resolve=False)
     for depth, part in enumerate(key.split(".")):
         if not isinstance(node, dict) or part not in node:
@@ -186,7 +191,7 @@ def _depth(layer: DictConfig, key: str) -> int:
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig]]:
-    """Read a file and the files it builds on, the first base first."""
+    """Read a file and its bases, the innermost base first."""
     try:
         content = OmegaConf.load(io.StringIO(read_yaml(path)))
         base = content.pop("base", None) if isinstance(content, DictConfig) else None
@@ -215,14 +220,14 @@ def _read_overrides(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(*(Mistake(text, message, _COMMAND_LINE) for text in wrong))
     try:
         return OmegaConf.from_dotlist(list(overrides))
-    # OmegaConf also lets Python's own errors through, of keys that go into a list or a value.
+    # OmegaConf also raises built-in exceptions, for keys below a list or a value.
     except Exception as error:
         raise ConfigError(Mistake(" ".join(overrides), foreign(error), _COMMAND_LINE)) from None
 
 
 def _unresolved(merged: DictConfig) -> list[Mistake]:
-    """List the keys whose ``${...}`` cannot be filled in, or that hold a ``???``."""
-    written = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False))  # of a mapping
+    """List the keys whose ``${...}`` cannot be resolved, or that contain ``???``."""
+    written = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=False))  # a mapping
     mistakes = check_interpolations(written)
     if mistakes:
         return mistakes

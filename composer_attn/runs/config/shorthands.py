@@ -1,4 +1,4 @@
-"""What a config may write shorter, and what ``null`` means in one."""
+"""Shorthands in a config, and the meaning of ``null``."""
 
 import re
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ _RATIO = re.compile(r"\s*\d+\s*/\s*0*[1-9]\d*\s*")
 
 
 def named_sections(layer: DictConfig) -> DictConfig:
-    """Write out ``model: resnet18`` as ``model: {name: resnet18}``.
+    """Expand ``model: resnet18`` to ``model: {name: resnet18}``.
 
-    What holds ``${...}`` stays as it is: it may stand for a whole section.
+    Strings with ``${...}`` are unchanged, as they may refer to a whole section.
     """
-    raw: Any = OmegaConf.to_container(layer, resolve=False)  # of a mapping, a dict
+    raw: Any = OmegaConf.to_container(layer, resolve=False)  # a dict, since layer is a mapping
     for key in SINGLE:
         value = raw.get(key)
         if isinstance(value, str) and "${" not in value and value != "???":
@@ -33,18 +33,18 @@ def named_sections(layer: DictConfig) -> DictConfig:
 
 
 def take_out(key: str, below: DictConfig, layer: DictConfig) -> tuple[DictConfig, list[Mistake]]:
-    """Take out of what files build on what a layer sets to null.
+    """Remove from the base files the components that a layer sets to null.
 
     Args:
         key: one of :data:`SEVERAL`.
         below: the config so far, changed in place.
-        layer: what comes on top of it.
+        layer: the layer to be merged into it.
 
     Returns:
-        The layer's section without these; and a mistake for each that there is nothing below of.
+        The layer's section without these, and a mistake for each that is not in ``below``.
     """
     section = OmegaConf.masked_copy(layer, key)
-    whole: Any = OmegaConf.to_container(layer, resolve=False)  # of a mapping, a dict
+    whole: Any = OmegaConf.to_container(layer, resolve=False)  # a dict, since layer is a mapping
     raw = whole[key]
     if raw is None:
         below[key], section[key] = {}, {}
@@ -60,14 +60,14 @@ def take_out(key: str, below: DictConfig, layer: DictConfig) -> tuple[DictConfig
 
 
 def nothing_below(key: str, there: Mapping[str, Any]) -> Mistake:
-    """Say that null has nothing to take out: it is not short for the defaults."""
+    """Return the mistake for a null that removes nothing: it does not mean the defaults."""
     names = ", ".join(map(str, there)) or "nothing"
     message = f"null takes out what a file below has, which is {names}; for the defaults write {{}}"
     return Mistake(key, message)
 
 
 def written_out(arguments: dict[str, Any], build: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a component's arguments with ratios like ``1/16`` as numbers, where these belong."""
+    """Return a component's arguments with ratios like ``1/16`` converted where it takes numbers."""
     types = annotations_of(build) | dict(extra)
     return {name: _number(value, types.get(name, Any)) for name, value in arguments.items()}
 
@@ -86,7 +86,7 @@ def _number(value: Any, annotation: Any) -> Any:
 
 
 def parse_number(argument: str, text: str) -> int | float:
-    """Read a count or a fraction.
+    """Parse a count or a fraction.
 
     Raises:
         ArgumentError: it is neither.

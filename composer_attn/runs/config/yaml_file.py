@@ -1,4 +1,4 @@
-"""Read YAML that somebody else may have written: plain data, of a size that a run can have."""
+"""Read untrusted YAML: plain data, of limited size."""
 
 import os
 
@@ -6,17 +6,17 @@ import yaml
 
 from composer_attn.errors import ArgumentError
 
-# The longest recipe has 1.5 kB, 60 nodes, 3 levels.
+# The largest recipe has 1.5 kB, 60 nodes and 3 levels.
 LARGEST = 1_000_000  # bytes
-MOST_NODES = 10_000  # each alias counts as what it stands for
+MOST_NODES = 10_000  # aliases count as the nodes that they refer to
 DEEPEST = 20
 
 
 def read_yaml(path: str | os.PathLike) -> str:
-    """Return the text of a YAML file that is small however its aliases are written out.
+    """Return the text of a YAML file, checked to be small with all aliases expanded.
 
     Raises:
-        ArgumentError: it is too large, too deep, or swells.
+        ArgumentError: it is too large, nested too deeply, or expands to too many nodes.
         OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
     """
     with open(path, "rb") as file:
@@ -29,15 +29,15 @@ def read_yaml(path: str | os.PathLike) -> str:
 
 
 def _measure(text: str) -> None:
-    """Count nodes and levels event by event: nothing is built, so nothing can swell."""
-    sizes: dict[str | None, int] = {}  # of what each anchor stands for
-    open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count when it began
+    """Count nodes and levels from the event stream, without building or expanding anything."""
+    sizes: dict[str | None, int] = {}  # number of nodes that each anchor refers to
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count at its start
     count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            # Of an anchor that is not closed yet, an alias would lead back to itself.
+            # An alias to an anchor that is still open is a circular reference.
             if any(event.anchor == anchor for anchor, _ in open_nodes):
-                raise ArgumentError(f"*{event.anchor} stands for something that it is a part of")
+                raise ArgumentError(f"*{event.anchor} refers to a node that contains it")
             count += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.NodeEvent):
             before, count = count, count + 1

@@ -10,27 +10,27 @@ from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.images import AUGMENTATIONS, Normalize, build_transform, collate
 from composer_attn.runs.data.source import Source
 
-# Of the training images, in units of the brightest value.
-_MEAN = (0.4914, 0.4822, 0.4465)
-_STD = (0.2470, 0.2435, 0.2616)
+# Of the training images, with values from 0 to 1.
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
 SIZE = 32
 
 
 def cifar10(
     root: str, split: str, augmentation: str | None = None, download: bool = False
 ) -> Source:
-    """Read CIFAR-10: 32x32 images of 10 classes, 50,000 to train on and 10,000 held out.
+    """Read CIFAR-10: 32x32 images of 10 classes, 50,000 for training and 10,000 held out.
 
     Args:
-        root: the folder that holds ``cifar-10-batches-py``.
+        root: the folder that contains ``cifar-10-batches-py``.
         split: ``train`` or ``test``.
         augmentation: one of :data:`~composer_attn.runs.data.images.AUGMENTATIONS`; by default
-            ``pad_crop`` to train and nothing to test.
-        download: whether to fetch the files where they are missing.
+            ``pad_crop`` for training and none for testing.
+        download: whether to download the files if they are missing.
 
     Raises:
-        ArgumentError: an argument is not valid.
-        FileNotFoundError: the files are not there, or broken.
+        ArgumentError: an argument is invalid.
+        FileNotFoundError: the files are missing or corrupt.
     """
     return _cifar(torchvision.datasets.CIFAR10, root, split, augmentation, download)
 
@@ -38,7 +38,7 @@ def cifar10(
 def cifar100(
     root: str, split: str, augmentation: str | None = None, download: bool = False
 ) -> Source:
-    """Read CIFAR-100, like :func:`cifar10` with 100 classes, in ``cifar-100-python``."""
+    """Read CIFAR-100: like :func:`cifar10`, with 100 classes, in ``cifar-100-python``."""
     return _cifar(torchvision.datasets.CIFAR100, root, split, augmentation, download)
 
 
@@ -63,6 +63,6 @@ def _cifar(
         image_shape=(3, SIZE, SIZE),
         classes=tuple(images.classes),
         collate=collate,
-        device_transform=Normalize(_MEAN, _STD),
+        device_transform=Normalize(MEAN, STD),
         random=augmentation in set(AUGMENTATIONS) - {"center_crop"},
     )

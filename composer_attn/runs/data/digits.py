@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 real images that come inside scikit-learn."""
+"""Handwritten digits: 1,797 real images included in scikit-learn."""
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,11 @@ _TEST_SHARE = 0.2
 
 
 def digits(split: str, size: int = 32) -> Source:
-    """Load one split of the handwritten digits of scikit-learn, nothing downloaded.
+    """Load a split of scikit-learn's handwritten digits, without downloading anything.
 
     The 8x8 images of the UCI "Optical Recognition of Handwritten Digits" test set, 0 to 9, resized
-    bilinearly and repeated over three channels; four fifths to train on, one fifth held out, the
-    classes in equal shares.
+    bilinearly and repeated over three channels; a stratified split of four fifths for training and
+    one fifth held out.
 
     Args:
         split: ``train`` (1,437 images) or ``test`` (360), the same in every process and run.

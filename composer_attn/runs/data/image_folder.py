@@ -1,4 +1,4 @@
-"""Folders of images, one folder a class: the layout of ImageNet."""
+"""Folders of images, one per class: the layout of ImageNet."""
 
 import logging
 import multiprocessing
@@ -13,8 +13,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Normalize,
     build_transform,
     collate,
@@ -26,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class _Images(torchvision.datasets.ImageFolder):
-    """An ImageFolder that knows what to do about a file that is no image."""
+    """An ImageFolder that can skip and count files that are not images."""
 
     def __init__(self, root: str, transform, skip: bool):
         self._skip = skip
@@ -40,7 +38,7 @@ class _Images(torchvision.datasets.ImageFolder):
             raise FileNotFoundError(f"{error}{_listed(root, self.passed_over)}") from error
 
     def _is_image(self, path: str) -> bool:
-        """Say whether a file's ending is that of an image; count the others."""
+        """Return whether a file has an image's extension; count the others."""
         found = path.lower().endswith(IMG_EXTENSIONS)
         if not found:
             self.passed_over[Path(path).suffix.lower() or Path(path).name] += 1
@@ -50,7 +48,7 @@ class _Images(torchvision.datasets.ImageFolder):
         path, label = self.samples[index]
         try:
             image = self.loader(path)
-        except Exception as error:  # of all kinds: the file may hold anything
+        except Exception as error:  # of any type: the file may contain anything
             if not self._skip:
                 raise ArgumentError(
                     f"{path} cannot be read as an image: {error}. on_bad_image: skip leaves such "
@@ -63,7 +61,7 @@ class _Images(torchvision.datasets.ImageFolder):
         return self.transform(image), label
 
     def skipped(self) -> int:
-        """Return how often a file was skipped, in all processes of this rank."""
+        """Return the number of times that a file was skipped, in all processes of this rank."""
         return self._skipped.value
 
 
@@ -73,25 +71,32 @@ def image_folder(
     size: int = 224,
     resize: int = 256,
     on_bad_image: str = "error",
+    mean: list | None = None,
+    std: list | None = None,
 ) -> Source:
-    """Read images from ``root/<class>/*``, the classes in the order of their names.
+    """Read images from ``root/<class>/*``, with classes sorted by name.
 
     Args:
-        root: the folder of one split, like ``/data/imagenet/train``.
+        root: the folder of one split, such as ``/data/imagenet/train``.
         augmentation: one of :data:`~composer_attn.runs.data.images.AUGMENTATIONS`.
-        size: height and width, in pixels, of what the network sees.
-        resize: what the shorter side becomes first, under ``center_crop`` and ``resize_crop``.
-        on_bad_image: ``error``, or ``skip`` to leave out files that are no images, and count them.
+        size: height and width of the network's input, in pixels.
+        resize: length to which the shorter side is resized before ``center_crop`` and
+            ``resize_crop``, in pixels.
+        on_bad_image: ``error``, or ``skip`` to leave out files that are not images, and count them.
+        mean: means of red, green and blue for normalization, with values from 0 to 1; ImageNet's
+            by default.
+        std: standard deviations for normalization; ImageNet's by default.
 
     Raises:
-        ArgumentError: fewer than two classes, or an argument that is not valid.
-        FileNotFoundError: no such folder, or one without images.
+        ArgumentError: there are fewer than two classes, or an argument is invalid.
+        FileNotFoundError: there is no such folder, or it has no images.
 
     Warns:
-        UserWarning: there are files of other endings, which are passed over.
+        UserWarning: there are files with other extensions, which are ignored.
     """
     if on_bad_image not in ("error", "skip"):
         raise ArgumentError(f"on_bad_image must be error or skip; got {on_bad_image!r}")
+    normalize = Normalize.by(mean, std)
     dataset = _Images(root, build_transform(augmentation, size, resize), on_bad_image == "skip")
     if len(dataset.classes) < 2:
         raise ArgumentError(f"{root} holds one class only: {dataset.classes[0]!r}")
@@ -103,7 +108,7 @@ def image_folder(
         image_shape=(3, size, size),
         classes=tuple(dataset.classes),
         collate=collate,
-        device_transform=Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        device_transform=normalize,
         random=augmentation != "center_crop",
         passed_over=dict(dataset.passed_over),
         skipped=dataset.skipped,
@@ -116,7 +121,7 @@ def _read(path: str) -> Image.Image:
 
 
 def _listed(root: str, passed_over: Counter[str]) -> str:
-    """Say how many files are passed over, and of which endings."""
+    """Describe how many files were passed over, by extension."""
     most_first = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     endings = [f"{ending} ({count:,})" for ending, count in most_first]
     more = f", and {len(endings) - 5} other endings" if len(endings) > 5 else ""

@@ -1,8 +1,8 @@
-"""Images on their way from a file to the network: augmented, batched as bytes, normalized late.
+"""The path of images from file to network: augmentation, batches of bytes, late normalization.
 
-Batches travel as uint8 in channels-last memory, a quarter of the bytes of float32, in the layout
-that images are decoded in and that convolutions are fastest in; they become normalized float32 only
-on the device.
+Batches are transferred as uint8 in channels-last memory: a quarter of the bytes of float32, in the
+layout in which images are decoded and convolutions are fastest. They are converted to normalized
+float32 only on the device.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
+from composer_attn.checks import is_real
 from composer_attn.errors import ArgumentError
 
-# Of ImageNet's training images, in units of the brightest value; what torchvision's weights expect.
+# Of ImageNet's training images, with values from 0 to 1, as torchvision's weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Formats of whose images with one channel some versions of Pillow widen 16 bits to 32.
+# Formats whose 16-bit images with one channel are opened with 32 bits by some versions of Pillow.
 _SIXTEEN_BITS = ("PNG", "PPM")
 
 
@@ -54,18 +55,18 @@ AUGMENTATIONS: dict[str, Callable[[int, int], list[v2.Transform]]] = {
     "trivial_augment": _then(v2.TrivialAugmentWide),
 }
 """
-Augmentations by name: ``center_crop`` to evaluate (resize the shorter side, cut out the middle);
-``resnet`` the usual training crop of random area and shape, flipped at random, which the
-``*_augment`` and ``aug_mix`` policies go on from; ``resize_crop`` a crop at random of a resized
-image; ``pad_crop`` CIFAR's, a crop of an image padded by an eighth.
+Augmentations by name: ``center_crop`` for evaluation (resize the shorter side, crop the centre);
+``resnet``, the usual training crop of random area and aspect ratio with a random flip, to which
+``*_augment`` and ``aug_mix`` add their policies; ``resize_crop``, a random crop of a resized image;
+``pad_crop``, CIFAR's random crop of an image padded by an eighth.
 """
 
 
 def build_transform(augmentation: str, size: int, resize: int) -> v2.Transform:
-    """Build what makes a uint8 tensor ``(3, size, size)`` of a PIL image.
+    """Build a transform from a PIL image to a uint8 tensor ``(3, size, size)``.
 
     Raises:
-        ArgumentError: there is no such augmentation, or it would crop more than there is.
+        ArgumentError: there is no such augmentation, or its crop is larger than the image.
     """
     if augmentation not in AUGMENTATIONS:
         raise ArgumentError(
@@ -79,13 +80,13 @@ def build_transform(augmentation: str, size: int, resize: int) -> v2.Transform:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image of any kind into one of 8 bits a channel, red, green and blue.
+    """Convert an image of any mode to RGB with 8 bits per channel.
 
-    Of 16 bits the upper 8 count, as Pillow has it where the channels are three; with one channel it
-    would cut off whatever is above 255, which leaves white.
+    Of 16 bits the upper 8 are used, as Pillow does for three channels; for a single channel Pillow
+    would clip all values above 255, which leaves white.
 
     Raises:
-        ArgumentError: nothing tells what the brightest value of its numbers is.
+        ArgumentError: the range of its values is unknown.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -98,7 +99,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def collate(samples: list[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
-    """Batch uint8 images in channels-last memory, leaving out ``None``, the skipped ones.
+    """Batch uint8 images in channels-last memory, leaving out skipped ones (``None``).
 
     Raises:
         ArgumentError: all were skipped.
@@ -106,25 +107,46 @@ def collate(samples: list[tuple[Tensor, int] | None]) -> tuple[Tensor, Tensor]:
     found = [sample for sample in samples if sample is not None]
     if not found:
         raise ArgumentError(f"none of the {len(samples)} images of a batch can be read")
-    # In a worker, PyTorch's own collation stacks right into memory shared with the main process.
+    # In a worker, PyTorch's collation writes directly to memory shared with the main process.
     images, labels = default_collate([(image.permute(1, 2, 0), label) for image, label in found])
     return images.permute(0, 3, 1, 2), labels
 
 
 class Normalize:
-    """Turn uint8 images ``(N, 3, H, W)`` into float32 of mean 0 and deviation 1, by channel."""
+    """Convert uint8 images ``(N, 3, H, W)`` to float32, with mean 0 and std 1 by channel."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         self.mean = torch.tensor(mean) * 255
         self.std = torch.tensor(std) * 255
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return channels-last memory; work on whatever device the images are.
+    @classmethod
+    def by(cls, mean: list | None, std: list | None) -> "Normalize":
+        """Normalize by means and stds of values from 0 to 1, by default ImageNet's.
 
-        Images may be floats already, of the same range: MixUp mixes the bytes.
+        Raises:
+            ArgumentError: they are not three numbers from 0 to 1 each.
         """
-        # Whole rows of pixels, (N, H, W * 3): on a CPU, arithmetic that broadcasts over the three
-        # channels, innermost, takes twice as long.
+        found: list[tuple[float, ...]] = []
+        for name, given, default in (("mean", mean, IMAGENET_MEAN), ("std", std, IMAGENET_STD)):
+            numbers = tuple(default if given is None else given)
+            smallest = 0 if name == "mean" else 1e-6
+            if len(numbers) != 3 or not all(
+                is_real(number) and smallest <= number <= 1 for number in numbers
+            ):
+                raise ArgumentError(
+                    f"{name} must be three numbers from 0 to 1, for red, green and blue, in units "
+                    f"of the brightest value; got {given!r}"
+                )
+            found.append(numbers)
+        return cls(*found)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalize images on their device, to channels-last memory.
+
+        Images may also be floats in the same range, since MixUp mixes the bytes.
+        """
+        # Rows of pixels, (N, H, W * 3): on a CPU, broadcasting over an innermost dimension of
+        # three channels takes twice as long.
         rows = images.permute(0, 2, 3, 1).flatten(2)
         mean, std = (
             t.repeat(images.shape[3]).to(images.device, non_blocking=True)
@@ -136,15 +158,15 @@ class Normalize:
 
 
 def _standardize(rows: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    # A copy, of floats too: the batch itself stays, SAM trains on it twice.
+    # Always a copy: SAM trains on the same batch twice, so it must not change.
     return rows.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 def _standardize_bytes(rows: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Compute the same on a CPU, in this thread alone.
+    """Compute the same on a CPU, in a single thread.
 
-    PyTorch's pool of threads spins between operations, on cores that the loader's workers need: on
-    two cores 0.5 ms an image of 224x224 instead of 0.2, where a worker takes 2.4.
+    PyTorch's thread pool spins between operations, on cores that the loader's workers need: on two
+    cores it takes 0.5 ms per image of 224x224 instead of 0.2, while a worker takes 2.4.
     """
     floats = np.subtract(rows.numpy(), mean.numpy(), dtype=np.float32)
     return torch.from_numpy(np.divide(floats, std.numpy(), out=floats))

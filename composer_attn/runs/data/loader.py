@@ -1,4 +1,4 @@
-"""From a dataset to the batches of one rank."""
+"""Data loaders: the batches of one rank."""
 
 from collections.abc import Callable, Sized
 from typing import Any, cast
@@ -12,7 +12,7 @@ from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.seeded import SeededDataset, SeededSampler
 from composer_attn.runs.data.source import Source
 
-# What a dataset section takes besides the dataset's own arguments.
+# Arguments of a dataset section besides the dataset's own.
 LOADER_ARGUMENTS = ("num_workers", "prefetch_factor", "drop_last")
 
 
@@ -26,22 +26,23 @@ def build_loader(
     prefetch_factor: int | None = None,
     drop_last: bool | None = None,
 ) -> DataSpec:
-    """Batch a dataset for this rank.
+    """Build the data loader of a dataset for this rank.
 
-    Order and augmentation are seeded on their own, so that a resumed run goes on with exactly the
-    batches that an uninterrupted one would see.
+    Order and augmentation have their own seeds, so that a resumed run continues with exactly the
+    batches of an uninterrupted one.
 
     Args:
         source: the dataset.
-        batch_size: global: over all ranks.
-        train: whether to shuffle, and to leave out a last batch that is not full.
-        seed: of order and augmentation.
-        num_workers: processes of this rank that load.
-        prefetch_factor: batches that each of them keeps ready; PyTorch's default is 2.
-        drop_last: overrides what ``train`` says of the last batch.
+        batch_size: global batch size, over all ranks.
+        train: whether to shuffle, and to drop an incomplete last batch.
+        seed: seed of order and augmentation.
+        num_workers: number of worker processes of this rank.
+        prefetch_factor: batches that each worker prefetches; PyTorch's default is 2.
+        drop_last: overrides whether to drop an incomplete last batch.
 
     Raises:
-        ArgumentError: the ranks cannot share the batch equally, or there is no batch.
+        ArgumentError: the batch size is not divisible by the number of ranks, or there are too few
+            samples for one batch.
     """
     ranks = dist.get_world_size()
     if batch_size < 1 or batch_size % ranks:
@@ -54,17 +55,17 @@ def build_loader(
     build = _stream if source.streams else _sampled
     loader = build(source, options, train, seed)
     if not len(loader):
-        count = len(cast(Sized, loader.dataset))  # as the loader itself asks
+        count = len(cast(Sized, loader.dataset))  # the loader requires a length, too
         raise ArgumentError(f"{count} samples do not fill one batch of {batch_size}")
     return DataSpec(loader, microbatch_transforms=_on_images(source.device_transform))
 
 
 def _sampled(source: Source, options: dict[str, Any], train: bool, seed: int) -> DataLoader:
-    dataset = cast(Dataset, source.dataset)  # only of a stream it is what builds one
+    dataset = cast(Dataset, source.dataset)  # a builder only if source.streams
     kind: type[DistributedSampler] = DistributedSampler
     if source.random:
         dataset, kind = SeededDataset(dataset, seed), SeededSampler
-    # What composer.utils.dist.get_sampler builds, for a class of sampler of our choice.
+    # As composer.utils.dist.get_sampler, which does not allow choosing the class.
     sampler: DistributedSampler = kind(
         dataset,
         num_replicas=dist.get_world_size(),
@@ -79,7 +80,7 @@ def _sampled(source: Source, options: dict[str, Any], train: bool, seed: int) ->
 def _stream(source: Source, options: dict[str, Any], train: bool, seed: int) -> DataLoader:
     from streaming import StreamingDataLoader
 
-    build = cast(Callable[..., Any], source.dataset)  # of a stream
+    build = cast(Callable[..., Any], source.dataset)  # since source.streams
     dataset = build(batch_size=options["batch_size"], shuffle=train, shuffle_seed=seed)
     return StreamingDataLoader(dataset, pin_memory=torch.cuda.is_available(), **options)
 
@@ -92,5 +93,5 @@ def _worker_options(num_workers: int, prefetch_factor: int | None) -> dict[str, 
 
 
 def _on_images(transform):
-    """Apply a transform to the images of a batch of images and labels."""
+    """Return a function that applies a transform to the images of a batch, or None."""
     return transform and (lambda batch: (transform(batch[0]), *batch[1:]))

@@ -1,10 +1,8 @@
-"""Shards of mosaicml-streaming: the way to data that no single machine holds."""
+"""Shards of mosaicml-streaming, for datasets too large for a single machine."""
 
 from typing import Any
 
 from composer_attn.runs.data.images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Normalize,
     build_transform,
     collate,
@@ -25,20 +23,25 @@ def mds(
     image_column: str = "x",
     label_column: str = "y",
     cache_limit: str | None = None,
+    mean: list | None = None,
+    std: list | None = None,
 ) -> Source:
-    """Stream images from MDS shards, fetched as they are needed and kept in a local folder.
+    """Stream images from MDS shards, downloaded on demand and cached in a local folder.
 
     Args:
-        local: the folder of the shards, or of what is fetched from ``remote``.
+        local: the folder of the shards, or the cache of those of ``remote``.
         augmentation: one of :data:`~composer_attn.runs.data.images.AUGMENTATIONS`.
         num_classes: labels are 0 to ``num_classes - 1``.
-        remote: where the shards are: a path, ``s3://``, ``gs://``, ``oci://``, ...
-        split: the sub-folder of both, like ``train``.
-        size: height and width, in pixels, of what the network sees.
-        resize: what the shorter side becomes first, under ``center_crop`` and ``resize_crop``.
+        remote: location of the shards: a path, ``s3://``, ``gs://``, ``oci://``, ...
+        split: the subfolder of both, such as ``train``.
+        size: height and width of the network's input, in pixels.
+        resize: length to which the shorter side is resized before ``center_crop`` and
+            ``resize_crop``, in pixels.
         image_column: name of the column with the images (encoded ``pil``, ``jpeg`` or ``png``).
         label_column: name of the column with the labels.
-        cache_limit: how much of the local disk to use, like ``100gb``.
+        cache_limit: maximum size of the cache, such as ``100gb``.
+        mean: means for normalization, as for ``image_folder``.
+        std: standard deviations for normalization.
 
     Raises:
         ImportError: mosaicml-streaming is not installed.
@@ -49,10 +52,10 @@ def mds(
         raise ImportError(
             "mds needs mosaicml-streaming: pip install 'composer-attn[streaming]'"
         ) from error
-    transform = build_transform(augmentation, size, resize)
+    transform, normalize = build_transform(augmentation, size, resize), Normalize.by(mean, std)
 
     class Images(StreamingDataset):
-        """Decodes and augments; the stream itself takes care of the order, ranks and resuming."""
+        """Decodes and augments; the base class handles order, ranks and resumption."""
 
         def __getitem__(self, sample_id: Any) -> tuple[Any, int]:
             sample = super().__getitem__(sample_id)
@@ -76,6 +79,6 @@ def mds(
         num_classes=num_classes,
         image_shape=(3, size, size),
         collate=collate,
-        device_transform=Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        device_transform=normalize,
         streams=True,
     )

@@ -1,8 +1,8 @@
-"""Randomness that depends on the sample and the epoch alone.
+"""Randomness that depends only on the sample and the epoch.
 
-Augmentation usually draws from whatever state its worker process is in, which a resumed run cannot
-restore. Here each draw is seeded by (seed, epoch, index), so that a run which was interrupted sees
-the pixels that an uninterrupted one sees, whatever the number of workers.
+Augmentation usually draws from the random state of its worker process, which a resumed run cannot
+restore. Here each sample is seeded by (seed, epoch, index), so that a resumed run sees the same
+pixels as an uninterrupted one, whatever the number of workers.
 """
 
 from collections.abc import Iterator, Sized
@@ -15,10 +15,10 @@ from torch.utils.data import Dataset, DistributedSampler
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Draw, on the CPU, from a state that only the numbers determine; put the former state back.
+    """Seed torch's CPU generator by the given numbers, and restore its state on exit.
 
-    ``torch.manual_seed`` would seed the GPUs as well, which draw dropout, and take a tenth of the
-    time that decoding a photograph takes.
+    ``torch.manual_seed`` would also seed the GPUs, which draw dropout, and would take a tenth of
+    the time of decoding a photograph.
     """
     generator = torch.default_generator
     state = generator.get_state()
@@ -30,21 +30,21 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class SeededSampler(DistributedSampler):
-    """A DistributedSampler that tells each sample the epoch it is drawn for."""
+    """A DistributedSampler that yields (epoch, index)."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((self.epoch, index) for index in super().__iter__())
 
 
 class SeededDataset(Dataset):
-    """Draws each sample of a dataset under its own seed; indexed by (epoch, index)."""
+    """Loads each sample of a dataset under its own seed; indexed by (epoch, index)."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset = dataset
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(cast(Sized, self.dataset))  # what DistributedSampler asks of it too
+        return len(cast(Sized, self.dataset))  # DistributedSampler requires a length, too
 
     def __getitem__(self, position: tuple[int, int]) -> Any:
         epoch, index = position

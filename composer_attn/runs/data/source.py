@@ -1,4 +1,4 @@
-"""What every dataset of ours comes as."""
+"""The common form of all datasets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from torch.utils.data import Dataset
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset, and what batching it takes.
+    """A dataset, and how to batch it.
 
     Attributes:
-        dataset: pairs of an image and a label; for a stream, what builds one of them, given
+        dataset: pairs of an image and a label; for a stream, a function that builds it from
             ``batch_size`` (of this rank), ``shuffle`` and ``shuffle_seed``.
         num_classes: labels are 0 to ``num_classes - 1``.
-        image_shape: ``(channels, height, width)`` of what the network sees.
-        classes: the names of the classes, where they have any.
-        collate: makes a batch of samples; PyTorch's default without.
-        device_transform: changes a batch of images where it is used, on the device.
-        random: whether a sample is drawn at random (augmented) each time.
-        streams: whether ``dataset`` builds a stream.
-        passed_over: how many files were not taken for samples, by their endings.
-        skipped: returns the number of samples left out so far, unreadable.
+        image_shape: ``(channels, height, width)`` of the network's input.
+        classes: the names of the classes, if known.
+        collate: makes a batch of samples; PyTorch's default if None.
+        device_transform: transforms a batch of images on the device.
+        random: whether samples are augmented at random.
+        streams: whether ``dataset`` is a function that builds a stream.
+        passed_over: number of files that were not taken as samples, by extension.
+        skipped: returns the number of unreadable samples left out so far.
     """
 
     dataset: Dataset | Callable[..., Any]

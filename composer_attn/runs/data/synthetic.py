@@ -1,4 +1,4 @@
-"""Fixed random images, to measure throughput and to try recipes without their data."""
+"""Fixed random images, to measure throughput and to test recipes without their data."""
 
 import torch
 from torch.utils.data import TensorDataset
@@ -13,14 +13,14 @@ def synthetic(
     channels: int = 3,
     seed: int = 0,
 ) -> Source:
-    """Draw normally distributed images ``(channels, size, size)`` and uniform labels, once.
+    """Generate normally distributed images ``(channels, size, size)`` with uniform labels.
 
     Args:
         num_samples: number of images.
         num_classes: labels are 0 to ``num_classes - 1``.
         size: height and width in pixels.
-        channels: channels of an image.
-        seed: of the draw; the same images in every process.
+        channels: number of channels.
+        seed: seed of the images, which are the same in every process.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(num_samples, channels, size, size, generator=generator)

@@ -1,4 +1,4 @@
-"""The models that a config can name."""
+"""The models available in a config."""
 
 from composer_attn.runs.models.build import (
     MODEL_ARGUMENTS,

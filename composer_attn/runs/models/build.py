@@ -1,12 +1,14 @@
-"""From a config's model section to a ComposerClassifier."""
+"""Build a ComposerClassifier from the model section of a config."""
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from composer.loss import binary_cross_entropy_with_logits, soft_cross_entropy
 from composer.metrics import CrossEntropy
 from composer.models import ComposerClassifier
+from composer.utils import dist
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -14,13 +16,16 @@ from torchmetrics.classification import MulticlassAccuracy
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.functional import load_weights
+from composer_attn.functional.weights import fill
 from composer_attn.runs.models.table import AUXILIARY, MODELS
-from composer_attn.runs.models.weights import is_file
+from composer_attn.runs.models.weights import classes_of, is_file, published_weights
 
-# What a model section takes besides the network's own arguments.
+log = logging.getLogger(__name__)
+
+# Arguments of a model section besides the network's own.
 MODEL_ARGUMENTS = {"weights": str | None, "loss": str}
 
-# Both take class indices and, as mixup and label smoothing make them, probabilities of classes.
+# Both take class indices or class probabilities, which MixUp and label smoothing produce.
 LOSSES: dict[str, Callable[..., Any]] = {
     "binary_cross_entropy": binary_cross_entropy_with_logits,
     "cross_entropy": soft_cross_entropy,
@@ -28,7 +33,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
 
 
 def num_classes_of(section: dict[str, Any]) -> int:
-    """Return the width of a network's last layer: as the section says, or the network's default."""
+    """Return a network's number of classes: that of the section, or the network's default."""
     parameters = inspect.signature(MODELS[section["name"]]).parameters
     default = parameters["num_classes"].default if "num_classes" in parameters else 1000
     given = section.get("num_classes")
@@ -36,9 +41,9 @@ def num_classes_of(section: dict[str, Any]) -> int:
 
 
 def with_num_classes(section: dict[str, Any], num_classes: int) -> dict[str, Any]:
-    """Return a model section with the number of classes of its data, where it gives none itself.
+    """Return a model section with the data's number of classes, if it does not set one.
 
-    Weights that are published go with the last layer that they were trained with.
+    With published weights the number of classes that they were trained for is kept.
     """
     weights = section.get("weights")
     if section.get("num_classes") is not None:
@@ -49,34 +54,53 @@ def with_num_classes(section: dict[str, Any], num_classes: int) -> dict[str, Any
 
 
 def build_network(section: dict[str, Any]) -> nn.Module:
-    """Build the network that a section names, with its weights.
+    """Build the network of a section, with its weights.
 
     Args:
         section: ``{name, num_classes, weights, ...}``; ``weights`` is a file, or the name of
-            weights that torchvision publishes; the rest are the network's own arguments.
+            weights published by torchvision; the rest are the network's own arguments. If the
+            weights are for a different number of classes, the classifier is not loaded, which is
+            logged.
 
     Raises:
-        ArgumentError: the weights are another network's.
-        ImportError, OSError, TypeError, ValueError: whatever the network says of its arguments.
+        ArgumentError: the weights are of another network.
+        ImportError, OSError, TypeError, ValueError: as raised by the network for its arguments.
     """
     arguments = {k: v for k, v in section.items() if k not in ("name", "loss", "weights")}
     build, weights = MODELS[section["name"]], section.get("weights")
     if weights is None:
         return build(**arguments)
-    if not is_file(weights):
+    # Published checkpoints may include auxiliary classifiers, without which networks are built.
+    without = tuple(f"{name}." for name in AUXILIARY)
+    if is_file(weights):
+        network = build(**arguments)
+        left = load_weights(network, weights, ignore=without, new_classifier=True)
+    elif arguments.get("num_classes") in (None, classes_of(section["name"], weights)):
         return build(**arguments, weights=weights)
-    network = build(**arguments)
-    # Checkpoints of torchvision's come with classifiers that these networks are built without.
-    load_weights(network, weights, ignore=[f"{name}." for name in AUXILIARY])
+    else:
+        network, published = build(**arguments), published_weights(section["name"], weights)
+        state = published.get_state_dict(progress=False, check_hash=True)
+        left = fill(network, state, weights, without, new_classifier=True)
+    _tell_of_new(left, weights, arguments.get("num_classes"))
     return network
 
 
+def _tell_of_new(left: tuple[str, ...], weights: str, num_classes: int | None) -> None:
+    new = [name for name in left if not name.startswith(AUXILIARY)]
+    if new and dist.get_local_rank() == 0:
+        log.warning(
+            "the weights of %s are for another number of classes: %s, of %s classes, keep their "
+            "initial values",
+            weights, ", ".join(new), num_classes,
+        )  # fmt: skip
+
+
 def build_model(section: dict[str, Any]) -> ComposerClassifier:
-    """Build the network that a section names, with a loss, and top-1 and top-5 accuracy.
+    """Build the network of a section with a loss, top-1 and top-5 accuracy.
 
     Raises:
-        ArgumentError: there is no such loss, or the weights are another network's.
-        ImportError, OSError, TypeError, ValueError: whatever the network says of its arguments.
+        ArgumentError: there is no such loss, or the weights are of another network.
+        ImportError, OSError, TypeError, ValueError: as raised by the network for its arguments.
     """
     loss = section.get("loss", "cross_entropy")
     if loss not in LOSSES:

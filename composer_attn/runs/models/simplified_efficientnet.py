@@ -1,8 +1,8 @@
-"""The simplified EfficientNet: 100 classes, 56x56 images, small enough to study attention on."""
+"""The simplified EfficientNet for 100 classes and 56x56 images, small enough for studies."""
 
 from torch import Tensor, nn
 
-# Of each inverted residual block: channels in, channels out, stride of its 3x3 convolution.
+# For each inverted residual block: input channels, output channels, stride of the 3x3 convolution.
 BLOCKS = (
     (16, 16, 1), (16, 24, 1), (24, 24, 1), (24, 40, 2), (40, 40, 1), (40, 40, 1),
     (40, 80, 2), (80, 80, 1), (80, 80, 1), (80, 80, 1),
@@ -12,13 +12,13 @@ _EXPANSION = 4
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1x1, mix by 3x3, project by 1x1; a shortcut where the shapes agree.
+    """Expand by 1x1, convolve by 3x3, project by 1x1, with a shortcut if the shapes match.
 
     Args:
-        channels_in: channels of the input.
-        channels_out: channels of the output.
-        stride: of the 3x3 convolution.
-        depthwise: whether the 3x3 convolution mixes no channels.
+        channels_in: number of input channels.
+        channels_out: number of output channels.
+        stride: stride of the 3x3 convolution.
+        depthwise: whether the 3x3 convolution is depthwise.
         experts: number of kernels that conditional convolutions mix for each sample; 0 for plain
             convolutions.
     """
@@ -51,20 +51,21 @@ class InvertedResidual(nn.Module):
 
 
 class SimplifiedEfficientNet(nn.Module):
-    """An EfficientNet of 16 inverted residual blocks without its own attention.
+    """An EfficientNet of 16 inverted residual blocks, without attention.
 
     A 3x3 stem, :data:`BLOCKS`, a 1x1 convolution to 1,280 channels, average pool, linear layer;
-    batch norm and ReLU after each convolution but the blocks' last. For 100 classes at 56x56 the
-    published count of multiply-accumulates is 2,640,261,120. That takes the 3x3 convolutions as
-    dense, and the linear layer at each of the 49 positions before pooling; counted once, as it is
-    computed, the network has 2,634,117,120, and with depthwise 3x3 convolutions 193,898,304.
+    batch norm and ReLU after each convolution except the last of each block. For 100 classes at
+    56x56 the published number of multiply-accumulates is 2,640,261,120. It is for dense 3x3
+    convolutions, and counts the linear layer at each of the 49 positions before pooling; with that
+    counted once, as computed, it is 2,634,117,120, and with depthwise 3x3 convolutions 193,898,304.
 
     Args:
         num_classes: width of the last layer.
-        depthwise: whether the blocks' 3x3 convolutions are depthwise, as EfficientNet's, rather
-            than dense, as counted in the published table.
-        experts: kernels that the blocks' convolutions mix for each sample (CondConv, `Yang et al.,
-            2019 <https://arxiv.org/abs/1904.04971>`_); 0 for plain convolutions. Needs timm.
+        depthwise: whether the blocks' 3x3 convolutions are depthwise, as in EfficientNet, rather
+            than dense, as in the published table.
+        experts: number of kernels that the blocks' convolutions mix for each sample (CondConv,
+            `Yang et al., 2019 <https://arxiv.org/abs/1904.04971>`_); 0 for plain convolutions.
+            Requires timm.
 
     Example:
         >>> import torch

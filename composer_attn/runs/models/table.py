@@ -1,4 +1,4 @@
-"""Model names: torchvision's classification models, timm's behind ``timm/``, and a few of ours."""
+"""Models by name: torchvision's for classification, timm's with prefix ``timm/``, and our own."""
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
@@ -10,18 +10,20 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from composer_attn.errors import ArgumentError
+from composer_attn.runs.models.efficientnet import efficientnet
 from composer_attn.runs.models.simplified_efficientnet import SimplifiedEfficientNet
 
 
 def resnet10(num_classes: int = 1000, zero_init_residual: bool = False) -> nn.Module:
-    """Build the smallest ResNet: one basic block a stage, widths 64 to 512."""
+    """Build the smallest ResNet: one basic block per stage, widths 64 to 512."""
     return ResNet(BasicBlock, [1, 1, 1, 1], num_classes, zero_init_residual)
 
 
 class ModelTable(Mapping):
-    """What builds each model, by name; timm is imported only when it is asked for."""
+    """Mapping from names to model builders; timm is imported only if needed."""
 
     _ours: Mapping[str, Callable[..., nn.Module]] = {
+        "efficientnet": efficientnet,
         "resnet10": resnet10,
         "simplified_efficientnet": SimplifiedEfficientNet,
     }
@@ -50,7 +52,7 @@ class ModelTable(Mapping):
         return sum(1 for _ in self)
 
 
-# Their auxiliary classifiers give training several outputs; Composer's algorithms take one.
+# Their auxiliary classifiers add outputs in training; Composer's algorithms expect a single one.
 _SEVERAL_OUTPUTS = ("googlenet", "inception_v3")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
@@ -60,7 +62,7 @@ def _one_output(build: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
     if arguments.pop("aux_logits", False):
         raise ArgumentError("auxiliary classifiers cannot be trained here: leave out aux_logits")
     arguments.setdefault("init_weights", not arguments.get("weights"))
-    network: Any = build(**arguments, aux_logits=True)  # published weights insist on it
+    network: Any = build(**arguments, aux_logits=True)  # required by published weights
     network.aux_logits = False
     for name in AUXILIARY:
         if hasattr(network, name):

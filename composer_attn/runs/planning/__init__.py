@@ -1,1 +1,1 @@
-"""Plans from the command line: what attention a network would get, and what it would cost."""
+"""Plans from the command line: the attention that a network would get, and its cost."""

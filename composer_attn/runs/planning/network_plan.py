@@ -1,4 +1,4 @@
-"""Plan attention for a network, by name or from a run's YAML, on images of a given size."""
+"""Plan attention for a network, given by name or by a run's YAML, on images of a given size."""
 
 import inspect
 import re
@@ -26,7 +26,7 @@ from composer_attn.runs.models import MODELS, build_network, with_num_classes
 from composer_attn.surgery import SurgeryPlan
 
 _Shape = tuple[int, ...]
-_FRAMES = 16  # of a clip, as torchvision's video networks are trained
+_FRAMES = 16  # frames per clip in the training of torchvision's video networks
 _SHAPES: dict[str, _Shape] = {"simplified_efficientnet": (3, 56, 56)}
 _CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 _IMAGE = re.compile(r"[1-9]\d*(x[1-9]\d*){1,3}")
@@ -34,15 +34,15 @@ _IMAGE = re.compile(r"[1-9]\d*(x[1-9]\d*){1,3}")
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what it was made for.
+    """A plan, and the inputs that it was made for.
 
     Attributes:
         model: the network's name.
         algorithm: the attention's registered name.
-        arguments: the algorithm's, where they are not its defaults.
-        image: ``(channels, *spatial)`` of one image.
+        arguments: the algorithm's arguments that were given.
+        image: shape of one image, ``(channels, *spatial)``.
         batch: number of images.
-        plan: with costs.
+        plan: the plan, with costs.
     """
 
     model: str
@@ -60,20 +60,20 @@ def make_plan(
     image: str | None = None,
     batch: int = 1,
 ) -> Planned:
-    """Plan attention for a network; it is built without weights, and nothing is trained.
+    """Plan attention for a network, which is built without weights.
 
     Args:
         model: a name as in a run's ``model.name``, the name of one of torchvision's detection,
-            segmentation or video networks, or the path of a run's YAML file, whose model, image
-            size and algorithm's arguments are then the defaults.
-        algorithm: a registered attention's name; may be None where a YAML file names one.
-        arguments: the algorithm's arguments; None is not given.
-        image: like ``3x224x224``; by default what the network was made for.
+            segmentation or video networks, or the path of a run's YAML file, which then provides
+            model, image size and the algorithm's arguments as defaults.
+        algorithm: a registered attention's name; may be None if a YAML file names one.
+        arguments: the algorithm's arguments; those that are None are ignored.
+        image: image shape, such as ``3x224x224``; by default the one the network was designed for.
         batch: number of images.
 
     Raises:
-        ConfigError: the YAML file, the algorithm or one of its arguments is not valid.
-        ComposerAttnError: whatever the planning function raises.
+        ConfigError: the YAML file, the algorithm or one of its arguments is invalid.
+        ComposerAttnError: as raised by the planning function.
     """
     whole_number("batch", batch)
     shape = None if image is None else parse_image(image)
@@ -85,7 +85,7 @@ def make_plan(
     mistakes = ALGORITHMS.check_call(name, "algorithm", name, given)
     if mistakes:
         raise ConfigError(*mistakes)
-    for of_a_run in ("param_group", "fuse", "backend"):  # of an optimizer, which there is none
+    for of_a_run in ("param_group", "fuse", "backend"):  # not arguments of a plan
         given.pop(of_a_run, None)
     if shape is None and config is not None:
         shape = _shape_in(config)
@@ -93,16 +93,16 @@ def make_plan(
     try:
         shape, plan = _plan(build, section["name"], name, given, shape, batch, "meta")
     except ComposerAttnError:
-        # Some networks compute with values as they are built, or in their forward.
+        # Some networks compute with values in their constructor or forward.
         shape, plan = _plan(build, section["name"], name, given, shape, batch, "cpu")
     return Planned(section["name"], name, given, shape, batch, plan)
 
 
 def parse_image(text: str) -> _Shape:
-    """Read the shape of an image.
+    """Parse the shape of an image.
 
     Raises:
-        ArgumentError: it is not written as numbers with x between them.
+        ArgumentError: it is not a sequence of numbers separated by x.
 
     Example:
         >>> parse_image("3x224x224")
@@ -114,10 +114,10 @@ def parse_image(text: str) -> _Shape:
 
 
 def parse_arguments(texts: list[str]) -> dict[str, Any]:
-    """Read ``argument=value``, values as in YAML.
+    """Parse ``argument=value``, with values as in YAML.
 
     Raises:
-        ArgumentError: one is written in another way.
+        ArgumentError: one of them has a different form.
 
     Example:
         >>> parse_arguments(["reduction=4", "gate=tanh"])
@@ -136,10 +136,10 @@ def parse_arguments(texts: list[str]) -> dict[str, Any]:
 
 
 def parse_kernel_sizes(texts: list[str] | None) -> int | dict[str, int] | None:
-    """Read one kernel size, or several as ``PATTERN=SIZE``.
+    """Parse one kernel size, or several as ``PATTERN=SIZE``.
 
     Raises:
-        ArgumentError: a size is no whole number, or there are several without patterns.
+        ArgumentError: a size is not a whole number, or there are several without patterns.
 
     Example:
         >>> parse_kernel_sizes(["layer1.*=3", "layer4.*=7"])
@@ -216,11 +216,11 @@ def _plan(
 
 
 def _default_shape(name: str, network: nn.Module) -> _Shape:
-    """Return what a network was made for, as far as it says so; 3x224x224 otherwise."""
+    """Return the image shape that a network was designed for, if known, else 3x224x224."""
     if name in _SHAPES:
         return _SHAPES[name]
     if name.startswith("timm/"):
-        settings: Any = network.default_cfg  # a dict, on all of timm's
+        settings: Any = network.default_cfg  # a dict on all of timm's networks
         return tuple(settings.get("input_size", (3, 224, 224)))
     side = getattr(network, "image_size", None)
     if isinstance(side, int):
@@ -234,7 +234,7 @@ def _default_shape(name: str, network: nn.Module) -> _Shape:
 
 
 def _shape_in(config: RunConfig) -> _Shape | None:
-    """Return the shape of a run's images, where its dataset section or that dataset says so."""
+    """Return the shape of a run's images if its dataset section or dataset determines it."""
     if config.train_dataset["name"].startswith("cifar"):
         return 3, CIFAR_SIZE, CIFAR_SIZE
     arguments = _dataset_arguments(config)
@@ -243,14 +243,14 @@ def _shape_in(config: RunConfig) -> _Shape | None:
 
 
 def _model_in(config: RunConfig) -> dict[str, Any]:
-    """Return a run's model section, as wide as its data where that is known without reading it."""
+    """Return a run's model section, with its data's number of classes if known without reading."""
     found = _CLASSES.get(config.train_dataset["name"])
     found = found or _dataset_arguments(config).get("num_classes")
     return with_num_classes(config.model, found) if isinstance(found, int) else config.model
 
 
 def _dataset_arguments(config: RunConfig) -> dict[str, Any]:
-    """Return the arguments of a run's training data, defaults included."""
+    """Return the arguments of a run's training dataset, including defaults."""
     section = config.train_dataset
     parameters = inspect.signature(DATASET_KIND.table[section["name"]]).parameters
     return {name: parameter.default for name, parameter in parameters.items()} | section

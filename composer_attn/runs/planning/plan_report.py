@@ -1,4 +1,4 @@
-"""Show a plan: as tables in a terminal, as one JSON document, or as CSV."""
+"""Format a plan as tables in a terminal, as JSON, or as CSV."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ _MIB = 2**20
 
 
 def show(planned: Planned, everything: bool = False, console: Console | None = None) -> None:
-    """Print a plan as tables; passed-over sites only counted, unless ``everything``."""
+    """Print a plan as tables; passed-over sites are only counted unless ``everything``."""
     console = console or Console(highlight=False)
     plan = planned.plan
     given = ", ".join(f"{name}={value}" for name, value in planned.arguments.items())
@@ -38,7 +38,7 @@ def show(planned: Planned, everything: bool = False, console: Console | None = N
 
 
 def as_json(planned: Planned) -> str:
-    """Write a plan as one JSON document."""
+    """Return a plan as a JSON document."""
     plan, (plain, attended) = planned.plan, _networks(planned)
     document = {
         "model": planned.model,
@@ -55,7 +55,7 @@ def as_json(planned: Planned) -> str:
 
 
 def write_csv(planned: Planned) -> None:
-    """Print a plan as CSV: a header, then one row a site, chosen or not."""
+    """Print a plan as CSV: a header, then one row per site, chosen or not."""
     records = [_record(site) for site in planned.plan.sites]
     for record in records:
         record["sizes"] = " ".join(_joined(size) for size in record["sizes"])
@@ -66,7 +66,7 @@ def write_csv(planned: Planned) -> None:
     writer.writerows(records)
 
 
-# A plan is shown here once it was made on an example, which prices the network and every site.
+# Plans shown here were made with an example, so that the network and all sites have costs.
 def _networks(planned: Planned) -> tuple[NetworkCost, NetworkCost]:
     return cast(NetworkCost, planned.plan.plain), cast(NetworkCost, planned.plan.attended)
 
@@ -92,7 +92,7 @@ def _record(site: Site) -> dict[str, Any]:
 
 
 def _sites(planned: Planned, sites: tuple[Site, ...], notes: dict[str, int], width: int) -> Table:
-    """Draw the sites; what says least is left out where long names need the room."""
+    """Build the table of sites, dropping the least important columns if names are long."""
     names = [site_name(site) for site in sites]
     columns = _columns(planned, sites)
     if notes:

@@ -1,4 +1,4 @@
-"""A page that compares runs, from what they left on disk."""
+"""A page that compares runs, from their files."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,10 +16,10 @@ _LIBRARIES = ("jinja2", "matplotlib")
 
 
 def check_libraries() -> None:
-    """Make sure that what draws the page is installed.
+    """Check that the libraries that draw the page are installed.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: one is not.
     """
     missing = [name for name in _LIBRARIES if find_spec(name) is None]
     if missing:
@@ -31,12 +31,12 @@ def write_report(folders: Sequence[Path], out: Path, title: str | None = None) -
     """Compare runs; write ``report.html``, ``plots/``, ``results.csv`` and ``results.json``.
 
     Args:
-        folders: runs' folders, or folders of several.
-        out: where to write.
-        title: of the page; by default made of the network and the data.
+        folders: folders of runs, or folders that contain them.
+        out: output folder.
+        title: title of the page; by default from the variants, the network and the data.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         ConfigError: a library is missing, there is no run, or ``out`` cannot be written.

@@ -1,4 +1,4 @@
-"""Put runs side by side, and say what to bear in mind."""
+"""Compare runs."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from composer_attn.runs.report.records import Record, recipe_of
 
 
 def compare(records: Sequence[Record]) -> Comparison:
-    """Group runs into variants, the plain ones first, and say what to bear in mind."""
+    """Group runs into variants, the plain ones first, and add notices for the reader."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         arguments = json.dumps(record.attention, sort_keys=True, default=str)
@@ -35,7 +35,7 @@ def compare(records: Sequence[Record]) -> Comparison:
 
 
 def _labels(groups: dict[tuple[str, str, str], list[Record]]) -> list[str]:
-    """Name the groups: by variant, and, where that is not enough, by arguments or by run."""
+    """Return unique labels: the variant's name, with arguments or run name if necessary."""
     names = [name for _, name, _ in groups]
     labels = []
     for (_, name, _), runs in groups.items():

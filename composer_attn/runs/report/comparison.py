@@ -1,4 +1,4 @@
-"""A comparison of runs: variants, and their means and spreads over seeds."""
+"""A comparison of runs: variants, with means and spreads over seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from composer_attn.runs.report.records import Record
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over seeds.
+    """Statistics of a figure over seeds.
 
     Attributes:
-        mean: over the runs that have it; ``None`` where none has.
+        mean: mean over the runs that have it; ``None`` if none has.
         spread: standard deviation over seeds; ``None`` for fewer than two.
         count: number of runs that have it.
     """
@@ -25,7 +25,7 @@ class Figure:
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> "Figure":
-        """Make a figure of the values that are there."""
+        """Compute the statistics of the values that are not None."""
         found = [value for value in values if value is not None]
         spread = stdev(found) if len(found) > 1 else None
         return cls(mean(found) if found else None, spread, len(found))
@@ -33,12 +33,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class VariantResults:
-    """The runs of one variant of one recipe, and their figures.
+    """The runs of a variant of a recipe, and their figures.
 
     Attributes:
-        label: the variant's name, unlike that of any other on the page.
-        name: ``plain``, or its attentions'.
-        recipe: tells runs of different recipes apart.
+        label: unique name of the variant on the page.
+        name: ``plain``, or the names of its attentions.
+        recipe: key that distinguishes recipes.
         runs: one for each seed, finished or not.
     """
 
@@ -48,23 +48,23 @@ class VariantResults:
     runs: tuple[Record, ...]
 
     def figure(self, get: Callable[[Record], float | None]) -> Figure:
-        """Take a figure from every run that came to its end."""
+        """Return the statistics of a figure over the finished runs."""
         return Figure.of([get(run) for run in self.runs if run.summary])
 
     def closing(self, key: str) -> Figure:
-        """Take a figure of the runs' summaries."""
+        """Return the statistics of a figure in the runs' summaries."""
         return self.figure(lambda run: (run.summary or {}).get(key))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a page shows.
+    """The contents of a page.
 
     Attributes:
-        variants: what is compared.
-        metric: the evaluation's metric that the page is about; ``accuracy`` where there is one.
-        notices: what to bear in mind.
-        published: figures of others for the same networks.
+        variants: the compared variants.
+        metric: the evaluation metric that is compared; ``accuracy`` if available.
+        notices: caveats for the reader.
+        published: published figures for the same networks.
     """
 
     variants: tuple[VariantResults, ...]
@@ -87,7 +87,7 @@ class Comparison:
         return variant.figure(lambda run: run.metric(self.metric))
 
     def difference(self, variant: VariantResults) -> float | None:
-        """Return how much a variant's mean is above that of the plain one."""
+        """Return the difference of a variant's mean from that of the plain variant."""
         plain = self.baseline(variant)
         if plain is None or plain is variant:
             return None
@@ -95,9 +95,9 @@ class Comparison:
         return None if here is None or there is None else here - there
 
     def verdict(self, variant: VariantResults) -> str:
-        """Say whether the difference from the plain variant is larger than the spread.
+        """Describe whether the difference from the plain variant is larger than the spread.
 
-        The spread of a difference of two runs: the root of the sum of both variances over seeds.
+        The spread of the difference is the root of the sum of both variances over seeds.
         """
         difference, plain = self.difference(variant), self.baseline(variant)
         if difference is None or plain is None:

@@ -1,4 +1,4 @@
-"""What the gates learned: by depth, and by class at several depths."""
+"""Plots of excitations: by depth, and by class at several depths."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,13 +10,13 @@ from composer_attn.runs.report.comparison import Comparison, VariantResults
 from composer_attn.runs.report.style import INK, series, style_of
 
 _DEPTHS = 3
-_CHANNELS = 64  # as many as can be told apart
+_CHANNELS = 64  # the most that can be distinguished in a plot
 _CLASSES = 4  # as in figure 5 of the SENet paper
 _Drawn = tuple[str, str, str, str, Figure]
 
 
 def excitation_plots(comparison: Comparison) -> Iterator[_Drawn]:
-    """Draw what monitors kept, of the first run of each variant that has it."""
+    """Yield the plots of recorded excitations, from the first run of each variant that has any."""
     seen = [(variant, found) for variant in comparison.variants if (found := looked_at(variant))]
     if seen:
         yield _by_depth(comparison, seen)
@@ -26,13 +26,13 @@ def excitation_plots(comparison: Comparison) -> Iterator[_Drawn]:
 
 
 def looked_at(variant: VariantResults) -> Excitations | None:
-    """Return what a monitor kept of a variant."""
+    """Return the excitations that a monitor recorded for a variant, if any."""
     kept = (run.excitations for run in variant.runs if run.excitations)
     return next(kept, None)
 
 
 def _spread_out(layers: tuple[Layer, ...]) -> list[tuple[str, Layer]]:
-    """Choose layers at several depths, the first and the last among them."""
+    """Choose layers at several depths, including the first and the last."""
     places = np.unique(np.linspace(0, len(layers) - 1, _DEPTHS).round().astype(int))
     return [(f"{place + 1} of {len(layers)}", layers[place]) for place in places]
 
@@ -68,7 +68,7 @@ def _by_class(
 ) -> _Drawn:
     figure = Figure(figsize=(5.2, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    # In the order of the channels themselves, hundreds of them are a thicket.
+    # Sorted by mean: in their original order, hundreds of channels are unreadable.
     order = np.argsort(layer.mean[-1])
     order = order[np.unique(np.linspace(0, len(order) - 1, _CHANNELS).round().astype(int))]
     channel, means = np.arange(len(order)), layer.mean[:, order]

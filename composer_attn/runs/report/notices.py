@@ -1,4 +1,4 @@
-"""What a reader of a comparison has to bear in mind."""
+"""Caveats for the reader of a comparison."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from composer_attn.runs.report.records import Record, recipe_values
 
 
 def notices_of(comparison: Comparison) -> Iterator[str]:
-    """Say, most important first, what is missing, broken or not comparable."""
+    """Yield what is missing, broken or not comparable, most important first."""
     for record in comparison.records:
         yield from _of_run(record)
     yield from _of_recipes(comparison)
@@ -51,8 +51,8 @@ def _of_run(record: Record) -> Iterator[str]:
     broken = [moment for moment, loss in losses if not isfinite(loss)]
     if broken:
         yield (
-            f"{record.name}: the loss is NaN (not a number) from epoch {broken[0].epoch} on: the "
-            "training came apart, and what it closed with means nothing."
+            f"{record.name}: the loss is NaN (not a number) from epoch {broken[0].epoch} on: "
+            "training diverged, and its final figures are meaningless."
         )
     metrics = (record.summary or {}).get("metrics") or {}
     empty = [name for name, value in metrics.items() if value is None]

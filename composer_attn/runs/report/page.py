@@ -1,4 +1,4 @@
-"""The page: figures first, then plots, then how each came about."""
+"""The HTML page: figures first, then plots, then the details of each run."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ NONE = "\N{EN DASH}"
 
 
 def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = None) -> str:
-    """Return the page of a comparison, whole: nothing is loaded from elsewhere."""
+    """Return the self-contained HTML page of a comparison."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("composer_attn.runs.report", ""),
         autoescape=True,
@@ -86,7 +86,7 @@ def _run(run: Any) -> dict[str, Any]:
 
 
 def _gates(variant: VariantResults) -> list[dict[str, str]]:
-    """List what every layer of a variant came to at the last evaluation."""
+    """List the figures of every layer of a variant at the last evaluation."""
     found = looked_at(variant)
     rows = []
     for layer in found.layers if found else ():
@@ -109,7 +109,7 @@ def _gates(variant: VariantResults) -> list[dict[str, str]]:
 
 
 def _published(comparison: Comparison, row: Published) -> dict[str, Any]:
-    """Put a published figure beside ours for each variant."""
+    """Return a published figure beside ours for each variant."""
     cells = []
     for name in _published_names(comparison):
         own = [
@@ -135,7 +135,7 @@ def _published(comparison: Comparison, row: Published) -> dict[str, Any]:
 
 
 def _published_names(comparison: Comparison) -> list[str]:
-    """List the variants that figures are published of, in the order of the table."""
+    """List the variants with published figures, in the order of the table."""
     return list(dict.fromkeys(name for row in comparison.published for name in row.values))
 
 
@@ -157,7 +157,7 @@ def _network(config: dict[str, Any]) -> str:
 
 
 def _lead(comparison: Comparison) -> str:
-    """Say the most important thing in one sentence."""
+    """Return the main result in one sentence."""
     results = [(comparison.result(v).mean, v) for v in comparison.variants]
     known = [(value, variant) for value, variant in results if value is not None]
     percent = comparison.metric.endswith("accuracy")

@@ -1,4 +1,4 @@
-"""The plots of a comparison: in files of their own, and as SVG that takes the page's colours."""
+"""The plots of a comparison, as files and as SVG with the colours of the page."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Plot:
     """One plot.
 
     Attributes:
-        name: of its files.
-        section: of the page: ``training``, ``cost`` or ``excitation``.
-        title: what it shows.
-        alt: the same for who does not see it, with the figures that matter.
-        svg: to put into the page.
+        name: name of its files.
+        section: section of the page: ``training``, ``cost`` or ``excitation``.
+        title: title of the plot.
+        alt: alternative text, with the main figures.
+        svg: the SVG element for the page.
     """
 
     name: str
@@ -48,9 +48,9 @@ _TIME = _Axis("training time (minutes)", lambda run, moment: moment.seconds / 60
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Plot]:
-    """Draw everything that the runs have something for, and write it as SVG and PNG."""
+    """Draw all plots for which there is data, and write them as SVG and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("*.svg"), *folder.glob("*.png")):  # of an earlier report
+    for old in (*folder.glob("*.svg"), *folder.glob("*.png")):  # from an earlier report
         old.unlink()
     plots = []
     with rc_context(RC):
@@ -87,7 +87,7 @@ def _curves(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure
 def _draw_curves(
     axes: Axes, comparison: Comparison, kind: str, name: str, scale: float, axis: _Axis
 ) -> list[str]:
-    """Draw a line for every run; return what each variant's lines end at."""
+    """Draw a line for every run; return a text with the final values of each variant."""
     ends = []
     for variant in comparison.variants:
         style = style_of(comparison, variant)
@@ -108,7 +108,7 @@ def _draw_curves(
 
 
 def _add_epochs(axes: Axes, comparison: Comparison) -> None:
-    """Put epochs on top, where they are of one length."""
+    """Add an axis of epochs at the top if all epochs have the same length."""
     lengths = {
         round(moment.sample / moment.epoch)
         for run in comparison.records
@@ -124,7 +124,7 @@ def _add_epochs(axes: Axes, comparison: Comparison) -> None:
 
 
 def _costs(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure]]:
-    """Draw the metric against what it costs: time, and parameters."""
+    """Draw the metric against its cost in time and parameters."""
     percent = 100.0 if comparison.metric.endswith("accuracy") else 1.0
     unit = comparison.metric.replace("_", " ") + (" (%)" if percent == 100 else "")
     costs = (

@@ -1,4 +1,4 @@
-"""Figures that others have published for the networks that people train here."""
+"""Published figures for common networks."""
 
 import json
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ _TABLE = Path(__file__).with_name("published.json")
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of one network, with and without attention.
+    """A published figure of a network, with and without attention.
 
     Attributes:
-        network: a model's name, as a config has it.
-        num_classes: its classes.
-        figure: what it is, with its unit.
-        here: what it is called in our runs: ``accuracy``, ``macs``, ``images_per_second`` or
+        network: name of the model, as in a config.
+        num_classes: number of classes.
+        figure: name of the figure, with its unit.
+        here: its name in a run's results: ``accuracy``, ``macs``, ``images_per_second`` or
             ``parameters``.
-        scale: what ours is multiplied by to be in the same unit.
-        values: by variant.
-        source: where it is from.
+        scale: factor that converts ours to the same unit.
+        values: values by variant.
+        source: where it was published.
     """
 
     network: str
@@ -34,7 +34,7 @@ class Published:
 
 
 def published_for(models: Sequence[dict[str, Any]]) -> list[Published]:
-    """List what is known of the networks in the ``model`` sections of configs."""
+    """List the published figures of the networks in the ``model`` sections of configs."""
     wanted = {(_name(model), int(model.get("num_classes", 1000))) for model in models if model}
     table = [Published(**row) for row in json.loads(_TABLE.read_text())]
     return [row for row in table if (row.network, row.num_classes) in wanted]

@@ -1,4 +1,4 @@
-"""Read what runs left on disk, whole or not."""
+"""Read the files of runs, complete or not."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from composer_attn.runs.training.history import Moment, read_history
 CONFIG = "config.yaml"
 _TRACES = (CONFIG, summary.FILE, history.FILE)
 
-# Keys of a config that two runs may differ in and yet be the same recipe.
+# Keys of a config that may differ between runs of the same recipe.
 _FREE = {
     "run_name", "seed", "save_folder", "save_interval", "save_num_checkpoints_to_keep",
     "callbacks", "loggers", "autoresume", "load_path", "dist_timeout", "eval_interval",
@@ -29,14 +29,14 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Record:
-    """A run, as it is found on disk.
+    """A run as read from its folder.
 
     Attributes:
-        folder: where.
-        config: its config; empty where there is none to read.
-        summary: its closing figures; ``None`` where it did not come to its end.
+        folder: its folder.
+        config: its config; empty if it cannot be read.
+        summary: its final figures; ``None`` if it is not finished.
         history: its losses and metrics over time.
-        excitations: what its attention did, where a monitor looked.
+        excitations: its recorded excitations, if it had a monitor.
     """
 
     folder: Path
@@ -59,26 +59,26 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The run in a word or two, for messages."""
+        """Short name of the run for messages."""
         seed = self.config.get("seed")
         return self.variant if seed is None else f"{self.variant}, seed {seed}"
 
     def moments(self, kind: str, figure: str) -> list[tuple[Moment, float]]:
-        """List the moments of a kind that have a figure, with it."""
+        """List the moments of a kind that have a figure, with its values."""
         found = [(m, m.figures[figure]) for m in self.history if figure in m.figures]
         return [(moment, value) for moment, value in found if moment.kind == kind]
 
     def metric(self, name: str) -> float | None:
-        """Return a closing metric; ``None`` where there is none, or it is no number."""
+        """Return a final metric; ``None`` if it is missing or not a finite number."""
         value = ((self.summary or {}).get("metrics") or {}).get(name)
         return value if isinstance(value, (int, float)) and isfinite(value) else None
 
 
 def find_records(folders: Sequence[Path]) -> list[Record]:
-    """Read the runs in folders; a folder that is none itself stands for those right inside it.
+    """Read the runs in folders, each of which is a run or directly contains runs.
 
     Raises:
-        ConfigError: a folder is not there, or there is no run in any of them.
+        ConfigError: a folder does not exist, or there is no run in any of them.
     """
     absent = [Mistake("", "there is no such folder", str(f)) for f in folders if not f.is_dir()]
     if absent:
@@ -94,7 +94,7 @@ def find_records(folders: Sequence[Path]) -> list[Record]:
 
 
 def read_record(folder: Path) -> Record:
-    """Read one run; what is missing or broken is left out."""
+    """Read one run, ignoring missing or broken files."""
     return Record(
         folder=folder,
         config=_read(folder / CONFIG, yaml.safe_load) or {},
@@ -117,9 +117,9 @@ def _read(path: Path, parse: Any) -> dict[str, Any] | None:
 
 
 def recipe_of(record: Record) -> str:
-    """Return what makes a run's recipe, attention aside; runs without a config are each their own.
+    """Return a key that identifies a run's recipe apart from attention.
 
-    As text, to be compared.
+    Each run without a config has its own.
     """
     if not record.config:
         return str(record.folder)
@@ -127,7 +127,7 @@ def recipe_of(record: Record) -> str:
 
 
 def recipe_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a config that the runs of a comparison should have in common."""
+    """Return the part of a config that comparable runs should have in common."""
     values = {key: value for key, value in config.items() if key not in _FREE}
     algorithms = values.get("algorithms") or {}
     attention = attention_of(algorithms)

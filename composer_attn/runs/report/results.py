@@ -1,4 +1,4 @@
-"""The results as CSV and JSON, for whoever goes on from there."""
+"""The results as CSV and JSON, for further processing."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.records import Record
 
-# Of a run's summary.
+# Keys of a run's summary.
 _KEYS = (
     "attended_layers", "parameters_before", "parameters_after", "macs", "images_per_second",
     "seconds", "peak_memory", "skipped_images", "ranks",
@@ -17,7 +17,7 @@ _KEYS = (
 
 
 def write_results(comparison: Comparison, out: Path) -> None:
-    """Write ``results.csv``, a row for each run, and ``results.json``, variants and all."""
+    """Write ``results.csv``, with one row per run, and ``results.json``, with everything."""
     rows = run_rows(comparison)
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -34,7 +34,7 @@ def write_results(comparison: Comparison, out: Path) -> None:
 
 
 def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """List every run with its figures; ``None`` where it has none."""
+    """List all runs with their figures; ``None`` for missing ones."""
     metrics = dict.fromkeys(
         name for run in comparison.records for name in (run.summary or {}).get("metrics") or {}
     )
@@ -54,7 +54,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """List every variant with its figures over seeds; ``None`` where it has none."""
+    """List all variants with their figures over seeds; ``None`` for missing ones."""
     return [
         {
             "variant": variant.label,
@@ -76,10 +76,10 @@ def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def command_of(run: Record) -> str:
-    """Return the command that trains a run's config again, from the start."""
+    """Return the command that trains a run's config again from the start."""
     if not run.config:
         return ""
-    # Else a run of a study would go on from its last checkpoint: there is nothing left to train.
+    # Otherwise a run of a study would resume from its last checkpoint, with nothing left to train.
     elsewhere = " save_folder=runs/again" if run.config.get("autoresume") else ""
     return f"composer-attn train {run.folder / 'config.yaml'}{elsewhere}"
 

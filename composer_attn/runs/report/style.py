@@ -1,4 +1,4 @@
-"""Colours and lines: the same in files, on white, and in the page, in light and in dark."""
+"""Colours and line styles of plots, in files and in the page's light and dark modes."""
 
 import io
 import re
@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from composer_attn.runs.report.comparison import Comparison, VariantResults
 
 INK, GRID = "#1b1f24", "#d5d9de"
-# In light mode; told apart by people with any kind of colour blindness (after Okabe and Ito), and
-# by their lines and markers as well. The page has a brighter set for dark mode.
+# For light mode; distinguishable with any kind of colour blindness (after Okabe and Ito), and also
+# by line and marker. The page has a brighter set for dark mode.
 SERIES = ("#5b6470", "#0072b2", "#d55e00", "#00805e", "#a8497f", "#7a5c00")
 _LINES = (
     "solid",
@@ -33,8 +33,8 @@ RC: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
-    "svg.fonttype": "none",  # text stays text: selectable, and in the page's own font
-    "svg.hashsalt": "composer_attn",  # the same bytes for the same runs
+    "svg.fonttype": "none",  # keep text as text: selectable, and in the font of the page
+    "svg.hashsalt": "composer_attn",  # reproducible files
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -42,24 +42,24 @@ RC: Any = {
 
 
 def series(index: int) -> dict[str, Any]:
-    """Return colour, line and marker of a plot's series."""
+    """Return colour, line style and marker of a series."""
     i = index % len(SERIES)
     return {"color": SERIES[i], "linestyle": _LINES[i], "marker": _MARKERS[i]}
 
 
 def style_of(comparison: Comparison, variant: VariantResults) -> dict[str, Any]:
-    """Return how a variant is drawn, alike in all plots."""
+    """Return the style of a variant, the same in all plots."""
     return series(comparison.variants.index(variant))
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
-    """Return a figure as an ``<svg>`` element that takes its colours from the page's style."""
+    """Return a figure as an ``<svg>`` element with colours from the page's style sheet."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Several plots share a page: their ids must not meet.
+    # Several plots share a page: make their ids unique.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font-family: [^;\"]*;?|font: ([\d.]+px) [^;\"]*", _font, svg)
     for colour, variable in _VARIABLES.items():

@@ -1,1 +1,1 @@
-"""Studies: the variants of one recipe, trained one after the other and compared."""
+"""Studies: the variants of a recipe, trained one after the other and compared."""

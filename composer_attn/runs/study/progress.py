@@ -1,4 +1,4 @@
-"""What a study shows while it runs: a table, kept up to date, or lines where there is none."""
+"""Progress display of a study: a live table, or lines if there is no terminal."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from composer_attn.runs.training.history import read_history
 
 
 class State(Enum):
-    """How far a run is."""
+    """State of a run."""
 
     WAITING = "waiting"
     TRAINING = "training"
@@ -22,11 +22,11 @@ class State(Enum):
 
 
 class Board:
-    """A table of a study's runs; entered, it is on the screen.
+    """A table of a study's runs, shown while its context is active.
 
     Args:
         variants: the runs.
-        console: where to show them.
+        console: the console to print to.
     """
 
     def __init__(self, variants: Sequence[Variant], console: Console | None = None):
@@ -47,7 +47,7 @@ class Board:
             self._live.stop()
 
     def show(self, variant: Variant, state: State) -> None:
-        """Show how far a run is."""
+        """Update the state of a run."""
         key = variant.folder
         row = self._row(variant)
         changed = (row[:3], state) != (self._rows[key][:3], self._states[key])
@@ -61,7 +61,7 @@ class Board:
             self.console.print(line, highlight=False)
 
     def table(self) -> Table:
-        """Return the table as it is now."""
+        """Return the current table."""
         table = Table("variant", "seed", "state", title="study", title_justify="left")
         for name in ("epoch", "accuracy", "loss", "time"):
             table.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""Train the variants of one recipe, each in a process of its own, and go on where one stopped."""
+"""Train the variants of a recipe, each in its own process, resuming interrupted ones."""
 
 import fcntl
 import os
@@ -25,14 +25,14 @@ _RECIPE = "config.yaml"
 _LOG = "train.log"
 _POLL = 0.5  # seconds
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_PATIENCE = 20  # seconds that a run has to end when told to
+_PATIENCE = 20  # seconds that a run has to terminate
 
 
 def digits_recipe() -> Path:
-    """Return the recipe that a study takes without one: handwritten digits, a small ResNet."""
-    package = Path(__file__).parents[1]
+    """Return the default recipe of a study: handwritten digits, a small ResNet."""
+    package = Path(__file__).parents[2]
     name = "digits_plain.yaml"
-    # In a checkout the recipes are beside the package; a wheel carries this one inside.
+    # In a checkout the recipes are beside the package; a wheel contains this one.
     beside, inside = package.parent / "yamls" / name, package / "recipes" / name
     return beside if beside.is_file() else inside
 
@@ -45,21 +45,21 @@ def study(
     ranks: int = 1,
     imports: Sequence[str] = (),
 ) -> list[Variant]:
-    """Train every variant of a recipe that is not trained already, one after the other.
+    """Train all variants of a recipe that are not trained yet, one after the other.
 
-    Each is a run as ``composer-attn train`` makes it, in a folder of its own within ``out``: one
-    that was interrupted goes on from its last checkpoint, one that has a summary is not touched.
+    Each is a run of ``composer-attn train`` in its own folder within ``out``: an interrupted run
+    resumes from its last checkpoint, and one that has a summary is not run again.
 
     Args:
         config: the recipe.
-        names: variants: ``plain``, or attentions by name.
+        names: names of the variants: ``plain``, or attentions.
         seeds: number of seeds.
-        out: the study's folder.
+        out: folder of the study.
         ranks: number of processes of each run, on this machine.
         imports: modules that register attentions, which each run imports first.
 
     Returns:
-        The variants that failed; what they printed is in ``train.log`` of their folders.
+        The variants that failed; their output is in ``train.log`` in their folders.
 
     Raises:
         ArgumentError, ConfigError: nothing was trained.
@@ -94,7 +94,7 @@ def _train(variant: Variant, board: Board, ranks: int, lock: int, imports: Seque
     imported = [word for module in imports for word in ("--import", module)]
     command += ["-m", "composer_attn", *imported, "train", str(recipe)]
     with (variant.folder / _LOG).open("ab") as log:
-        # The run holds the lock as well, also where the study is killed and leaves it behind.
+        # The run inherits the lock, and holds it even if the study is killed.
         process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[lock])
     try:
         while process.poll() is None:
@@ -117,10 +117,10 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _check_recipe(variant: Variant) -> None:
-    """Make sure that what is in a run's folder was begun with the same config.
+    """Check that an existing run in a variant's folder was started with the same config.
 
     Raises:
-        ConfigError: it was another.
+        ConfigError: it was not.
     """
     path = variant.folder / _RECIPE
     if not path.is_file():
@@ -137,10 +137,10 @@ def _check_recipe(variant: Variant) -> None:
 
 @contextmanager
 def _lock(out: Path) -> Iterator[int]:
-    """Hold a study's folder, so that no two train the same run.
+    """Lock a study's folder, so that no two studies train the same run.
 
     Raises:
-        ConfigError: it is held, or cannot be written.
+        ConfigError: it is locked, or cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -158,9 +158,9 @@ def _lock(out: Path) -> Iterator[int]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End on Ctrl-C and SIGTERM alike, so that the run that is being trained ends as well.
+    """Raise KeyboardInterrupt on SIGTERM as on Ctrl-C, so that the current run ends as well.
 
-    Composer, once imported, has handlers of its own, which end the process with no word.
+    Importing Composer installs handlers that end the process silently.
     """
     before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     try:

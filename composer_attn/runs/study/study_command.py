@@ -1,4 +1,4 @@
-"""What ``composer-attn study`` does: a recipe in, runs and a report out."""
+"""The command ``composer-attn study``: trains the variants of a recipe and writes a report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +25,13 @@ def run_study(
     ranks: int,
     imports: Sequence[str] = (),
 ) -> list[Variant]:
-    """Train what is not trained yet, and write the report of all of it.
+    """Train the variants that are not trained yet, and write a report on all of them.
 
     Args:
-        arguments: a recipe's file, if any, and ``key=value``.
-        names: variants.
+        arguments: a recipe file, if any, and ``key=value`` overrides.
+        names: names of the variants.
         seeds: number of seeds.
-        out: the folder; by default one named after the recipe in ``runs``.
+        out: folder of the study; by default one in ``runs`` named after the recipe.
         ranks: number of processes of each run.
         imports: modules that each run imports first.
 

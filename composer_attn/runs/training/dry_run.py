@@ -49,10 +49,12 @@ def _groups(trainer: Trainer) -> Table:
     table = Table("group", "lr", "weight decay", "tensors", "parameters", title="parameter groups")
     for optimizer in trainer.state.optimizers:
         for index, group in enumerate(optimizer.param_groups):
-            count = sum(parameter.numel() for parameter in group["params"])
+            # Those that are frozen, ``train`` given, are never updated.
+            trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+            count = sum(parameter.numel() for parameter in trained)
             lr = f"{group.get('initial_lr', group['lr']):g}"  # before warm-up
             decay = f"{group.get('weight_decay', 0):g}"
-            table.add_row(str(index), lr, decay, str(len(group["params"])), f"{count:,}")
+            table.add_row(str(index), lr, decay, str(len(trained)), f"{count:,}")
     return table
 
 

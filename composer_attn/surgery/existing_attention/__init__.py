@@ -1,1 +1,1 @@
-"""Attention that a network came with: known by its class or name, or by what its forward does."""
+"""Built-in attention of a network, recognized by its class, its name or its forward."""

@@ -1,4 +1,4 @@
-"""Attention that a network came with: known by what its forward does, by its class, or by name."""
+"""Recognize the built-in attention of a network by its forward, its class or its name."""
 
 import re
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.existing_attention.recognition import Findings, findings, has_own_forward
 from composer_attn.surgery.names import walk
 
-# Class names of attention modules. In the packages that they are from (timm's moved between modules
-# over its versions, hence bare names) they are certain; anywhere else, a hint.
+# Class names of attention modules. In the packages that define them they are certain (bare names,
+# since timm has moved classes between modules); anywhere else they are a hint.
 _PACKAGES = frozenset({"timm", "torchvision", "composer", "composer_attn"})
-# These take a feature map and give it back rescaled: another may stand in their place, or nothing.
+# These return their input rescaled: they can be replaced or removed.
 RESCALING = frozenset({
     "BatNonLocalAttn", "CbamModule", "CecaModule", "CoordAttn", "EcaModule", "EffectiveSEModule",
     "EfficientLocalAttn", "GatherExcite", "GlobalContext", "LightCbamModule", "NonLocalAttn",
     "SEBlock", "SELayer", "SEModule", "SimpleCoordAttn", "SqueezeExcitation", "SqueezeExcite",
     "SqueezeExcite2d", "StripAttn", "eca_layer",
 })  # fmt: skip
-# And these do something else besides, or something else: the main convolutions of their block are
-# in them, they return the scales alone, or make queries, keys and values.
+# These do something more, or something else: they contain the main convolutions of their block,
+# return only the scales, or compute queries, keys and values.
 ATTENTIONS = RESCALING | {
     "ChannelAttention", "ChannelAttentionV2", "ChannelAttn", "LightChannelAttn", "LightSpatialAttn",
     "SelectiveKernel", "SelectiveKernelAttn", "SpatialAttn", "SplitAttn", "SqueezeExciteCl",
@@ -34,7 +34,7 @@ ATTENTIONS = RESCALING | {
     "MultiQueryAttentionV2", "RotAttentionPool2d", "SpatialAttention",
 }  # fmt: skip
 
-# How people name an attention of their own, where nothing else tells: SE_Block, ECALayer, CBAM, ...
+# Common names of custom attentions, as the last resort: SE_Block, ECALayer, CBAM, ...
 _HINT = re.compile(
     r"(?:my_?)?(?:(?:c|s|sc|e)?se|c?eca|s?c?bam|sim_?am|(?:light)?cbam"
     r"|(?:efficient_?|effective_?)?(?:squeeze_?(?:and_?|n_?)?excit(?:e|ation)|channel_?(?:se|att|attn"
@@ -49,22 +49,22 @@ _registered: dict[type, str] = {}
 
 
 def register_existing_attention(cls: type[nn.Module], kind: str = "rescaling") -> None:
-    """Say whether modules of a class are attention, where their forward does not show it.
+    """Register whether modules of a class are attention, if their forward does not show it.
 
-    Attention that a network came with is found by running a copy of each module on shapes alone:
-    something is pooled, goes through layers and a gate, and multiplies what it was pooled from.
-    Where a forward cannot be run in this way (it looks at values, calls a kernel of its own, or
-    takes more than one feature map), or where what was found is wrong, this says what is so.
+    Built-in attention is recognized by running a copy of each module on the meta device: a value is
+    pooled, passes through layers and a gate, and multiplies the map it was pooled from. Use this
+    function if a forward cannot be run in this way (it reads values, calls a custom kernel, or
+    takes more than one feature map), or if the result is wrong.
 
     Args:
-        cls: the class; its subclasses are meant, too.
-        kind: ``rescaling``: it takes a feature map ``(N, C, *spatial)`` and gives it back rescaled:
-            nothing inside is attended, and with ``replace=True``, or
-            :func:`~composer_attn.remove_attention`, it gives way. ``fixed``: an attention that its
-            block needs: nothing inside is attended. ``none``: it is no attention.
+        cls: the class; subclasses are included.
+        kind: ``rescaling``: it returns its input ``(N, C, *spatial)`` rescaled; nothing inside is
+            attended, and it is replaced by ``replace=True`` and removed by
+            :func:`~composer_attn.remove_attention`. ``fixed``: an attention that its block needs;
+            nothing inside is attended. ``none``: not an attention.
 
     Raises:
-        ArgumentError: ``cls`` is no class of modules, or there is no such kind.
+        ArgumentError: ``cls`` is not a subclass of ``torch.nn.Module``, or ``kind`` is unknown.
 
     Example:
         >>> from torch import nn
@@ -93,15 +93,16 @@ def register_existing_attention(cls: type[nn.Module], kind: str = "rescaling") -
 
 @dataclass(frozen=True)
 class Existing:
-    """What a module is taken for.
+    """The classification of a module.
 
     Attributes:
-        kind: ``rescaling``: another, or nothing, may stand in for it; ``fixed``: an attention that
-            its block needs; ``none``: no attention.
-        channels: what it rescales, where its layers tell.
-        layers: names in it of convolutions that compute scales, where it is no attention itself.
-        doubt: why this is by its name alone; empty where it is certain.
-        traced: whether its forward shows it.
+        kind: ``rescaling``: it can be replaced or removed; ``fixed``: an attention that its block
+            needs; ``none``: not an attention.
+        channels: number of channels it rescales, if its layers determine it, else 0.
+        layers: names of the convolutions in it that compute scales, if it is not an attention
+            itself.
+        doubt: why it was classified by name only; empty if it is certain.
+        traced: whether it was classified by its forward.
     """
 
     kind: str = "none"
@@ -112,7 +113,7 @@ class Existing:
 
 
 def existing(module: nn.Module) -> Existing:
-    """Tell what attention a module is: registered, of a known package, by its forward, by name."""
+    """Classify a module: by registration, known package, forward or name, in this order."""
     classes = type(module).__mro__
     said = next((_registered[cls] for cls in classes if cls in _registered), None)
     if said is not None:
@@ -133,7 +134,7 @@ def existing(module: nn.Module) -> Existing:
 def _by_name(module: nn.Module, found: Findings) -> Existing:
     names = {cls.__name__ for cls in type(module).__mro__}
     none = Existing(layers=found.layers)
-    # What a forward was seen not to do, a name does not make it; but self-attention has no gate.
+    # A name does not overrule a forward that was traced; but self-attention has no gate.
     unclear = found.trouble or found.mixes_positions
     if names & (ATTENTIONS - RESCALING) and (unclear or found.layers):
         return Existing("fixed", doubt=found.trouble)
@@ -148,7 +149,7 @@ def _by_name(module: nn.Module, found: Findings) -> Existing:
 
 
 def _has_wide_kernels(module: nn.Module) -> bool:
-    """Tell a block from an attention: whether it has convolutions of all channels over space."""
+    """Return whether it has full spatial convolutions, which a block has and an attention not."""
     return any(
         isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         and max(part.kernel_size) > 1
@@ -159,19 +160,19 @@ def _has_wide_kernels(module: nn.Module) -> bool:
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Say whether a module is an attention, that the network came with or of ours."""
+    """Return whether a module is an attention, built-in or added."""
     return existing(module).kind != "none"
 
 
 def is_rescaling(module: nn.Module) -> bool:
-    """Say whether a module is an attention that another, or nothing, may stand in for."""
+    """Return whether a module is an attention that can be replaced or removed."""
     return existing(module).kind == "rescaling"
 
 
 def existing_attentions(model: nn.Module) -> dict[str, str]:
-    """Return what a model's attentions are called, by every name they go by.
+    """Describe a model's attentions, by each of their names.
 
-    Convolutions that compute scales within a block's own forward are among them, each by itself.
+    Convolutions that compute scales in the forward of a block are included individually.
     """
     modules, layers = {}, {}
     for name, module in walk(model):
@@ -181,7 +182,7 @@ def existing_attentions(model: nn.Module) -> dict[str, str]:
         if not any(
             isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules()
         ):
-            continue  # nothing in it could be attended
+            continue  # it contains nothing to attend
         found = existing(module)
         kind = type(module).__name__
         if found.kind != "none":
@@ -192,7 +193,7 @@ def existing_attentions(model: nn.Module) -> dict[str, str]:
 
 
 def _is_of_site(model: nn.Module, name: str) -> bool:
-    """Say whether a module is what surgery gave an attended one, whatever its class."""
+    """Return whether a name is that of an attention added by surgery, whatever its class."""
     site, _, child = name.rpartition(".")
     return child == CHILD and is_attended(model.get_submodule(site))
 
@@ -208,7 +209,7 @@ def _untraced(found: Existing) -> str:
 
 
 def inside(name: str, attentions: dict[str, str]) -> str:
-    """Say which of the attentions a module's name lies in; empty where it lies in none."""
+    """Return which attention encloses a module, by name; empty if none does."""
     for prefix, what in attentions.items():
         if not prefix or name == prefix or name.startswith(f"{prefix}."):
             return f"inside {what}"
@@ -216,9 +217,9 @@ def inside(name: str, attentions: dict[str, str]) -> str:
 
 
 def nothing_to_replace(model: nn.Module) -> str:
-    """Say what was looked for in a model, and what comes nearest."""
+    """Describe what was searched for in a model, and the closest matches."""
     message = (
-        f"{type(model).__name__} has no attention of its own that could give way; looked for "
+        f"{type(model).__name__} has no attention of its own to replace or remove; looked for "
         "modules that multiply their input by scales pooled from it, and for those of the classes "
         f"{', '.join(sorted(RESCALING))}; register_existing_attention(cls) makes others known"
     )

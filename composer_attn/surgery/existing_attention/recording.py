@@ -1,8 +1,8 @@
-"""Run a module on shapes alone, and record every operation: what its forward does, as written.
+"""Run a module on the meta device and record every operation of its forward.
 
-The recording is one of torch's own operations, into which whatever a forward calls comes apart:
-``nn.AdaptiveAvgPool2d(1)``, ``F.adaptive_avg_pool2d(x, 1)`` and ``x.mean((2, 3))`` are one. It is
-taken at two sizes of the input: what stays as large as it was no longer has positions in it.
+Operations are recorded after dispatch to ATen, where ``nn.AdaptiveAvgPool2d(1)``,
+``F.adaptive_avg_pool2d(x, 1)`` and ``x.mean((2, 3))`` are the same. The forward is recorded at two
+input sizes: a value whose shape does not change between them has no spatial positions.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from composer_attn.surgery.existing_attention.shape_only_copy import Shadow, no_traces
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Multiples of what windows and strides usually are, of equal sides, as some take for granted; then
-# small ones, for kernels that pool a map of one size. Shapes cost nothing.
+# Multiples of common windows and strides, square since some modules assume it; then small ones,
+# for kernels that pool maps of one size. Size does not matter for cost on the meta device.
 _SIZES = (((224,) * 3, (448,) * 3), ((8,) * 3, (12,) * 3))
 
 
@@ -26,21 +26,21 @@ _NORMS = (torch.ops.aten.native_batch_norm.default,)
 
 
 class ChannelsLastError(ValueError):
-    """A module takes maps whose last side is the channels."""
+    """A module takes channels-last feature maps."""
 
 
 @dataclass(eq=False)
 class Value:
-    """A tensor of a recording.
+    """A tensor in a recording.
 
     Attributes:
-        operation: what it is the result of: the name in torch's namespace ``aten``, without
-            overload and underscore; ``input``, or ``constant`` for what comes from nowhere.
+        operation: name of the operation that computed it, in torch's namespace ``aten``, without
+            overload and trailing underscore; ``input``, or ``constant`` if no operation did.
         inputs: the tensors that it was computed from.
-        shape: its shape, the input being of the first size.
-        layer: name of the convolution that computed it.
+        shape: its shape, for an input of the first size.
+        layer: name of the convolution that computed it, if one did.
         live: whether it depends on the input.
-        grows: whether it is larger where the input has more positions.
+        grows: whether its size depends on the spatial size of the input.
     """
 
     operation: str
@@ -52,7 +52,7 @@ class Value:
 
 
 def _normalized(args: tuple) -> tuple[Tensor, ...] | None:
-    """Return what a batch norm returns in evaluation; torch's way to tell it takes far longer."""
+    """Return a batch norm's meta outputs in evaluation mode, much faster than torch does."""
     x, _, _, mean, _, training = args[:6]
     if training or mean is None or mean.numel() != x.shape[1]:
         return None
@@ -61,13 +61,13 @@ def _normalized(args: tuple) -> tuple[Tensor, ...] | None:
 
 @dataclass
 class Recording:
-    """What a forward did.
+    """The recording of a forward.
 
     Attributes:
-        input: the one input, of shape ``(N, C, *spatial)``.
-        values: all results, in order.
-        output: the result of the forward; None where it is not one tensor.
-        widths: second sides of the first tensor that each module was called on, by module name.
+        input: the input, of shape ``(N, C, *spatial)``.
+        values: the results of all operations, in order.
+        output: the output of the forward; None if it is not a single tensor.
+        widths: size of dimension 1 of each module's first input tensor, by module name.
     """
 
     input: Value
@@ -116,7 +116,7 @@ class _Recorder(TorchDispatchMode):
 
     def value_of(self, tensor: Tensor) -> Value:
         if id(tensor) not in self._known:
-            self._alive.append(tensor)  # so that its id is not another's
+            self._alive.append(tensor)  # so that its id is not reused
             self._known[id(tensor)] = Value("constant", (), tuple(tensor.shape))
         return self._known[id(tensor)]
 
@@ -151,20 +151,21 @@ def record(
     *,
     enough: Callable[[Recording], bool] = lambda _: False,
 ) -> Recording:
-    """Record the forward of a module on one input of shape ``(N, channels, *spatial)``.
+    """Record the forward of a module on an input of shape ``(N, channels, *spatial)``.
 
-    The module is not touched: copies without values run.
+    The module itself is not changed: copies on the meta device run instead.
 
     Args:
-        module: any.
-        channels: the input's channels.
-        dimensions: how many spatial ones it has.
-        trial: which pair of sizes.
-        enough: says of the recording at the first size, in which nothing grows, that it will do.
+        module: any module.
+        channels: number of input channels.
+        dimensions: number of spatial dimensions.
+        trial: index of the pair of input sizes.
+        enough: returns whether the recording at the first size, where no value is known to grow, is
+            sufficient.
 
     Raises:
-        ChannelsLastError: it takes maps whose last side is the channels.
-        Exception: whatever the forward raises, where it does not run on shapes alone.
+        ChannelsLastError: it takes channels-last feature maps.
+        Exception: whatever the forward raises, if it does not run on the meta device.
     """
     shapes = ((2, channels, *size[:dimensions]) for size in _SIZES[trial])
     with no_traces():

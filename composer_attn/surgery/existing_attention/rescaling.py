@@ -1,8 +1,8 @@
-"""Recognize attention in a recording: pooled, layers, a gate, multiplied with its own input.
+"""Recognize attention in a recording: pooling, layers and a gate that rescale their input.
 
-A value is one of three kinds here. *Carriers* are the input, whole, times nothing or times scales.
-*Contexts* depend on the input, but have no positions: something was averaged. All else is what
-layers computed, position by position.
+Values are of three kinds. *Carriers* are the complete input, as it is or multiplied by scales.
+*Contexts* depend on the input but have no spatial positions, having been pooled. All others are
+feature maps computed by layers.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,33 +10,33 @@ from functools import cached_property
 
 from composer_attn.surgery.existing_attention.recording import Recording, Value
 
-# Another shape, the same numbers.
+# The same values in another shape.
 _VIEWS = frozenset({
     "view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "permute",
     "transpose", "t", "alias", "clone", "_to_copy", "detach", "lift_fresh", "pixel_shuffle",
     "channel_shuffle", "native_channel_shuffle", "contiguous",
 })  # fmt: skip
-# The same numbers at more positions.
+# The same values at more positions.
 _BROADCASTS = frozenset({
     "expand", "repeat", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
     "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
     "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
 })  # fmt: skip
-# Some of the numbers.
+# A subset of the values.
 _PICKS = frozenset({
     "select", "slice", "split", "split_with_sizes", "chunk", "unbind", "narrow", "index",
     "index_select", "gather", "unfold", "as_strided",
 })  # fmt: skip
-# What scales may end with,
+# Operations that scales may end with.
 _GATES = frozenset({
     "sigmoid", "hardsigmoid", "tanh", "hardtanh", "clamp", "clamp_min", "relu", "_softmax", "exp",
     "log_sigmoid_forward", "softplus",
 })  # fmt: skip
-# and what makes scales of averages without any layer: norms, too, multiply by what they pooled.
+# Operations that suffice without any layer. Others do not: norms also multiply by what they pooled.
 _SQUASHING = frozenset({"sigmoid", "hardsigmoid", "tanh", "hardtanh", "_softmax", "exp"})
 _LAYERS = frozenset({"convolution", "addmm", "mm", "bmm", "baddbmm"})
 _SUMS = frozenset({"add", "sub", "maximum", "minimum"})
-# What averages over positions, all of them or those of one side.
+# Operations that pool over positions, in all or in one of the spatial dimensions.
 _POOLINGS = frozenset({
     "mean", "sum", "amax", "max", "logsumexp", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
     "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool2d", "avg_pool3d",
@@ -45,14 +45,14 @@ _POOLINGS = frozenset({
 
 
 def shows_nothing(recording: Recording) -> bool:
-    """Say whether there can be no attention in a recording, whatever grows in it."""
+    """Return whether a recording cannot contain attention, whichever of its values grow."""
     output = recording.output
     products = any(v.operation == "mul" and _lives(v) > 1 for v in recording.values)
     return not products and (output is None or _squashing_under(output) is None)
 
 
 class Reading:
-    """What a recording shows of attention."""
+    """The attention recognized in a recording."""
 
     def __init__(self, recording: Recording):
         self._recording = recording
@@ -61,7 +61,7 @@ class Reading:
 
     @cached_property
     def rescales(self) -> bool:
-        """Whether the output is the input, rescaled by what was pooled of it."""
+        """Whether the output is the input, rescaled by values pooled from it."""
         output = self._recording.output
         if output is None or output.shape != self._recording.input.shape:
             return False
@@ -69,7 +69,7 @@ class Reading:
 
     @cached_property
     def is_scales(self) -> bool:
-        """Whether the output is the scales alone, for another to multiply."""
+        """Whether the output is only the scales, to be multiplied elsewhere."""
         output = self._recording.output
         if output is None or not output.live:
             return False
@@ -84,7 +84,7 @@ class Reading:
 
     @cached_property
     def mixes_positions(self) -> bool:
-        """Whether positions look at one another, as in self-attention."""
+        """Whether positions interact, as in self-attention."""
         return any(
             (v.operation in ("bmm", "baddbmm") or "scaled_dot_product" in v.operation)
             and _lives(v) > 1
@@ -93,7 +93,7 @@ class Reading:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """Names of the convolutions that compute scales, whatever is multiplied by them."""
+        """Names of the convolutions that compute scales, whatever the scales multiply."""
         inside: dict[str, None] = {}
         outside = set()
         regions = {v for product in self._products() for v in self._scaling(product)}
@@ -116,7 +116,7 @@ class Reading:
         return []
 
     def _carrier(self, value: Value) -> bool | None:
-        """Tell whether a value is the input, rescaled (True) or as it was; None where neither."""
+        """Return True if a value is the rescaled input, False if the plain input, else None."""
         if value not in self._carried:
             self._carried[value] = self._carrier_by_operation(value)
         return self._carried[value]
@@ -154,7 +154,7 @@ class Reading:
         return None
 
     def _weakly(self, value: Value) -> bool | None:
-        """Tell whether a value is the input times a gate of each position's own."""
+        """Return False if a value is the input times a gate for each position, else None."""
         if value.operation in _VIEWS or value.operation in _PICKS:
             return self._weakly(value.inputs[0])
         if value.operation != "mul":
@@ -165,7 +165,7 @@ class Reading:
         return None
 
     def _is_gated_map(self, scales: Value, map_: Value) -> bool:
-        """Tell scales that differ by position: those of spatial or coordinate attention."""
+        """Return whether scales vary by position, as in spatial or coordinate attention."""
         if not scales.live:
             return False
         base = _base(scales)
@@ -187,7 +187,7 @@ class Reading:
         )
 
     def _region(self, scales: Value) -> list[Value]:
-        """List what happens between a pooling and scales without positions; empty if nothing."""
+        """List the values between a pooling and scales without positions; empty if none."""
         if scales not in self._regions:
             self._regions[scales] = self._find_region(scales)
         return self._regions[scales]
@@ -205,13 +205,13 @@ class Reading:
         return region if gated or any(learned) else []
 
     def _has_layers_before(self, scales: Value) -> bool:
-        """Tell whether layers run over the map itself, before something is pooled."""
+        """Return whether layers act on the feature map before it is pooled."""
         return any(
             v.operation in (*_LAYERS, "native_batch_norm") and v.grows for v in _ancestors(scales)
         )
 
     def _pools_channels(self, gate: Value) -> bool:
-        """Tell whether layers see nothing of the input but what was pooled over its channels."""
+        """Return whether layers see the input only through a pooling over its channels."""
         x = self._recording.input
         pooled = (x.shape[0], *x.shape[2:]), (x.shape[0], 1, *x.shape[2:])
 
@@ -231,14 +231,14 @@ def _sides(product: Value) -> Iterator[tuple[Value, Value]]:
 
 
 def _base(value: Value) -> Value:
-    """Go back to what was broadcast or seen in another shape."""
+    """Return the value before any broadcasts and views."""
     while value.operation in _VIEWS or (value.operation in _BROADCASTS and value.inputs):
         value = value.inputs[0]
     return value
 
 
 def _gate_under(value: Value) -> Value | None:
-    """Return the gate that scales end with, constants aside; None where there is none."""
+    """Return the gate that scales end with, ignoring constants; None if there is none."""
     value = _base(value)
     while value.operation in ("add", "mul", "div", "sub", "rsub", "neg"):
         live = [v for v in value.inputs if v.live]
@@ -249,11 +249,11 @@ def _gate_under(value: Value) -> Value | None:
 
 
 def _squashing_under(value: Value) -> Value | None:
-    """Return the gate that a value ends with, where it is one that gives scales in any case."""
+    """Return the gate that a value ends with if it is a squashing one, else None."""
     gate = _gate_under(value)
     if gate is None or gate.operation not in _SQUASHING:
         return None
-    # Alone, it is ReLU6.
+    # By itself, hardtanh is ReLU6.
     return None if gate.operation == "hardtanh" and gate is _base(value) else gate
 
 
@@ -262,7 +262,7 @@ def _lives(value: Value) -> int:
 
 
 def _ancestors(value: Value, follow: Callable[[Value], bool] = lambda _: True) -> list[Value]:
-    """List what a value was computed from, each once, going on from those to be followed."""
+    """List the ancestors of a value, each once, continuing only from those to be followed."""
     found: dict[Value, None] = {}
     queue = list(value.inputs)
     while queue:

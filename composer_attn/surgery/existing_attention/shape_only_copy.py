@@ -1,4 +1,4 @@
-"""Copies of modules that have shapes but no values, to be run without touching the originals."""
+"""Copies of modules on the meta device, to be run without changing the originals."""
 
 import copy
 import random
@@ -26,7 +26,7 @@ _HOOKS = (
 
 
 class _Budget(dict):
-    """A memo of deepcopy that ends what copies half the program: a module may know its trainer."""
+    """A deepcopy memo with a size limit: a module may refer to its trainer, and so to anything."""
 
     def __setitem__(self, key: object, value: object) -> None:
         if len(self) > _MOST_COPIES:
@@ -37,11 +37,11 @@ class _Budget(dict):
 class Shadow:
     """A copy of a module on the meta device: in evaluation mode, unattended, without hooks.
 
-    Whatever its forward sets, appends or counts on itself is lost with the copy.
+    Whatever its forward sets, appends or counts affects only the copy.
 
     Attributes:
         module: the copy.
-        names: of the copy's modules, by module: the first name that each goes by.
+        names: the first name of each of the copy's modules, by module.
     """
 
     def __init__(self, original: nn.Module):
@@ -96,16 +96,16 @@ def _meta(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def no_traces() -> Iterator[None]:
-    """Run on shapes alone, whatever the caller's modes, and give random states back."""
+    """Create tensors on the meta device, suspend the caller's modes, preserve random states."""
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
     with ExitStack() as stack:
-        # A plan with an example tries the surgery on fake tensors.
+        # A plan with an example runs the surgery under FakeTensorMode.
         stack.enter_context(_disable_current_modes())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        # What a forward makes without saying where.
+        # For tensors that a forward creates without a device.
         stack.enter_context(torch.device("meta"))
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a module is made of, in a form that compares: equal where the same is computed."""
+"""A hashable description of a module's structure: equal only if the same is computed."""
 
 import weakref
 from collections.abc import Hashable
@@ -10,12 +10,12 @@ from torch.nn.parameter import is_lazy
 from composer_attn.surgery.attend import is_attended, original_class
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
-# State that no forward's course depends on.
+# State that does not affect which operations a forward runs.
 _IGNORED = frozenset({"training", "_parameters", "_buffers", "_modules", "_is_full_backward_hook"})
 
 
 class _Same:
-    """Equal to itself alone, for what does not compare by what is in it; keeps none alive."""
+    """Compares an object by identity, through a weak reference."""
 
     def __init__(self, value: object):
         self._hash, self._value = id(value), weakref.ref(value)
@@ -29,9 +29,10 @@ class _Same:
 
 
 def structure(module: nn.Module) -> Hashable:
-    """Return what a module's forward may depend on, but for the values of its tensors.
+    """Return everything a module's forward may depend on, except the values of its tensors.
 
-    Classes, shapes of parameters and buffers, plain attributes and, recursively, children.
+    That is, its class, shapes of parameters and buffers, plain attributes and, recursively,
+    children.
     """
     return _structure(module, {})
 
@@ -74,7 +75,7 @@ def _hashable(value: object, seen: dict[int, int]) -> Hashable:
         return _container(value, seen)
     try:
         return _Same(value)
-    except TypeError:  # no weak references to it
+    except TypeError:  # it cannot be weakly referenced
         return type(value), repr(value)
 
 

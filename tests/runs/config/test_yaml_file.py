@@ -22,7 +22,7 @@ REFUSED = {
     "a new object": ("run_name: !!python/object/new:os.path.join [a]", "is not plain YAML"),
     "a module": ("run_name: !!python/module:antigravity x", "is not plain YAML"),
     "a billion laughs": (laughs(9), "holds more than 10,000 values, aliases written out"),
-    "an alias of itself": ("a: &a [*a]", r"\*a stands for something that it is a part of"),
+    "an alias of itself": ("a: &a [*a]", r"\*a refers to a node that contains it"),
     "merged laughs": (
         "a: &a {x: 1, y: 2}\nb: {<<: [" + ", ".join(["*a"] * 9000) + "]}",
         "holds more than 10,000 values",

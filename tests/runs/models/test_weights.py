@@ -112,9 +112,13 @@ BAD_FILES = {
         lambda file: torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), file),
         r"holds weights of another network: .* and \d+ more",
     ),
-    "of other classes": (
-        lambda file: torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), file),
-        r"holds weights of another network: fc\.weight is \(3, 96\), the model's is \(10, 96\);",
+    "of other classes, but for the bias": (
+        lambda file: torch.save(
+            timm.create_model("test_resnet", num_classes=3).state_dict()
+            | {"fc.bias": torch.zeros(10)},
+            file,
+        ),
+        r"holds weights of another network: fc\.weight is \(3, 96\), the model's is \(10, 96\)$",
     ),
     "one tensor missing": (
         lambda file: torch.save(
@@ -127,7 +131,7 @@ BAD_FILES = {
         lambda file: torch.save(
             PLAIN["timm/test_resnet"]().state_dict() | {"extra": torch.zeros(1)}, file
         ),
-        r"holds weights of another network: extra has no place in the model$",
+        r"holds weights of another network: extra is not in the model$",
     ),
     "truncated": (truncated, "is no checkpoint, or not a whole one"),
     "empty": (lambda file: file.touch(), "holds no weights that can be read: "),
@@ -154,6 +158,42 @@ def test_files_that_are_not_the_networks_weights(write, says, tmp_path, monkeypa
         build_parts(run("timm/test_resnet", "bad.pth"))
     assert len(str(caught.value).splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]  # nothing was run
+
+
+# The names of their classifiers, which squeezenet has as a convolution.
+CLASSIFIERS = {
+    "resnet18": "fc",
+    "squeezenet1_1": "classifier.1",
+    "mobilenet_v3_small": "classifier.3",
+    "timm/test_resnet": "fc",
+}
+
+
+@pytest.mark.parametrize(("name", "classifier"), CLASSIFIERS.items())
+def test_weights_of_other_classes_load_but_for_the_classifier(name, classifier, tmp_path, caplog):
+    file = tmp_path / "weights.pth"
+    others = build_network({"name": name, "num_classes": 7})
+    torch.save(others.state_dict(), file)
+    network = build_network({"name": name, "num_classes": 10, "weights": str(file)})
+    state, expected = network.state_dict(), others.state_dict()
+    new = [key for key in state if key.startswith(f"{classifier}.")]
+    assert [len(state[key]) for key in new] == [10, 10]
+    assert all(torch.equal(state[key], expected[key]) for key in state if key not in new)
+    assert f"{', '.join(new)}, of 10 classes, keep their initial values" in caplog.text
+
+
+def test_published_weights_go_into_a_network_of_other_classes(monkeypatch, caplog):
+    published = torchvision.models.resnet18()
+    monkeypatch.setattr(
+        torchvision.models.ResNet18_Weights,
+        "get_state_dict",
+        lambda *_, **__: published.state_dict(),
+    )
+    section = {"name": "resnet18", "num_classes": 37, "weights": "ResNet18_Weights.DEFAULT"}
+    network = build_network(section)
+    assert torch.equal(network.layer4[1].conv2.weight, published.layer4[1].conv2.weight)
+    assert network.fc.weight.shape == (37, 512)
+    assert "ResNet18_Weights.DEFAULT are for another number of classes: fc.weight" in caplog.text
 
 
 @pytest.mark.parametrize(

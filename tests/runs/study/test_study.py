@@ -106,7 +106,7 @@ def test_without_a_recipe_it_is_the_digits_also_outside_of_a_checkout(monkeypatc
     assert digits_recipe() == ROOT / "yamls" / "digits_plain.yaml"
     from composer_attn.runs.study import study as module
 
-    inside = tmp_path / "site" / "composer_attn" / "runs" / "study.py"
+    inside = tmp_path / "site" / "composer_attn" / "runs" / "study" / "study.py"
     monkeypatch.setattr(module, "__file__", str(inside))
     assert digits_recipe() == tmp_path / "site/composer_attn/recipes/digits_plain.yaml"
     assert '"composer_attn/recipes/digits_plain.yaml"' in (ROOT / "pyproject.toml").read_text()

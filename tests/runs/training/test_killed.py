@@ -11,7 +11,7 @@ import torch
 
 from tests.runs.killed import BATCHES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def trained(folder: Path, algorithm: str, ranks: int, seed: int, kills: int) -> dict:

@@ -1,4 +1,4 @@
-"""The ``composer-attn`` command. What a verb needs is imported when the verb runs."""
+"""The verbs up to the end of training: validate, plan, train, study, report."""
 
 import shlex
 import sys
@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},  # of every verb, too
-)
+from composer_attn.cli.command import INTERRUPTED, INVALID, REFUSED, UNWRITTEN, app, imported
 
 # Not checked by typer: what cannot be read is a mistake like any other.
 _File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
@@ -21,48 +16,6 @@ _Files = Annotated[list[Path], typer.Argument(readable=False, help="YAML files o
 _Patterns = Annotated[list[str] | None, typer.Option(help="Glob of names; repeatable.")]
 _Text = Annotated[str | None, typer.Option()]
 _Number = Annotated[float | None, typer.Option()]
-
-_imported: list[str] = []
-
-_INVALID = 1
-_REFUSED = 2
-_INTERRUPTED = 130
-_UNWRITTEN = 74  # EX_IOERR of sysexits.h
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        from composer_attn import __version__
-
-        print(f"composer-attn {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version, and stop."
-        ),
-    ] = False,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="A module that registers attentions; repeatable."),
-    ] = None,
-) -> None:
-    """Channel attention for any CNN, trained with MosaicML Composer from YAML."""
-    _imported[:] = imports or []
-    if not _imported:
-        return
-    from composer_attn.errors import ArgumentError
-    from composer_attn.runs.components.project_imports import import_modules
-
-    try:
-        import_modules(_imported)
-    except ArgumentError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
 
 
 @app.command()
@@ -96,7 +49,7 @@ def train(
         raise typer.Exit(128 + error.signal) from error
     except ComposerAttnError as error:
         print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_UNWRITTEN if isinstance(error, SaveError) else _REFUSED) from error
+        raise typer.Exit(UNWRITTEN if isinstance(error, SaveError) else REFUSED) from error
     if summary is not None and dist.get_global_rank() == 0:
         summary.show()
 
@@ -105,7 +58,7 @@ def _again(config: Path, overrides: list[str] | None, folder: str) -> str:
     """Return the command that goes on with a run."""
     kept = [o for o in overrides or [] if o.split("=")[0] not in ("save_folder", "autoresume")]
     added = [f"save_folder={folder}", "autoresume=true"]
-    imports = [word for module in _imported for word in ("--import", module)]
+    imports = [word for module in imported for word in ("--import", module)]
     return shlex.join(["composer-attn", *imports, "train", str(config), *kept, *added])
 
 
@@ -125,7 +78,7 @@ def validate(configs: _Files) -> None:
         else:
             print(f"{config}: valid")
     if invalid:
-        raise typer.Exit(_INVALID)
+        raise typer.Exit(INVALID)
 
 
 @app.command()
@@ -198,7 +151,7 @@ def plan(
         planned = make_plan(model, algorithm, arguments, image, batch)
     except ComposerAttnError as error:
         print(f"composer-attn: {'; '.join(str(error).splitlines())}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
+        raise typer.Exit(REFUSED) from error
     if json:
         print(as_json(planned))
     elif csv:
@@ -228,15 +181,15 @@ def study(
     from composer_attn.runs.study.study_command import run_study
 
     try:
-        failed = run_study(config or [], variants.split(","), seeds, out, ranks, _imported)
+        failed = run_study(config or [], variants.split(","), seeds, out, ranks, imported)
     except ComposerAttnError as error:
         print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
+        raise typer.Exit(REFUSED) from error
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     if failed:
-        raise typer.Exit(_INVALID)
+        raise typer.Exit(INVALID)
 
 
 @app.command()
@@ -254,4 +207,4 @@ def report(
         print(write_report(runs, out))
     except ComposerAttnError as error:
         print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
+        raise typer.Exit(REFUSED) from error
