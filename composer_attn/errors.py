@@ -5,6 +5,8 @@ errors of this package and no others; each also derives from the built-in except
 would expect.
 """
 
+from collections.abc import Sequence
+
 
 class ComposerAttnError(Exception):
     """Base class of all errors of this package."""
@@ -104,6 +106,18 @@ class UntrainedAttentionWarning(UserWarning):
 
 class IdleGatesWarning(UserWarning):
     """The gates of an attention are saturated, or do not change."""
+
+
+def first_few(found: Sequence[str], separator: str = ", ", number: int = 3) -> str:
+    """Join the first few of several things for a message, and count the others.
+
+    Example:
+        >>> first_few(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    left = len(found) - number
+    joined = separator.join(found[:number])
+    return joined if left <= 0 else f"{joined}{separator.strip(', ')} and {left} more"
 
 
 def first_line(error: BaseException) -> str:

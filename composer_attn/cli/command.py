@@ -49,24 +49,25 @@ def main(
     imported[:] = imports or []
     if not imported:
         return
-    from composer_attn.errors import ArgumentError
-    from composer_attn.runs.components.project_imports import import_modules
+    with refusing(one_line=False):
+        from composer_attn.runs.components.project_imports import import_modules
 
-    try:
         import_modules(imported)
-    except ArgumentError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(REFUSED) from error
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Turn an error of ours into one line on standard error, and an exit code."""
+def refusing(one_line: bool = True) -> Iterator[None]:
+    """Print an error of this package to standard error, and exit with its code.
+
+    Args:
+        one_line: whether several errors, which come a line each, are printed on one.
+    """
     from composer_attn.errors import ComposerAttnError, ExportError, SaveError
 
     try:
         yield
     except ComposerAttnError as error:
-        print(f"composer-attn: {'; '.join(str(error).splitlines())}", file=sys.stderr)
+        text = "; ".join(str(error).splitlines()) if one_line else str(error)
+        print(f"composer-attn: {text}", file=sys.stderr)
         codes = {SaveError: UNWRITTEN, ExportError: INVALID}
         raise typer.Exit(codes.get(type(error), REFUSED)) from error

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer_attn.cli.command import INTERRUPTED, INVALID, REFUSED, UNWRITTEN, app, imported
+from composer_attn.cli.command import INTERRUPTED, INVALID, app, imported, refusing
 
 # Not checked by typer: what cannot be read is a mistake like any other.
 _File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
@@ -32,24 +32,22 @@ def train(
     """Train, evaluate and summarize the run that a YAML file describes."""
     from composer.utils import dist
 
-    from composer_attn.errors import ComposerAttnError, RunStoppedError, SaveError
+    from composer_attn.errors import RunStoppedError
     from composer_attn.runs.components.config_check import load_checked
     from composer_attn.runs.training.dry_run import rehearse
     from composer_attn.runs.training.train import train as run
 
-    try:
+    summary = None
+    with refusing(one_line=False):
         checked = load_checked(config, overrides)
-        summary = None
-        if dry_run:
-            rehearse(checked)
-        else:
-            summary = run(checked)
-    except RunStoppedError as error:
-        print(f"composer-attn: {error}\nGo on with: {_again(config, overrides, error.folder)}")
-        raise typer.Exit(128 + error.signal) from error
-    except ComposerAttnError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(UNWRITTEN if isinstance(error, SaveError) else REFUSED) from error
+        try:
+            if dry_run:
+                rehearse(checked)
+            else:
+                summary = run(checked)
+        except RunStoppedError as error:
+            print(f"composer-attn: {error}\nGo on with: {_again(config, overrides, error.folder)}")
+            raise typer.Exit(128 + error.signal) from error
     if summary is not None and dist.get_global_rank() == 0:
         summary.show()
 
@@ -120,7 +118,7 @@ def plan(
 
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
-    from composer_attn.errors import ArgumentError, ComposerAttnError
+    from composer_attn.errors import ArgumentError
     from composer_attn.runs.config.shorthands import parse_number
     from composer_attn.runs.planning.network_plan import (
         make_plan,
@@ -129,7 +127,7 @@ def plan(
     )
     from composer_attn.runs.planning.plan_report import as_json, show, write_csv
 
-    try:
+    with refusing():
         if json and csv:
             raise ArgumentError("--json and --csv exclude each other")
         latent = latent_channels and parse_number("latent_channels", latent_channels)
@@ -149,9 +147,6 @@ def plan(
             "replace": replace,
         } | parse_arguments(own or [])
         planned = make_plan(model, algorithm, arguments, image, batch)
-    except ComposerAttnError as error:
-        print(f"composer-attn: {'; '.join(str(error).splitlines())}", file=sys.stderr)
-        raise typer.Exit(REFUSED) from error
     if json:
         print(as_json(planned))
     elif csv:
@@ -177,14 +172,11 @@ def study(
     ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, like GPUs.")] = 1,
 ) -> None:
     """Train variants of one recipe, or go on with it; show live how they do; write a report."""
-    from composer_attn.errors import ComposerAttnError
     from composer_attn.runs.study.study_command import run_study
 
     try:
-        failed = run_study(config or [], variants.split(","), seeds, out, ranks, imported)
-    except ComposerAttnError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(REFUSED) from error
+        with refusing(one_line=False):
+            failed = run_study(config or [], variants.split(","), seeds, out, ranks, imported)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -200,11 +192,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The folder to write the report to.")] = Path("report"),
 ) -> None:
     """Compare runs that are on disk: a page, its plots, and the results as CSV and JSON."""
-    from composer_attn.errors import ComposerAttnError
     from composer_attn.runs.report import write_report
 
-    try:
+    with refusing(one_line=False):
         print(write_report(runs, out))
-    except ComposerAttnError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(REFUSED) from error
