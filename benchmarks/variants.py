@@ -10,7 +10,7 @@ import typer
 from composer.algorithms.squeeze_excite import apply_squeeze_excite as composers_squeeze_excite
 from torch import nn
 
-from composer_attn import apply_eca, apply_squeeze_excite, fuse_attention
+from composer_attn import apply_eca, apply_squeeze_excite, fold_norms, fuse_attention
 
 LATENT_CHANNELS, MIN_CHANNELS = 64, 128  # Composer's own defaults
 
@@ -25,6 +25,7 @@ class Variant:
         fused: whether attention is fused with batch norm.
         norms: whether every other norm is fused, too.
         compiled: whether the whole network goes through torch.compile.
+        folded: whether its norms are folded into its convolutions, for evaluation alone.
     """
 
     name: str
@@ -32,10 +33,13 @@ class Variant:
     fused: bool = False
     compiled: bool = False
     norms: bool = False
+    folded: bool = False
 
     def make(self, model: str, backend: str) -> nn.Module:
-        """Build the network, fused if requested; not compiled yet."""
+        """Build the network, fused or folded if requested; not compiled yet."""
         network = self.build(model)
+        if self.folded:
+            fold_norms(network.eval())
         if self.fused:
             fuse_attention(network, backend, norms=self.norms)
         return network
@@ -120,6 +124,9 @@ def _table() -> dict[str, Variant]:
         Variant("eca_replaced", _eca_replaced),
         Variant("eca_replaced_fused", _eca_replaced, fused=True),
     ]
+    for (name, build), compiled in product((_PEERS | _OURS).items(), (False, True)):
+        full = f"{name}_folded" + "_compiled" * compiled
+        found.append(Variant(full, build, compiled=compiled, folded=True))
     return {variant.name: variant for variant in found}
 
 
@@ -134,6 +141,7 @@ COMPILED = (
     *("plain_compiled", "composer_se_compiled", "timm_se_compiled", "timm_eca_compiled"),
     *("se_compiled", "se_unfused_compiled", "eca_compiled", "eca_unfused_compiled"),
 )
+FOLDED = ("plain_folded", "se", "se_folded", "eca", "eca_folded", "timm_se", "timm_se_folded")
 
 
 OWN = ("own", "own_fused", "own_fused_norms", "eca_replaced", "eca_replaced_fused")
@@ -145,7 +153,13 @@ def chosen(names: str) -> list[Variant]:
     Raises:
         typer.BadParameter: there is no such variant.
     """
-    groups = {"eager": EAGER, "compiled": COMPILED, "all": (*EAGER, *COMPILED), "with_own": OWN}
+    groups = {
+        "eager": EAGER,
+        "compiled": COMPILED,
+        "folded": FOLDED,
+        "with_own": OWN,
+        "all": (*EAGER, *COMPILED),
+    }
     wanted = [name.strip() for part in names.split(",") for name in groups.get(part, (part,))]
     unknown = [name for name in wanted if name not in VARIANTS]
     if unknown:

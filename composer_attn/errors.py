@@ -92,6 +92,10 @@ class NothingAttendedWarning(UserWarning):
     """A surgery found no module to attend (or to detach), and changed nothing."""
 
 
+class NothingFoldedWarning(UserWarning):
+    """A network has no norm that goes into a convolution, and was not changed."""
+
+
 class BackendWarning(UserWarning):
     """A backend cannot run on this machine, and the reference is used instead."""
 

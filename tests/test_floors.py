@@ -22,6 +22,7 @@ LAYERS = [
     ["attention"],
     ["surgery"],
     ["costs", "fusion"],
+    ["folding"],
     ["functional"],
     ["algorithms", "callbacks"],
     ["runs.config"],

@@ -11,6 +11,7 @@ from composer_attn.functional.attended import (
 from composer_attn.functional.attention import apply_attention, plan_attention
 from composer_attn.functional.eca import apply_eca, plan_eca
 from composer_attn.functional.expanded import expanded_copy
+from composer_attn.functional.folded import fold_norms, plan_folding, unfold_norms
 from composer_attn.functional.fused import fuse_attention, unfuse_attention
 from composer_attn.functional.published_attention import (
     FittingSurgery,
@@ -29,12 +30,15 @@ __all__ = [
     "detach_attention",
     "expanded_copy",
     "export_weights",
+    "fold_norms",
     "fuse_attention",
     "load_weights",
     "plan_attention",
     "plan_eca",
+    "plan_folding",
     "plan_from_weights",
     "plan_squeeze_excite",
     "remove_attention",
+    "unfold_norms",
     "unfuse_attention",
 ]

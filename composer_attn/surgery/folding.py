@@ -26,8 +26,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 ADVICE = (
-    "fold before the surgery, or call detach_attention first (it returns the trained attentions); "
-    "torch.fx.experimental.optimization.fuse folds the other norms and leaves attended ones alone"
+    "composer_attn.fold_norms(model) folds an attended network's norms and keeps its attention "
+    "right; else fold before the surgery, or call detach_attention first (it returns the trained "
+    "attentions)"
 )
 
 

@@ -8,6 +8,9 @@ from composer_attn.surgery.names import walk
 from composer_attn.surgery.orphans import check_no_orphans
 from composer_attn.surgery.sites import Point
 
+# Where a convolution and the norm folded into it keep what they were before.
+FOLDED = "_attn_folded"
+
 # Wrappers that register the parameters at construction, and what to do instead.
 _WRAPPERS = {
     "DistributedDataParallel": "apply it to the plain model, then wrap in DistributedDataParallel",
@@ -18,17 +21,18 @@ _WRAPPERS = {
 }
 
 
-def check_model(model: nn.Module, orphans: bool = False) -> None:
-    """Check that no part of a model is wrapped, compiled or scripted.
+def check_model(model: nn.Module, orphans: bool = False, folded: bool = False) -> None:
+    """Check that no part of a model is wrapped, compiled, scripted or folded.
 
     Args:
         model: the network.
         orphans: whether orphaned attention is allowed.
+        folded: whether folded norms are allowed.
 
     Raises:
         ArgumentError: it is not a module.
-        ModelError: it is wrapped, compiled or scripted, as a whole or in part; or it holds orphaned
-            attention, whose module was rebuilt or given another class.
+        ModelError: it is wrapped, compiled or scripted, as a whole or in part; its norms are
+            folded; or it holds orphaned attention, whose module was rebuilt or given another class.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model must be a torch.nn.Module; got a {type(model).__name__}")
@@ -40,6 +44,11 @@ def check_model(model: nn.Module, orphans: bool = False) -> None:
             raise ModelError(
                 f"{name or 'the model'} is a {wrapper}, on which surgery has no safe effect: "
                 f"{_WRAPPERS[wrapper]}"
+            )
+        if not folded and FOLDED in vars(module):
+            raise ModelError(
+                f"{name or 'the model'} is folded, with a norm or into a convolution, by "
+                "fold_norms: call unfold_norms first"
             )
     if not orphans:
         check_no_orphans(model)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks import common
-from benchmarks.variants import COMPILED, EAGER, VARIANTS, chosen
+from benchmarks.variants import COMPILED, EAGER, FOLDED, VARIANTS, chosen
 from composer_attn.fusion.fused_norms import is_joined
 from tests.commands import ROOT, run
 
@@ -83,7 +83,7 @@ def test_the_peak_of_memory_is_that_of_the_action():
 
 
 def test_variants_are_what_they_are_called():
-    assert set(EAGER) | set(COMPILED) <= set(VARIANTS)
+    assert set(EAGER) | set(COMPILED) | set(FOLDED) <= set(VARIANTS)
     assert [variant.name for variant in chosen("se,eca_unfused")] == ["plain", "se", "eca_unfused"]
     for name, joined in (("se", True), ("se_unfused", False), ("composer_se", False)):
         network = VARIANTS[name].make("resnet18", "reference")

@@ -28,6 +28,7 @@ OF_MODULES = {
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
     "_is_full_backward_hook",
+    "_load_state_dict_pre_hooks",
     "_modules",
     "_parameters",
 }

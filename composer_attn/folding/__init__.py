@@ -1,0 +1,7 @@
+"""Folding: the norms of a network in evaluation go into its convolutions, attention stays right."""
+
+from composer_attn.folding.fold import fold, unfold
+from composer_attn.folding.fold_plan import FoldedPair, FoldPlan
+from composer_attn.folding.pairs import plan_pairs
+
+__all__ = ["FoldPlan", "FoldedPair", "fold", "plan_pairs", "unfold"]

@@ -1,0 +1,165 @@
+"""Fold the norms of a network into its convolutions, for evaluation, and bring them back."""
+
+import copy
+import warnings
+from collections import Counter
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from composer_attn.errors import ModelError, NothingFoldedWarning
+from composer_attn.folding import FoldPlan, fold, plan_pairs, unfold
+from composer_attn.fusion import backends_of, fuse, unfuse
+from composer_attn.surgery import check_model
+from composer_attn.surgery.attend import is_attended
+
+# What computed a fused site, noted on it while its network is folded.
+_BACKEND = "_attn_backend_before"
+
+
+def plan_folding(model: nn.Module) -> FoldPlan:
+    """Work out what :func:`fold_norms` would do, and change nothing.
+
+    Args:
+        model: a network in evaluation mode.
+
+    Returns:
+        Every convolution, the norm that would go into it, or why none would. Print it.
+
+    Raises:
+        ModelError: the model is in training mode, wrapped, compiled or scripted, or folded already.
+
+    Example:
+        >>> from torch import nn
+        >>> from composer_attn import apply_eca, plan_folding
+        >>> model = nn.Sequential(nn.Conv2d(3, 128, 3), nn.BatchNorm2d(128), nn.Conv2d(128, 8, 1))
+        >>> _ = apply_eca(model.eval())
+        >>> print(plan_folding(model))
+        1 of 2 convolutions take in a norm, 1 of them with attention between the two
+        convolution  kind    attended  norm  folded
+        0            Conv2d  yes       1     yes
+        2            Conv2d  -         -     no: its output is the model's
+    """
+    _check(model)
+    bring_back = unfuse(model)
+    try:
+        return plan_pairs(model)
+    finally:
+        bring_back()
+
+
+def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
+    """Fold the norms of a network into its convolutions, for evaluation; attention stays right.
+
+    A norm behind a convolution goes into its weights. Where attention stands between the two,
+    ``norm(attention(conv(x)))``, the weights take the norm's scale ``c``, the attention is given
+    what it would have squeezed (``1 / c`` times what it squeezes now; in a Squeeze-and-Excitation
+    the first layer takes that in), and the norm's shift is added after it: a convolution, a mean,
+    two small products and one multiply-add. An attended norm (``placement="norm"``) goes into the
+    convolution, and its attention stays. Outputs are those of before, to rounding.
+
+    Folded is a norm of which a trace of the forward shows that it alone takes the convolution's
+    output; :func:`plan_folding` lists which, and why the others are not. Modules and names stay as
+    they are. The folded weights are new parameters that take no gradients. Those of before are kept
+    beside them (in memory, and in a pickled model), for :func:`unfold_norms`.
+
+    Args:
+        model: a network in evaluation mode, attended or not, fused or not, not wrapped or compiled
+            yet. A fused one computes its attentions unfused while it is folded.
+        inplace: fold the model itself; ``False`` folds a copy and leaves the model as it is.
+
+    Returns:
+        The folded network: the model itself, or the copy.
+
+    Raises:
+        ModelError: the model is in training mode, wrapped, compiled or scripted, or folded already.
+            Nothing was changed.
+
+    Warns:
+        NothingFoldedWarning: there was no norm to fold.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from composer_attn import apply_eca, fold_norms, unfold_norms
+        >>> model = nn.Sequential(nn.Conv2d(3, 128, 3), nn.BatchNorm2d(128), nn.ReLU())
+        >>> _ = apply_eca(model.eval())
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> folded = fold_norms(model, inplace=False)
+        >>> torch.allclose(folded(x), model(x), atol=1e-5)
+        True
+        >>> type(folded[1]).__name__, unfold_norms(folded), type(folded[1]).__name__
+        ('FoldedNorm', ['1'], 'BatchNorm2d')
+    """
+    _check(model)
+    model = model if inplace else copy.deepcopy(model)
+    backends = backends_of(model)
+    bring_back = unfuse(model)
+    try:
+        plan = plan_pairs(model)
+        fold(model, plan)
+    except BaseException:
+        bring_back()
+        raise
+    if not plan.folded:
+        bring_back()
+        reasons = Counter(pair.reason for pair in plan.left).most_common(5)
+        said = "; ".join(f"{reason} ({count})" for reason, count in reasons)
+        message = f"no norm was folded: {said or 'the model has no convolutions'}"
+        warnings.warn(message, NothingFoldedWarning, stacklevel=2)
+        return model
+    for site, backend in backends.items():
+        vars(site)[_BACKEND] = backend
+    return model
+
+
+def unfold_norms(model: nn.Module) -> list[str]:
+    """Undo :func:`fold_norms` exactly: parameters, buffers and classes are those of before.
+
+    The very parameters and buffers come back, so that the state dict is the same to the bit. What
+    was fused is fused again.
+
+    Args:
+        model: a network, folded in place, or the copy that was; not wrapped or compiled.
+
+    Returns:
+        The names of the norms that are back; none is no error.
+
+    Raises:
+        ModelError: the model is wrapped, compiled or scripted; a folded weight was changed
+            meanwhile; or one of a convolution and its norm is outside the model. Nothing was
+            changed.
+
+    Example:
+        >>> from torch import nn
+        >>> from composer_attn import fold_norms, unfold_norms
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+        >>> before = list(model.state_dict())
+        >>> list(fold_norms(model).state_dict())
+        ['0.weight', '0.bias']
+        >>> unfold_norms(model), list(model.state_dict()) == before
+        (['1'], True)
+    """
+    check_model(model, folded=True)
+    names = unfold(model)
+    sites = [m for m in model.modules() if is_attended(m) and _BACKEND in vars(m)]
+    backends = {site: vars(site).pop(_BACKEND) for site in sites}
+    if backends:
+        fuse(model, backends)
+    return names
+
+
+def _check(model: nn.Module) -> None:
+    """Make sure that a model can be folded, before anything changes."""
+    check_model(model)
+    training = [
+        name
+        for name, module in model.named_modules()
+        if module.training and (module is model or isinstance(module, _BatchNorm))
+    ]
+    if training:
+        listed = ", ".join(name or "the model" for name in training[:3])
+        raise ModelError(
+            f"{listed}{', ...' if len(training) > 3 else ''}: in training mode, in which a norm "
+            "normalizes by the batch, and goes into no convolution: call eval() first"
+        )
