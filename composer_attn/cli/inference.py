@@ -75,6 +75,7 @@ def export(
         int | None, typer.Option(help="How many evaluation images to compare on; default: all.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Of outputs, in units of the largest.")] = 1e-4,
+    fold: Annotated[bool, typer.Option(help="Fold the norms into the convolutions first.")] = True,
     checkpoint: _Checkpoint = "best",
     json: _Json = False,
 ) -> None:
@@ -84,5 +85,5 @@ def export(
         from composer_attn.runs.inference.export import export as write
 
         loaded = load_run(run, checkpoint=checkpoint, overrides=data or [])
-        path, card = write(loaded, to, out, samples, tolerance)
+        path, card = write(loaded, to, out, samples, tolerance, fold)
     print(card.as_json() if json else f"{path}\n{card.as_text()}")

@@ -9,12 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_attn.errors import ModelError, NothingFoldedWarning
 from composer_attn.folding import FoldPlan, fold, plan_pairs, unfold
-from composer_attn.fusion import backends_of, fuse, unfuse
+from composer_attn.fusion import backends_of, fuse, norms_of, unfuse
 from composer_attn.surgery import check_model
-from composer_attn.surgery.attend import is_attended
 
 # What computed a fused site, noted on it while its network is folded.
 _BACKEND = "_attn_backend_before"
+# What computed the other norms, noted on the network.
+_NORMS = "_attn_norms_before"
 
 
 def plan_folding(model: nn.Module) -> FoldPlan:
@@ -93,7 +94,7 @@ def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
     """
     _check(model)
     model = model if inplace else copy.deepcopy(model)
-    backends = backends_of(model)
+    backends, norms = backends_of(model), norms_of(model)
     bring_back = unfuse(model)
     try:
         plan = plan_pairs(model)
@@ -110,6 +111,8 @@ def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
         return model
     for site, backend in backends.items():
         vars(site)[_BACKEND] = backend
+    if norms:
+        vars(model)[_NORMS] = norms
     return model
 
 
@@ -142,10 +145,11 @@ def unfold_norms(model: nn.Module) -> list[str]:
     """
     check_model(model, folded=True)
     names = unfold(model)
-    sites = [m for m in model.modules() if is_attended(m) and _BACKEND in vars(m)]
-    backends = {site: vars(site).pop(_BACKEND) for site in sites}
-    if backends:
-        fuse(model, backends)
+    sites = [module for module in model.modules() if _BACKEND in vars(module)]
+    backends: dict[nn.Module, str] = {site: vars(site).pop(_BACKEND) for site in sites}
+    norms = vars(model).pop(_NORMS, "")
+    if backends or norms:
+        fuse(model, backends, norms)
     return names
 
 

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from composer_attn import (
     apply_eca,
@@ -16,6 +17,7 @@ from composer_attn import (
     fuse_attention,
     plan_folding,
     unfold_norms,
+    unfuse_attention,
 )
 from composer_attn.errors import ModelError, NothingFoldedWarning
 from tests import snapshots
@@ -98,6 +100,18 @@ def test_a_fused_network_is_folded_and_fused_again(applying):
     assert after[1:] == before[1:]
     assert torch.equal(model(x), expected)
     assert fuse_attention(model, backend="reference").fused
+
+
+def test_a_network_fused_with_its_own_attention_is_folded_and_fused_again():
+    model = models.efficientnet_b0(num_classes=4).eval()
+    x = torch.randn(1, 3, 32, 32)
+    before = len(fuse_attention(model, backend="reference", norms=True).fused)
+    fused, classes = model(x), [type(module) for module in model.modules()]
+    fold_norms(model)
+    torch.testing.assert_close(model(x), fused, rtol=1e-3, atol=1e-4)
+    unfold_norms(model)
+    assert [type(module) for module in model.modules()] == classes
+    assert len(unfuse_attention(model)) == before == 16
 
 
 def test_weights_in_another_precision_come_back_in_it():

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,10 +13,17 @@ from typing import Any
 
 import torch
 from composer.core import DataSpec
-from torch import Tensor
+from torch import Tensor, nn
 
 from composer_attn.checks import unknown, whole_number
-from composer_attn.errors import ArgumentError, ComposerAttnError, ExportError, first_line
+from composer_attn.errors import (
+    ArgumentError,
+    ComposerAttnError,
+    ExportError,
+    NothingFoldedWarning,
+    first_line,
+)
+from composer_attn.functional import fold_norms
 from composer_attn.runs.data import Source
 from composer_attn.runs.inference.evaluate import evaluation_data
 from composer_attn.runs.inference.formats import FORMATS, Compute, Format
@@ -52,6 +60,7 @@ def export(
     out: str | Path | None = None,
     samples: int | None = None,
     tolerance: float = TOLERANCE,
+    fold: bool = True,
 ) -> tuple[Path, ModelCard]:
     """Write a run's network to a file that takes batches of any size, and a card beside it.
 
@@ -65,6 +74,8 @@ def export(
         samples: how many images to compare on, evenly spread over the data; by default all.
         tolerance: the largest difference between outputs that is accepted, in units of the largest
             output (at least 1).
+        fold: whether the norms are folded into the convolutions first, on a copy
+            (:func:`composer_attn.fold_norms`); the comparison is with the network as it is.
 
     Returns:
         The file, and what stands in its card.
@@ -86,7 +97,7 @@ def export(
         partial = tempfile.mkdtemp(prefix=".export-", dir=path.parent)
     try:
         written = Path(partial, path.name)
-        compute = _write(run, format, written, _first_images(source, data), to)
+        compute = _write(run, format, written, _first_images(source, data), to, fold)
         compared = compare(run, compute, _batches(source, data, samples))
         if not compared.largest_difference <= tolerance:
             raise ExportError(
@@ -154,16 +165,25 @@ def _difference(expected: Tensor, found: Tensor) -> float:
     return difference if difference >= 0 else inf  # of what is no number
 
 
-def _write(run: LoadedRun, format: Format, path: Path, example: Tensor, to: str) -> Compute:
+def _write(
+    run: LoadedRun, format: Format, path: Path, example: Tensor, to: str, fold: bool
+) -> Compute:
     """Write the file, and read it again."""
     with saving(path):
         try:
-            format.write(run.network, example, path)
+            format.write(_folded(run.network) if fold else run.network, example, path)
             return format.read(path)
         except (ComposerAttnError, OSError):
             raise
         except Exception as error:  # exporters raise what they like
             raise ExportError(f"cannot be exported to {to}: {first_line(error)}") from error
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """Return a copy with its norms folded, as far as it has any that can be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingFoldedWarning)
+        return fold_norms(network, inplace=False)
 
 
 def _first_images(source: Source, data: DataSpec) -> Tensor:

@@ -109,6 +109,16 @@ def test_a_round_trip_to_files_and_a_fresh_process_gives_the_same(trained, digit
             assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("fold", [True, False])
+def test_norms_are_folded_unless_asked_not_to(loaded, fold, tmp_path):
+    norms = [m for m in loaded.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    path, _ = export(loaded, "torch_export", tmp_path / "model.pt2", samples=8, fold=fold)
+    graph = torch.export.load(path).graph
+    kept = [node for node in graph.nodes if "batch_norm" in str(node.target)]
+    assert len(kept) == (0 if fold else len(norms))
+    assert [m for m in loaded.network.modules() if isinstance(m, nn.BatchNorm2d)] == norms
+
+
 def test_the_whole_evaluation_set_is_compared_by_default(trained, capfd):
     folder, summary = trained
     command = ["export", str(folder), "--to", "torchscript", "--checkpoint", "last", "--json"]
@@ -152,7 +162,7 @@ def test_a_network_that_no_exporter_takes_is_an_error_of_ours(loaded, tmp_path):
         def forward(self, images):
             return images.flatten(1)[:, :10] if images.sum() > 0 else images.flatten(1)[:, 10:20]
 
-    object.__setattr__(loaded, "network", Asks())
+    object.__setattr__(loaded, "network", Asks().eval())
     with pytest.raises(ExportError, match="cannot be exported to torch_export"):
         export(loaded, "torch_export", tmp_path / "asks.pt2")
     assert names_in(tmp_path) == set()
