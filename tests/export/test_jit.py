@@ -8,7 +8,9 @@ from tests.networks import NETWORKS
 from tests.surgeries import each_network, each_surgery
 
 # Tracing may warn of nothing but of its own end, as from torch 2.13 on.
-without_warnings = pytest.mark.filterwarnings("error", "ignore:`torch.jit.trace` is:FutureWarning")
+without_warnings = pytest.mark.filterwarnings(
+    "error", r"ignore:`torch\.jit\.(trace|trace_method|save|load)` is:FutureWarning"
+)
 
 
 @each_surgery
