@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         unfuse_attention,
     )
     from composer_attn.fusion import FusedSite, FusionPlan
+    from composer_attn.runs.inference import LoadedRun, load_run
     from composer_attn.surgery import Site, SurgeryPlan, register_block, register_existing_attention
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "FuseAttention": "algorithms",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
+    "LoadedRun": "runs.inference",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
     "SqueezeExcite": "algorithms",
@@ -65,6 +67,7 @@ _HOMES = {
     "expanded_copy": "functional",
     "export_weights": "functional",
     "fuse_attention": "functional",
+    "load_run": "runs.inference",
     "load_weights": "functional",
     "plan_attention": "functional",
     "plan_eca": "functional",
@@ -87,6 +90,7 @@ __all__ = [
     "FuseAttention",
     "FusedSite",
     "FusionPlan",
+    "LoadedRun",
     "Site",
     "SqueezeExcitation",
     "SqueezeExcite",
@@ -100,6 +104,7 @@ __all__ = [
     "expanded_copy",
     "export_weights",
     "fuse_attention",
+    "load_run",
     "load_weights",
     "plan_attention",
     "plan_eca",

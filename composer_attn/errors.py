@@ -5,6 +5,8 @@ errors of this package and no others; each also derives from the built-in except
 would expect.
 """
 
+from collections.abc import Sequence
+
 
 class ComposerAttnError(Exception):
     """Base class of all errors of this package."""
@@ -53,6 +55,10 @@ class SaveError(ComposerAttnError, OSError):
     """A run's folder is not writable (full disk, permissions); the last checkpoint is intact."""
 
 
+class ExportError(ComposerAttnError, RuntimeError):
+    """A network cannot be exported, or its file computes something else; no file is left."""
+
+
 class RanksError(ComposerAttnError, RuntimeError):
     """The ranks of a run differ; the message states in what."""
 
@@ -96,6 +102,18 @@ class UntrainedAttentionWarning(UserWarning):
 
 class IdleGatesWarning(UserWarning):
     """The gates of an attention are saturated, or do not change."""
+
+
+def first_few(found: Sequence[str], separator: str = ", ", number: int = 3) -> str:
+    """Join the first few of several things for a message, and count the others.
+
+    Example:
+        >>> first_few(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    left = len(found) - number
+    joined = separator.join(found[:number])
+    return joined if left <= 0 else f"{joined}{separator.strip(', ')} and {left} more"
 
 
 def first_line(error: BaseException) -> str:

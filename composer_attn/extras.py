@@ -23,6 +23,8 @@ _EXTRAS = {
     "timm": "timm",
     "safetensors": "safetensors",
     "sklearn": "demo",
+    "onnxruntime": "export",
+    "openvino": "openvino",
 }
 
 

@@ -20,6 +20,7 @@ BUILT_IN = {
     "CheckpointError": ValueError,
     "TornCheckpointError": ValueError,
     "SaveError": OSError,
+    "ExportError": RuntimeError,
     "RanksError": RuntimeError,
     "RunStoppedError": RuntimeError,
     "ConfigError": ValueError,

@@ -4,7 +4,7 @@ import hashlib
 
 from composer.utils import dist
 
-from composer_attn.errors import RanksError
+from composer_attn.errors import RanksError, first_few
 from composer_attn.surgery import SurgeryPlan
 
 _Line = tuple[str, ...]
@@ -41,6 +41,4 @@ def _lines(algorithm: str, plan: SurgeryPlan) -> list[_Line]:
 
 
 def _only(lines: list[_Line], others: list[_Line]) -> str:
-    found = [" ".join(line) for line in lines if line not in others]
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return (", ".join(found[:3]) or "nothing") + more
+    return first_few([" ".join(line) for line in lines if line not in others]) or "nothing"

@@ -1,5 +1,6 @@
 """Placeholders for objects stored beside weights, so that no code of their types runs."""
 
+from collections import OrderedDict
 from typing import Any
 
 
@@ -16,19 +17,31 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         """Accept any state."""
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Accept any item, as set on subclasses of dict."""
+
+class InertMapping:
+    """Placeholder for a mapping of a file, used like :class:`Inert`.
+
+    Recent torch versions (2.15) set items only of exact types, not of their subclasses.
+    """
+
+    def __new__(cls, *arguments: Any, **named: Any) -> OrderedDict:  # type: ignore[misc]
+        """Accept any arguments."""
+        mapping: Any = OrderedDict()
+        mapping.stands_for = cls
+        return mapping
+
+
+def is_inert(value: object) -> bool:
+    """Return whether a value of a file is a placeholder."""
+    return isinstance(value, Inert) or getattr(value, "stands_for", None) is InertMapping
 
 
 # Types of plain data, by qualified name: script arguments, best scores, dates.
 _DATA = {
-    "addict.addict": ("Dict",),
     "argparse": ("Namespace",),
     "builtins": ("bool", "dict", "float", "frozenset", "int", "list", "range", "str", "tuple"),
-    "collections": ("defaultdict",),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
-    "easydict": ("EasyDict",),
     "fractions": ("Fraction",),
     "numpy": ("dtype", "ndarray"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
@@ -36,10 +49,22 @@ _DATA = {
     "torch.torch_version": ("TorchVersion",),
     "types": ("SimpleNamespace",),
     "uuid": ("UUID",),
-    "yacs.config": ("CfgNode",),
 }
 _PATHS = ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
 _DATA |= {"pathlib": _PATHS, "pathlib._local": _PATHS}
 
-INERT = tuple((Inert, f"{module}.{name}") for module, names in _DATA.items() for name in names)
-"""Pairs for ``torch.serialization.safe_globals`` that map each such type to :class:`Inert`."""
+# Mappings, whose items are set.
+_MAPPINGS = {
+    "addict.addict": ("Dict",),
+    "collections": ("defaultdict",),
+    "easydict": ("EasyDict",),
+    "yacs.config": ("CfgNode",),
+}
+
+INERT = tuple(
+    (stand_in, f"{module}.{name}")
+    for stand_in, table in ((Inert, _DATA), (InertMapping, _MAPPINGS))
+    for module, names in table.items()
+    for name in names
+)
+"""Pairs for ``torch.serialization.safe_globals``: each such type maps to one of the two."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composer_attn.errors import ArgumentError, CheckpointError
+from composer_attn.errors import ArgumentError, CheckpointError, first_few
 from composer_attn.functional.attention_names import in_our_names
 from composer_attn.functional.files import is_safetensors, open_safely, open_safetensors
-from composer_attn.functional.inert import INERT
+from composer_attn.functional.inert import INERT, is_inert
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import as_patterns, walk
 from composer_attn.surgery.orphans import check_no_orphans
@@ -129,9 +129,8 @@ def fill(
         ),
     ]
     if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"{path} holds weights of another network: {'; '.join(problems[:3])}{more}"
+            f"{path} holds weights of another network: {first_few(problems, '; ')}"
         )
     check_numbers(weights, path)
     model.load_state_dict(weights, strict=False)  # missing and unexpected names are checked above
@@ -150,9 +149,8 @@ def check_numbers(weights: Mapping[str, Tensor], path: str | os.PathLike) -> Non
             raise CheckpointError(f"{path} holds less than the {size:,} bytes of {name}")
     spoilt = [n for n, t in weights.items() if t.is_floating_point() and bool(t.isnan().any())]
     if spoilt:
-        more = f" and {len(spoilt) - 3} more" if len(spoilt) > 3 else ""
         raise CheckpointError(
-            f"{path} holds NaN in {', '.join(spoilt[:3])}{more}: the run that wrote it had diverged"
+            f"{path} holds NaN in {first_few(spoilt)}: the run that wrote it had diverged"
         )
 
 
@@ -191,8 +189,8 @@ def _shape(tensor: Any) -> Any:
 def _state_dict(content: Any, path: str | os.PathLike) -> dict[str, Tensor]:
     """Return the tensors of a file by name, ignoring everything else."""
     for _ in range(_DEEPEST):
-        nests = [n for n in _NESTS if isinstance(content, Mapping) and n in content]
-        inner = next((content[n] for n in nests if isinstance(content[n], Mapping)), None)
+        nests = [content[n] for n in _NESTS if isinstance(content, Mapping) and n in content]
+        inner = next((n for n in nests if isinstance(n, Mapping) and not is_inert(n)), None)
         if inner is None:
             break
         content = inner

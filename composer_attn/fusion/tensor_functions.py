@@ -66,16 +66,21 @@ def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation,
     return (Activation(name, float(alpha)), in_place) if isinstance(alpha, (int, float)) else None
 
 
-def _getters(names: str) -> set:
-    return {getattr(Tensor, name).__get__ for name in names.split()}
-
-
-def _setters(names: str) -> set:
-    return {getattr(Tensor, name).__set__ for name in names.split()}
+# Names below that this torch lacks (rename_, since tensors have no names): nobody calls them.
+GONE: set[str] = set()
 
 
 def _methods(names: str) -> set:
-    return {getattr(Tensor, name) for name in names.split()}
+    GONE.update(name for name in names.split() if not hasattr(Tensor, name))
+    return {getattr(Tensor, name) for name in names.split() if name not in GONE}
+
+
+def _getters(names: str) -> set:
+    return {attribute.__get__ for attribute in _methods(names)}
+
+
+def _setters(names: str) -> set:
+    return {attribute.__set__ for attribute in _methods(names)}
 
 
 # What is known without numbers, or of this tensor and not of a view of it.

@@ -154,9 +154,9 @@ def test_fuse_modules_takes_what_is_not_attended():
 @each_attention
 @each_placement
 def test_the_exported_programs_fold_keeps_the_numbers(applying, placement):
-    from torch.ao.quantization.quantize_pt2e import prepare_pt2e
-    from torch.ao.quantization.quantizer import Quantizer
-    from torch.export import export_for_training
+    from torch.export import export
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import Quantizer
 
     class Nothing(Quantizer):
         """Annotates nothing: what is left is the fold of norms that prepare_pt2e begins with."""
@@ -169,7 +169,7 @@ def test_the_exported_programs_fold_keeps_the_numbers(applying, placement):
 
     model, x = attended(placement, applying=applying), images()
     expected = model(x)
-    program = export_for_training(model, (x,)).module()
+    program = export(model, (x,)).module()
     torch.testing.assert_close(prepare_pt2e(program, Nothing())(x), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.ao.quantization.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torch.ao.quantization.quantizer import xnnpack_quantizer as xnnpack
 from torch.export import Dim
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.testing.pt2e import _xnnpack_quantizer as xnnpack
 from torchvision.models import resnet18
 
 from composer_attn.functional import attended_modules
@@ -49,9 +49,7 @@ def accuracy(model, images, labels):
 
 
 def quantized(model, images):
-    program = torch.export.export_for_training(
-        model, (images[:2],), dynamic_shapes=({0: Dim("batch")},)
-    )
+    program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: Dim("batch")},))
     quantizer = xnnpack.XNNPACKQuantizer().set_global(
         xnnpack.get_symmetric_quantization_config(is_per_channel=True)
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from composer_attn import apply_eca, apply_squeeze_excite, load_weights
 from composer_attn.errors import ArgumentError, CheckpointError, TornCheckpointError
@@ -138,6 +139,7 @@ BESIDE = {
     "others": (pathlib.PureWindowsPath("x"), uuid.uuid4(), decimal.Decimal(1), range(3), {1, 2}),
     "simple": types.SimpleNamespace(a=1),
     "counts": collections.defaultdict(list, a=[1]),
+    "config": CfgNode({"depth": 50, "stem": {"stride": 2}}),
     "version": torch.__version__,
     "by date": {datetime.date.today(): np.float64(1)},
 }
@@ -152,6 +154,13 @@ def test_what_scripts_keep_beside_weights_is_left_alone(beside, zipped, nested, 
     content = {"model": weights, "epoch": 3} if nested else dict(weights)
     content[beside] = BESIDE[beside]
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    load_weights(second, file)
+    assert same(first, second)
+
+
+def test_a_config_by_the_name_of_weights_is_not_taken_for_them(file):
+    first, second = network(), network()
+    torch.save({"model": CfgNode({"depth": 50}), "net": first.state_dict()}, file)
     load_weights(second, file)
     assert same(first, second)
 

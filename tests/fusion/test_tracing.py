@@ -121,7 +121,7 @@ def test_an_exported_program_takes_other_batches(case, strict):
 
 
 @each_case
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:`torch.jit.trace` is:FutureWarning")
 def test_a_jit_trace_without_warnings_takes_other_batches(case):
     plain, fused, x = models(case)
     traced = torch.jit.trace(fused.eval(), x)

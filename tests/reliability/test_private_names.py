@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import composer_attn
+from composer_attn.surgery import tensor_functions
 from tests.commands import ROOT
 
 PACKAGE = Path(composer_attn.__file__).parent
@@ -109,6 +110,10 @@ def test_the_list_is_complete_and_holds_nothing_else(used):
 @pytest.mark.parametrize("name", sorted(OF_MODULES))
 def test_modules_have_each(name):
     assert hasattr(nn.Module(), name)
+
+
+def test_the_functions_told_apart_are_there_but_for_those_of_named_tensors():
+    assert {"rename_"} >= tensor_functions.GONE
 
 
 @pytest.mark.parametrize("name", sorted(OF_TENSORS))

@@ -183,13 +183,13 @@ def test_the_page_s_commands_run_as_printed(project):
 
 
 def test_a_run_that_is_asked_to_stop_says_how_to_go_on_with_its_imports():
-    from composer_attn import cli
+    from composer_attn.cli import training as cli
 
-    cli._imported[:] = ["my_attention"]
+    cli.imported[:] = ["my_attention"]
     try:
         again = cli._again("run.yaml", ["autoresume=false"], "runs/x")
     finally:
-        cli._imported.clear()
+        cli.imported.clear()
     assert again == (
         "composer-attn --import my_attention train run.yaml save_folder=runs/x autoresume=true"
     )

@@ -146,12 +146,49 @@ def test_fsdp2_gives_ddps_losses_or_is_refused(folder, monkeypatch, capfd):
         assert len(error.splitlines()) == 1
         assert [path.name for path in folder.iterdir()] == ["run.yaml"]
         return
-    losses = {}
+    losses, metrics = {}, {}
     for kind in ("ddp", "fsdp2"):
-        options = [f"run_name={kind}", f"parallelism={kind}", f"loggers.file.filename={kind}.txt"]
-        done = launch(2, "-m", "composer_attn", "train", "run.yaml", *options, cwd=folder)
-        assert done.returncode == 0, done.stderr
+        options = [f"parallelism={kind}", f"loggers.file.filename={kind}.txt"]
+        metrics[kind] = sharded(folder, kind, *options)["metrics"]
         found = re.findall(r"loss/train/total: (\S+)", (folder / f"{kind}.txt").read_text())
         losses[kind] = [float(loss) for loss in found]
         assert len(losses[kind]) >= 4
     assert losses["fsdp2"] == pytest.approx(losses["ddp"], rel=1e-4)
+    assert metrics["fsdp2"] == pytest.approx(metrics["ddp"], rel=1e-3)
+
+
+def sharded(folder, name, *options):
+    """Train on two ranks; return the summary."""
+    arguments = ["train", "run.yaml", f"run_name={name}", *options]
+    done = launch(2, "-m", "composer_attn", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "runs" / name / "summary.json").read_text())
+
+
+def saved(folder, name):
+    content = torch.load(folder / "runs" / name / "latest-rank0.pt", weights_only=False)
+    optimizer = content["state"]["optimizers"]["SGD"]["state"]
+    momentum = {key: value["momentum_buffer"] for key, value in optimizer.items()}
+    return content["state"]["model"], momentum
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FSDP2_WORKS, reason=f"fsdp2 is refused below torch {_FSDP2_TORCH}")
+@pytest.mark.parametrize("first", ["fsdp2", "ddp"])
+def test_a_run_under_fsdp2_resumes_to_the_bit_what_it_or_ddp_saved(folder, first):
+    whole = sharded(folder, "whole", "parallelism=fsdp2")
+    sharded(folder, "cut", "autoresume=true", f"parallelism={first}", "max_duration=1ep")
+    rest = sharded(folder, "cut", "autoresume=true", "parallelism=fsdp2")
+    exact = {"rtol": 0, "atol": 0} if first == "fsdp2" else {"rtol": 1e-4, "atol": 1e-5}
+    for ours, theirs in zip(saved(folder, "cut"), saved(folder, "whole"), strict=True):
+        assert any(".attention." in name for name in ours)
+        torch.testing.assert_close(ours, theirs, **exact)
+    assert rest["metrics"] == pytest.approx(whole["metrics"], rel=exact["rtol"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FSDP2_WORKS, reason=f"fsdp2 is refused below torch {_FSDP2_TORCH}")
+def test_what_fsdp2_saved_goes_on_in_one_process(folder, monkeypatch):
+    sharded(folder, "cut", "autoresume=true", "parallelism=fsdp2", "max_duration=1ep")
+    monkeypatch.chdir(folder)
+    assert invoke("train", "run.yaml", "run_name=cut", "autoresume=true") == 0

@@ -1,6 +1,8 @@
 """Distribution of a run over processes."""
 
 import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
 from composer.utils import dist, get_device
 from composer.utils.parallelism import FSDP2Config, ParallelismConfig
 from packaging.version import Version
@@ -41,4 +43,18 @@ def parallelism_config(parallelism: str) -> ParallelismConfig | None:
             f"fsdp2 needs torch >= {_FSDP2_TORCH}: with 2.7.0 its losses are not those of ddp, and "
             f"{installed} is not known to be right; use ddp"
         )
-    return ParallelismConfig(fsdp2=FSDP2Config())
+    # In one file, like any other checkpoint: it is checked, kept and resumed as those are, by any
+    # number of ranks and under either parallelism. Composer's default is a folder of shards.
+    return ParallelismConfig(fsdp2=FSDP2Config(state_dict_type="full"))
+
+
+class SharedBuffers(Callback):
+    """Lets every rank evaluate with rank 0's running statistics, which checkpoints hold.
+
+    DDP sends them around by itself; under FSDP2 each rank keeps its own.
+    """
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        """Send rank 0's buffers to the others."""
+        for buffer in state.model.buffers():
+            dist.broadcast(buffer, src=0)

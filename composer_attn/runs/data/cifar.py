@@ -11,8 +11,8 @@ from composer_attn.runs.data.images import AUGMENTATIONS, Normalize, build_trans
 from composer_attn.runs.data.source import Source
 
 # Of the training images, with values from 0 to 1.
-_MEAN = (0.4914, 0.4822, 0.4465)
-_STD = (0.2470, 0.2435, 0.2616)
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
 SIZE = 32
 
 
@@ -63,6 +63,6 @@ def _cifar(
         image_shape=(3, SIZE, SIZE),
         classes=tuple(images.classes),
         collate=collate,
-        device_transform=Normalize(_MEAN, _STD),
+        device_transform=Normalize(MEAN, STD),
         random=augmentation in set(AUGMENTATIONS) - {"center_crop"},
     )

@@ -1,5 +1,6 @@
 """Weights in a model section: a file, or the name of published ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -40,3 +41,22 @@ def published_weights(model: str, weights: str) -> WeightsEnum:
 def classes_of(model: str, weights: str) -> int:
     """Return the number of classes that published weights were trained for."""
     return len(published_weights(model, weights).meta["categories"])
+
+
+def arguments_by_weights(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network that the weights of its section set by themselves.
+
+    Whoever builds the network again without these weights has to pass them: images are scaled in
+    the network (GoogLeNet, Inception), or have the size of the weights (ViT, MaxViT).
+    """
+    model, weights = section["name"], section.get("weights")
+    if weights is None or is_file(weights):
+        return {}
+    if section.get("num_classes") not in (None, classes_of(model, weights)):
+        return {}  # then the network is built by itself, and filled
+    size = published_weights(model, weights).meta["min_size"]
+    if model in ("googlenet", "inception_v3"):
+        return {"transform_input": True}
+    if model.startswith("vit_"):
+        return {"image_size": size[0]}
+    return {"input_size": size} if model.startswith("maxvit") else {}

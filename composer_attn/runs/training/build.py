@@ -16,7 +16,7 @@ from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.components.optim import attention_group, build_optimizer, build_scheduler
 from composer_attn.runs.components.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
-from composer_attn.runs.config.parallelism import parallelism_config
+from composer_attn.runs.config.parallelism import SharedBuffers, parallelism_config
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.models import build_model, num_classes_of, with_num_classes
@@ -74,7 +74,7 @@ def build_parts(config: RunConfig) -> Parts:
         train_data=train_data,
         eval_data=eval_data,
         scheduler=scheduler,
-        algorithms=_algorithms(config, group),
+        algorithms=build_algorithms(config, group),
         callbacks=_all("callbacks", CALLBACKS.table, config.callbacks),
         loggers=_all("loggers", LOGGERS.table, config.loggers),
         start=start,
@@ -118,6 +118,8 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
         callbacks.append(WeightsWithoutAttention(parts.start.weights))
     if config.train is not None:
         callbacks.append(TrainOnly(config.train, config.freeze_norms))
+    if config.parallelism == "fsdp2":
+        callbacks.append(SharedBuffers())
     return Trainer(
         model=parts.model,
         optimizers=parts.optimizer,
@@ -194,7 +196,7 @@ def _all(key: str, table: Any, sections: dict[str, Any]) -> list[Any]:
     return built
 
 
-def _algorithms(config: RunConfig, group: int | None) -> list[Any]:
+def build_algorithms(config: RunConfig, group: int | None) -> list[Any]:
     """Build the algorithms, ours last: surgeries that rebuild convolutions run before them."""
     algorithms = _all("algorithms", ALGORITHMS.table, config.algorithms)
     for algorithm in algorithms:

@@ -12,7 +12,9 @@ from composer.utils import dist
 from omegaconf import OmegaConf
 
 from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.data import Source
 from composer_attn.runs.training.checkpoint_saver import saving
+from composer_attn.runs.training.class_names import write_class_names
 
 FILE = "history.jsonl"
 
@@ -40,25 +42,28 @@ class Moment:
 
 
 class History(Callback):
-    """Keeps the history of a run, and its config from the first step on, in its folder.
+    """Keeps the history of a run, and its config and classes from the first step on, in its folder.
 
     Args:
         folder: the run's folder.
         config: the run's config.
+        source: the data that it trains on.
     """
 
-    def __init__(self, folder: str, config: RunConfig):
+    def __init__(self, folder: str, config: RunConfig, source: Source):
         self.folder = Path(folder)
         self.config = config
+        self.source = source
         self._losses: list[float] = []
         self._begun = False
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Take in the loss of a step; after the first, keep the config."""
+        """Take in the loss of a step; after the first, keep the config and the classes."""
         self._losses.append(state.total_loss_dict.get("loss/train/total", nan))
         if not self._begun:
             self._begun = True
             self.write_config()
+            write_class_names(self.folder, self.source)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
         """Keep the loss of the epoch."""

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from composer.utils import dist
 
 from composer_attn import __version__
-from composer_attn.errors import RanksError
+from composer_attn.errors import RanksError, first_few
 from composer_attn.runs.config.schema import RunConfig
 
 _PACKAGES = ("mosaicml", "torch", "torchvision")
@@ -35,8 +35,7 @@ def check_ranks_agree(config: RunConfig) -> None:
         if (first := everyone[0].get(key)) != (other := theirs.get(key))
     ]
     if differing:
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise RanksError(f"the ranks do not agree: {'; '.join(differing[:3])}{more}")
+        raise RanksError(f"the ranks do not agree: {first_few(differing, '; ')}")
 
 
 def _flat(prefix: str, value: object) -> dict[str, str]:

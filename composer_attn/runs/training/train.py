@@ -41,7 +41,7 @@ def train(config: RunConfig) -> Summary:
     parameters = count_parameters(parts.model)
     stop = StopRequests()
     with _save_folder(config) as folder:
-        history = History(folder, config)
+        history = History(folder, config, parts.train_source)
         parts.callbacks.append(history)
         trainer = build_trainer(config, parts, folder, stop)
         try:

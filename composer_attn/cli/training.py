@@ -1,4 +1,4 @@
-"""The ``composer-attn`` command. What a verb needs is imported when the verb runs."""
+"""The verbs up to the end of training: validate, plan, train, study, report."""
 
 import shlex
 import sys
@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},  # of every verb, too
-)
+from composer_attn.cli.command import INTERRUPTED, INVALID, app, imported, refusing
 
 # Not checked by typer: what cannot be read is a mistake like any other.
 _File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
@@ -21,48 +16,6 @@ _Files = Annotated[list[Path], typer.Argument(readable=False, help="YAML files o
 _Patterns = Annotated[list[str] | None, typer.Option(help="Glob of names; repeatable.")]
 _Text = Annotated[str | None, typer.Option()]
 _Number = Annotated[float | None, typer.Option()]
-
-_imported: list[str] = []
-
-_INVALID = 1
-_REFUSED = 2
-_INTERRUPTED = 130
-_UNWRITTEN = 74  # EX_IOERR of sysexits.h
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        from composer_attn import __version__
-
-        print(f"composer-attn {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version, and stop."
-        ),
-    ] = False,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="A module that registers attentions; repeatable."),
-    ] = None,
-) -> None:
-    """Channel attention for any CNN, trained with MosaicML Composer from YAML."""
-    _imported[:] = imports or []
-    if not _imported:
-        return
-    from composer_attn.errors import ArgumentError
-    from composer_attn.runs.components.project_imports import import_modules
-
-    try:
-        import_modules(_imported)
-    except ArgumentError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
 
 
 @app.command()
@@ -79,24 +32,22 @@ def train(
     """Train, evaluate and summarize the run that a YAML file describes."""
     from composer.utils import dist
 
-    from composer_attn.errors import ComposerAttnError, RunStoppedError, SaveError
+    from composer_attn.errors import RunStoppedError
     from composer_attn.runs.components.config_check import load_checked
     from composer_attn.runs.training.dry_run import rehearse
     from composer_attn.runs.training.train import train as run
 
-    try:
+    summary = None
+    with refusing(one_line=False):
         checked = load_checked(config, overrides)
-        summary = None
-        if dry_run:
-            rehearse(checked)
-        else:
-            summary = run(checked)
-    except RunStoppedError as error:
-        print(f"composer-attn: {error}\nGo on with: {_again(config, overrides, error.folder)}")
-        raise typer.Exit(128 + error.signal) from error
-    except ComposerAttnError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_UNWRITTEN if isinstance(error, SaveError) else _REFUSED) from error
+        try:
+            if dry_run:
+                rehearse(checked)
+            else:
+                summary = run(checked)
+        except RunStoppedError as error:
+            print(f"composer-attn: {error}\nGo on with: {_again(config, overrides, error.folder)}")
+            raise typer.Exit(128 + error.signal) from error
     if summary is not None and dist.get_global_rank() == 0:
         summary.show()
 
@@ -105,7 +56,7 @@ def _again(config: Path, overrides: list[str] | None, folder: str) -> str:
     """Return the command that goes on with a run."""
     kept = [o for o in overrides or [] if o.split("=")[0] not in ("save_folder", "autoresume")]
     added = [f"save_folder={folder}", "autoresume=true"]
-    imports = [word for module in _imported for word in ("--import", module)]
+    imports = [word for module in imported for word in ("--import", module)]
     return shlex.join(["composer-attn", *imports, "train", str(config), *kept, *added])
 
 
@@ -125,7 +76,7 @@ def validate(configs: _Files) -> None:
         else:
             print(f"{config}: valid")
     if invalid:
-        raise typer.Exit(_INVALID)
+        raise typer.Exit(INVALID)
 
 
 @app.command()
@@ -167,7 +118,7 @@ def plan(
 
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
-    from composer_attn.errors import ArgumentError, ComposerAttnError
+    from composer_attn.errors import ArgumentError
     from composer_attn.runs.config.shorthands import parse_number
     from composer_attn.runs.planning.network_plan import (
         make_plan,
@@ -176,7 +127,7 @@ def plan(
     )
     from composer_attn.runs.planning.plan_report import as_json, show, write_csv
 
-    try:
+    with refusing():
         if json and csv:
             raise ArgumentError("--json and --csv exclude each other")
         latent = latent_channels and parse_number("latent_channels", latent_channels)
@@ -196,9 +147,6 @@ def plan(
             "replace": replace,
         } | parse_arguments(own or [])
         planned = make_plan(model, algorithm, arguments, image, batch)
-    except ComposerAttnError as error:
-        print(f"composer-attn: {'; '.join(str(error).splitlines())}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
     if json:
         print(as_json(planned))
     elif csv:
@@ -224,19 +172,16 @@ def study(
     ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, like GPUs.")] = 1,
 ) -> None:
     """Train variants of one recipe, or go on with it; show live how they do; write a report."""
-    from composer_attn.errors import ComposerAttnError
     from composer_attn.runs.study.study_command import run_study
 
     try:
-        failed = run_study(config or [], variants.split(","), seeds, out, ranks, _imported)
-    except ComposerAttnError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error
+        with refusing(one_line=False):
+            failed = run_study(config or [], variants.split(","), seeds, out, ranks, imported)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     if failed:
-        raise typer.Exit(_INVALID)
+        raise typer.Exit(INVALID)
 
 
 @app.command()
@@ -247,11 +192,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The folder to write the report to.")] = Path("report"),
 ) -> None:
     """Compare runs that are on disk: a page, its plots, and the results as CSV and JSON."""
-    from composer_attn.errors import ComposerAttnError
     from composer_attn.runs.report import write_report
 
-    try:
+    with refusing(one_line=False):
         print(write_report(runs, out))
-    except ComposerAttnError as error:
-        print(f"composer-attn: {error}", file=sys.stderr)
-        raise typer.Exit(_REFUSED) from error

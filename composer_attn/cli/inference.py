@@ -1,0 +1,88 @@
+"""The verbs of what follows training: evaluate, predict, export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from composer_attn.cli.command import app, refusing
+
+_Run = Annotated[
+    Path, typer.Argument(readable=False, help="The run's folder, or one of its checkpoints.")
+]
+_Checkpoint = Annotated[str, typer.Option(help="best (of those that are kept), last, or a file.")]
+_Data = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Other data, like eval_dataset.root=photos/new."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+@app.command()
+def evaluate(
+    run: _Run, data: _Data = None, checkpoint: _Checkpoint = "best", json: _Json = False
+) -> None:
+    """Evaluate a trained run on its evaluation data, or on others."""
+    with refusing():
+        from composer.utils import dist
+
+        from composer_attn.runs.inference import load_run
+        from composer_attn.runs.inference.evaluate import evaluate as measure
+
+        done = measure(load_run(run, checkpoint=checkpoint, overrides=data or []))
+    if dist.get_global_rank() == 0:
+        print(done.as_json() if json else done.as_text())
+
+
+@app.command()
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            readable=False, help="A run's folder, its checkpoint, or a file exported from it."
+        ),
+    ],
+    images: Annotated[list[Path], typer.Argument(readable=False, help="Image files.")],
+    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    checkpoint: _Checkpoint = "best",
+    json: _Json = False,
+) -> None:
+    """Name the most probable classes of images."""
+    with refusing():
+        from composer_attn.runs.inference import load_run
+        from composer_attn.runs.inference.exported_model import is_exported, open_exported
+        from composer_attn.runs.inference.predict import Classifier, as_json
+        from composer_attn.runs.inference.predict import predict as ask
+
+        classifier: Classifier = (
+            open_exported(source)
+            if is_exported(source)
+            else load_run(source, checkpoint=checkpoint)
+        )
+        predictions = ask(classifier, images, top)
+    print(as_json(predictions) if json else "\n".join(map(str, predictions)))
+
+
+@app.command()
+def export(
+    run: _Run,
+    data: _Data = None,
+    to: Annotated[str, typer.Option(help="onnx, torch_export, torchscript or openvino.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="The file; by default model.onnx, ... in the run's folder.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="How many evaluation images to compare on; default: all.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Of outputs, in units of the largest.")] = 1e-4,
+    checkpoint: _Checkpoint = "best",
+    json: _Json = False,
+) -> None:
+    """Export a trained run; keep the file only if it computes the same on evaluation data."""
+    with refusing():
+        from composer_attn.runs.inference import load_run
+        from composer_attn.runs.inference.export import export as write
+
+        loaded = load_run(run, checkpoint=checkpoint, overrides=data or [])
+        path, card = write(loaded, to, out, samples, tolerance)
+    print(card.as_json() if json else f"{path}\n{card.as_text()}")

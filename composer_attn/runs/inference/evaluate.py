@@ -1,0 +1,168 @@
+"""Evaluate a trained run: on its own evaluation data, or on others."""
+
+import json
+import warnings
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
+
+from composer import Trainer
+from composer.core import DataSpec
+from composer.utils import get_device
+from torch.utils.data import Subset
+
+from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
+from composer_attn.runs.components.registry import DATASET_KIND
+from composer_attn.runs.config.config_errors import Mistake, at, foreign
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
+from composer_attn.runs.inference.load_run import LoadedRun
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a trained run on a dataset.
+
+    Attributes:
+        run_name: the run.
+        checkpoint: the file of its weights.
+        dataset: the section of the config that names the data.
+        samples: number of images.
+        skipped_images: of them, how many were left out, unreadable.
+        metrics: by name.
+    """
+
+    run_name: str
+    checkpoint: str
+    dataset: dict[str, Any]
+    samples: int
+    skipped_images: int
+    metrics: dict[str, float]
+
+    def as_json(self) -> str:
+        """Return all of it as one JSON document; null stands for what is no number."""
+        metrics = {n: v if isfinite(v) else None for n, v in self.metrics.items()}
+        return json.dumps(vars(self) | {"metrics": metrics}, indent=2)
+
+    def as_text(self) -> str:
+        """Return it in a line for each metric."""
+        lines = [f"{self.run_name}: {self.checkpoint} on {self.samples:,} images"]
+        if self.skipped_images:
+            lines.append(f"  skipped images: {self.skipped_images:,}")
+        lines += [f"  {_figure(name, value)}" for name, value in self.metrics.items()]
+        return "\n".join(lines)
+
+
+def evaluate(run: LoadedRun) -> Evaluation:
+    """Evaluate a run as its training does: the same transform, precision and metrics.
+
+    Raises:
+        ConfigError: there are no data to evaluate on, or they are of other classes.
+    """
+    source, data = evaluation_data(run, run.config.batch_size)
+    trainer = _trainer(run, data)
+    try:
+        trainer.eval()
+        metrics = {
+            name: float(metric.compute())
+            for group in trainer.state.eval_metrics.values()
+            for name, metric in group.items()
+        }
+    except ComposerAttnError:
+        raise
+    except Exception as error:  # of the data, and of whatever device they go to
+        raise ConfigError(Mistake("eval_dataset", foreign(error))) from error
+    finally:
+        trainer.close()
+        run.model.to("cpu")
+    loader: Any = data.dataloader
+    return Evaluation(
+        run.config.run_name,
+        str(run.checkpoint),
+        dict(run.config.eval_dataset or {}),
+        len(loader.dataset),
+        source.skipped(),
+        metrics,
+    )
+
+
+def evaluation_data(
+    run: LoadedRun, batch_size: int, samples: int | None = None
+) -> tuple[Source, DataSpec]:
+    """Build the data that a run is evaluated on, as its config says, or what overrides it.
+
+    Args:
+        run: a run that was loaded.
+        batch_size: over all ranks.
+        samples: how many images, evenly spread over the data; all by default, and of a stream.
+
+    Raises:
+        ConfigError: the config names none, they are not there, or their classes are others.
+    """
+    section = dict(_section(run.config))
+    options = {name: section.pop(name) for name in LOADER_ARGUMENTS if name in section}
+    with at("eval_dataset"):
+        source = DATASET_KIND.table[section.pop("name")](**section)
+        _check_classes(source, run.classes)
+        if samples is not None and not source.streams:
+            source = _spread(source, samples)
+        data = build_loader(source, batch_size, train=False, seed=run.config.seed, **options)
+    return source, data
+
+
+def _section(config: RunConfig) -> dict[str, Any]:
+    if not config.eval_dataset:
+        message = (
+            f"{config.run_name} was trained without one: name the data to evaluate on, like "
+            "eval_dataset.name=image_folder eval_dataset.root=photos/val "
+            "eval_dataset.augmentation=center_crop"
+        )
+        raise ConfigError(Mistake("eval_dataset", message))
+    return config.eval_dataset
+
+
+def _spread(source: Source, samples: int) -> Source:
+    """Keep some images of each part of the data, which may be in the order of their classes."""
+    dataset: Any = source.dataset
+    count = min(samples, len(dataset))
+    indices = [index * len(dataset) // count for index in range(count)]
+    return replace(source, dataset=Subset(dataset, indices))
+
+
+def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
+    """Make sure that a label of the data means the output of that number."""
+    if source.num_classes > len(classes):
+        raise ArgumentError(
+            f"it has {source.num_classes} classes, and the network {len(classes)} outputs"
+        )
+    named = classes != tuple(str(index) for index in range(len(classes)))
+    expected = classes[: len(source.classes)]
+    if source.classes and named and source.classes != expected:
+        differing = sorted(set(source.classes) ^ set(expected))
+        raise ArgumentError(
+            f"its classes are not the network's, {', '.join(classes[:3])}, ...; only in one: "
+            f"{', '.join(differing[:3])}"
+        )
+
+
+def _trainer(run: LoadedRun, data: DataSpec) -> Trainer:
+    with at("device"):
+        device = get_device(run.config.device)
+    with at("precision"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No optimizer was specified")  # nothing is trained
+        return Trainer(
+            model=run.model,
+            eval_dataloader=data,
+            seed=run.config.seed,
+            run_name=run.config.run_name,
+            precision=run.config.precision,
+            device=device,
+            dist_timeout=run.config.dist_timeout,
+            progress_bar=False,
+            auto_log_hparams=False,
+        )
+
+
+def _figure(name: str, value: float) -> str:
+    share = name.endswith("accuracy")
+    return f"{name.replace('_', ' ')}: " + (f"{value:.2%}" if share else f"{value:.4f}")

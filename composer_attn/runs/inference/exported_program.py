@@ -1,0 +1,127 @@
+"""Open a file of ``torch.export`` that somebody else made: only operations on tensors run.
+
+``torch.export.load`` unpickles its weights in full, evaluates the sizes in it as Python, and looks
+up whatever function of torch a node names. Here all of that is looked into first.
+"""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from composer_attn.errors import CheckpointError, first_line
+
+_PROGRAM = "serialized_exported_program.json"
+_PICKLES = ("serialized_state_dict.pt", "serialized_constants.pt", "serialized_example_inputs.pt")
+_PARTS = {_PROGRAM, "version", *_PICKLES}
+# What traced networks are made of: operations on tensors (but for the one that opens files), and
+# arithmetic on their sizes.
+_OPERATION = re.compile(
+    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+"
+    r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|eq|ne|lt|le|gt|ge)"
+    r"|torch\.sym_(max|min|float|int|ite|not)"
+)
+# Sizes are texts that sympy evaluates, like Mul(Integer(4), Symbol('s0', integer=True)).
+_SIZE = re.compile(r"[\w\s+\-*/(),<>=']*", re.ASCII)
+_WORD = re.compile(r"[^\W\d]\w*")
+_SIZE_WORDS = re.compile(
+    r"[su]\d+|Symbol|Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv"
+    r"|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan"
+    r"|positive|nonnegative|integer|True|False"
+)
+# Any other text is a name, a type or a path of modules: nothing that could be called or quoted.
+_NAME = re.compile(r"[\w.:/+\- ]*")
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+# Texts that are looked up, and never evaluated.
+_LOOKED_UP = "metadata"
+_LARGEST_PROGRAM = 200_000_000  # bytes of JSON
+
+
+def load_exported_program(path: Path) -> ExportedProgram:
+    """Load a file of ``torch.export`` that holds tensors and operations on them alone.
+
+    Raises:
+        CheckpointError: it is no such file, not whole, or holds more.
+    """
+    try:
+        _check(path)
+        return torch.export.load(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of all kinds: the file may hold anything
+        raise CheckpointError(
+            f"{path} is no file of torch.export that this torch {torch.__version__} can read: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _check(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(f"{path} is packed: torch.export packs nothing")
+        names = [entry.filename for entry in entries]
+        unknown = sorted({n for n in names if n not in _PARTS and not n.startswith("extra_files/")})
+        if unknown or len(set(names)) != len(names) or _PROGRAM not in names:
+            raise CheckpointError(
+                f"{path} is no file of torch.export as this torch {torch.__version__} writes it"
+            )
+        if archive.getinfo(_PROGRAM).file_size > _LARGEST_PROGRAM:
+            raise CheckpointError(f"{path} holds a program that is larger than any network's")
+        for name in _PICKLES:
+            _check_pickle(archive.read(name), name, path)
+        program = json.loads(archive.read(_PROGRAM))
+    for key, text in _texts("", program):
+        if not _is_harmless(key, text):
+            raise CheckpointError(
+                f"{path} holds more than operations on tensors: {key} is {text[:60]!r}"
+            )
+
+
+def _check_pickle(content: bytes, name: str, path: Path) -> None:
+    """Make sure that torch would find tensors and plain containers alone."""
+    if not content:
+        return
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # of all kinds
+        raise CheckpointError(f"{path} holds more than tensors in its {name}") from error
+
+
+def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """List all texts of a JSON document, keys included, with the key that each stands below."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name != _LOOKED_UP:
+                yield "a name", name
+                yield from _texts(name, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(key, inner)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _is_harmless(key: str, text: str) -> bool:
+    if key == "target" and (text.startswith(("torch", "_operator", "#")) or ".ops." in text):
+        return _OPERATION.fullmatch(text) is not None
+    if key == "expr_str":
+        words = _WORD.findall(text)
+        return bool(_SIZE.fullmatch(text)) and all(map(_SIZE_WORDS.fullmatch, words))
+    if key.endswith("_spec"):
+        return _holds_containers(json.loads(text) if text else None)
+    return _NAME.fullmatch(text) is not None
+
+
+def _holds_containers(spec: Any) -> bool:
+    """Say whether a description of arguments names tuples, lists and dicts alone."""
+    if isinstance(spec, dict):
+        known = spec.get("type") in _CONTAINERS
+        return known and all(_holds_containers(inner) for inner in spec.values())
+    return not isinstance(spec, list) or all(_holds_containers(inner) for inner in spec)

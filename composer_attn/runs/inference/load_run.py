@@ -1,0 +1,135 @@
+"""Load a trained run: its network, what prepares an image for it, and the names of its classes."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from composer.models import ComposerModel
+from torch import Tensor, nn
+
+from composer_attn.errors import ConfigError
+from composer_attn.runs.components.registry import DATASET_KIND
+from composer_attn.runs.config.config_errors import Mistake, at
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.data import LOADER_ARGUMENTS
+from composer_attn.runs.data.preprocessing import Preprocessing, preprocessing_of
+from composer_attn.runs.inference.rebuild import rebuild
+from composer_attn.runs.inference.run_folder import RunFolder, open_run
+from composer_attn.runs.models import num_classes_of, with_num_classes
+from composer_attn.runs.training.class_names import ClassNames, read_class_names
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained network and what it takes to use it; unpacks as the first three.
+
+    Attributes:
+        network: maps prepared images ``(N, 3, size, size)`` to logits ``(N, classes)``; on the CPU,
+            in evaluation mode.
+        preprocessing: makes a tensor ``(3, size, size)`` of a PIL image, as the run's evaluation
+            does.
+        classes: the name of each output.
+        model: the same network as Composer trained it, with its loss and metrics.
+        config: what the run was trained by.
+        checkpoint: the file that the weights are from.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    model: ComposerModel
+    config: RunConfig
+    checkpoint: Path
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield network, preprocessing and classes."""
+        return iter((self.network, self.preprocessing, self.classes))
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of logits: ``softmax``, or ``sigmoid`` of each by itself."""
+        binary = self.config.model.get("loss") == "binary_cross_entropy"
+        return "sigmoid" if binary else "softmax"
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return the probability of each class ``(N, classes)`` for images that are prepared."""
+        with torch.inference_mode():
+            return as_probabilities(self.network(images), self.activation)
+
+
+def load_run(
+    folder: str | Path, *, checkpoint: str | Path = "best", overrides: Sequence[str] = ()
+) -> LoadedRun:
+    """Load what ``composer-attn train`` left in a folder, surgery included; nothing in it can run.
+
+    The network is built from the run's ``config.yaml`` and operated on as it was for training; the
+    checkpoint is looked into before it is loaded. The data need not be there. Attentions of your
+    own have to be registered first, by importing the module that does so.
+
+    Args:
+        folder: the run's folder, or one of its checkpoints.
+        checkpoint: ``best`` of those that are kept, by the accuracy of the evaluation at its time
+            (the last one where none was evaluated); ``last``; or a file.
+        overrides: ``key=value`` for ``eval_dataset``, whose transform counts, like
+            ``eval_dataset.size=256``.
+
+    Returns:
+        The run, which unpacks as ``network, preprocessing, classes``.
+
+    Raises:
+        ArgumentError: the folder holds no run, or there is no such checkpoint.
+        CheckpointError: it is not safe, not whole, or of another network; or there is none.
+        ConfigError: the config names what is not here, like an attention that is not imported.
+        MissingExtraError: a library is not installed.
+
+    Warns:
+        UserWarning: the names of the classes are not known, and numbers stand for them.
+
+    Example:
+        Of a run that was trained by ``composer-attn train``::
+
+            network, preprocessing, classes = load_run("runs/photos")
+            logits = network(preprocessing(Image.open("cat.jpg"))[None])
+            classes[logits.argmax()]
+    """
+    return load(open_run(folder, checkpoint, overrides))
+
+
+def load(run: RunFolder) -> LoadedRun:
+    """Load a run that has been found."""
+    names = _class_names(run)
+    with at("eval_dataset"):
+        preprocessing = preprocessing_of(run.config.eval_dataset or run.config.train_dataset)
+    width = num_classes_of(with_num_classes(run.config.model, names.num_classes))
+    model = rebuild(run, width)
+    numbers = tuple(str(index) for index in range(width))
+    classes = (*names.classes, *numbers[len(names.classes) :])[:width]
+    network = cast(nn.Module, model.module)  # of a ComposerClassifier
+    return LoadedRun(network, preprocessing, classes, model, run.config, run.checkpoint)
+
+
+def as_probabilities(logits: Tensor, activation: str) -> Tensor:
+    """Turn logits ``(N, classes)`` into probabilities."""
+    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(1)
+
+
+def _class_names(run: RunFolder) -> ClassNames:
+    """Return what the run has written down of its classes, or else what its data say."""
+    kept = read_class_names(run.folder)
+    if kept is not None:
+        return kept
+    section = {n: v for n, v in run.config.train_dataset.items() if n not in LOADER_ARGUMENTS}
+    try:
+        with at("train_dataset"):
+            source = DATASET_KIND.table[section.pop("name")](**section)
+    except ConfigError as error:
+        width = run.config.model.get("num_classes")
+        if width is None:
+            message = f"nothing tells how many classes the network has: {error}"
+            raise ConfigError(Mistake("model.num_classes", message)) from error
+        warnings.warn(f"classes are numbered: their names are not known ({error})", stacklevel=4)
+        return ClassNames(width, ())
+    return ClassNames(source.num_classes, source.classes)

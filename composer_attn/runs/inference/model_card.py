@@ -1,0 +1,158 @@
+"""What goes with an exported file: all it takes to use it, and how well it does."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from composer_attn.errors import ArgumentError
+from composer_attn.runs.data.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What goes with an exported file, kept beside it as JSON and as text to read.
+
+    Attributes:
+        file: name of the exported file.
+        format: ``onnx``, ``torch_export``, ...
+        sha256: of it, and of the files that it is stored with, by their names.
+        run_name: the run that it is from.
+        checkpoint: the file of its weights.
+        model: the section of the run's config, and its algorithms.
+        classes: the name of each output.
+        activation: what makes probabilities of the outputs: ``softmax`` or ``sigmoid``.
+        input: name, shape (the first is the batch, of any size) and type.
+        preprocessing: what makes such an input of an image.
+        evaluation: the data, how many images of it, the accuracy of the network and of the file,
+            and the largest difference between their outputs.
+        versions: of Python and the packages that matter.
+        licence: left to whoever passes the file on.
+    """
+
+    file: str
+    format: str
+    sha256: dict[str, str]
+    run_name: str
+    checkpoint: str
+    model: dict[str, Any]
+    classes: tuple[str, ...]
+    activation: str
+    input: dict[str, Any]
+    preprocessing: Preprocessing
+    evaluation: dict[str, Any]
+    versions: dict[str, str]
+    licence: str = ""
+
+    def write(self, exported: Path) -> None:
+        """Write both beside the exported file."""
+        paths = card_paths(exported)
+        paths[0].write_text(self.as_json() + "\n", encoding="utf-8")
+        paths[1].write_text(self.as_markdown(), encoding="utf-8")
+
+    def as_json(self) -> str:
+        """Return the card as one JSON document."""
+        return json.dumps(asdict(self), indent=2)
+
+    def as_text(self) -> str:
+        """Return in a line what the file was found to compute."""
+        tested = self.evaluation
+        return (
+            f"accuracy {tested['accuracy_after']:.2%} on {tested['samples']:,} images, of the "
+            f"network {tested['accuracy_before']:.2%}; outputs differ by up to "
+            f"{tested['largest_difference']:.1e} of the largest"
+        )
+
+    def as_markdown(self) -> str:
+        """Return the card as text to read."""
+        prepared, tested = self.preprocessing, self.evaluation
+        shape = "x".join(str(side) for side in self.input["shape"])
+        rows = {
+            "file": f"`{self.file}` ({self.format})",
+            "sha256": _flat(self.sha256),
+            "licence": self.licence or "not given: fill in before passing the file on",
+            "trained as": f"`{self.run_name}`, weights of `{self.checkpoint}`",
+            "network": _flat(self.model),
+            "input": f"`{self.input['name']}`: {shape}, {self.input['type']}, RGB, any batch size",
+            "output": f"logits of {len(self.classes)} classes; {self.activation} gives "
+            "probabilities",
+            "preparation": prepared.refusal or _preparation(prepared),
+            "evaluated on": f"{tested['samples']:,} images of {_flat(tested['dataset'])}",
+            "accuracy before export": f"{tested['accuracy_before']:.2%}",
+            "accuracy of this file": f"{tested['accuracy_after']:.2%}",
+            "largest difference of outputs": f"{tested['largest_difference']:.1e} of the largest "
+            "output",
+            "made with": ", ".join(f"{name} {v}" for name, v in self.versions.items()),
+        }
+        table = "".join(f"| {name} | {_cell(text)} |\n" for name, text in rows.items())
+        classes = "".join(f"{index}. {_cell(name)}\n" for index, name in enumerate(self.classes))
+        return f"# {_cell(self.run_name)}\n\n| | |\n|---|---|\n{table}\n## Classes\n\n{classes}"
+
+
+def card_paths(exported: Path) -> tuple[Path, Path]:
+    """Return where the card of an exported file is: as JSON, and as text."""
+    return exported.with_name(f"{exported.name}.json"), exported.with_name(f"{exported.name}.md")
+
+
+def read_card(exported: Path) -> ModelCard:
+    """Read the card beside an exported file.
+
+    Raises:
+        ArgumentError: there is none, it cannot be read, or it is of another file.
+    """
+    path = card_paths(exported)[0]
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["preprocessing"] = Preprocessing.from_json(values["preprocessing"])
+        values["classes"] = tuple(str(name) for name in values["classes"])
+        card = ModelCard(**values)
+    except OSError as error:
+        raise ArgumentError(
+            f"{exported} has no card {path.name} beside it, which says how to prepare an image: "
+            f"composer-attn export writes both ({error.strerror})"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArgumentError(f"{path} is no card of an exported file: {error}") from error
+    _check_files(card, exported)
+    return card
+
+
+def _check_files(card: ModelCard, exported: Path) -> None:
+    """Make sure that the files are those of the card."""
+    for name, expected in {exported.name: "", **card.sha256}.items():
+        path = exported.with_name(Path(name).name)
+        if not path.is_file():
+            raise ArgumentError(f"there is no file {path}, which belongs to {exported}")
+        if sha256_of(path) != expected:
+            raise ArgumentError(f"{path} is another file than its card says: its sha256 differs")
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _preparation(steps: Preprocessing) -> str:
+    enlarged = f", enlarged to {steps.size} (bilinear)" if steps.size != steps.crop else ""
+    gray = "colours taken out, " if steps.gray else ""
+    numbers = [", ".join(f"{value:g}" for value in part) for part in (steps.mean, steps.std)]
+    return (
+        f"{gray}shorter side to {steps.resize} pixels (bilinear, antialiased), middle "
+        f"{steps.crop}x{steps.crop}{enlarged}; values from 0 to 1, minus {numbers[0]}, by "
+        f"{numbers[1]}"
+    )
+
+
+def _flat(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,40 @@
+"""Networks as ONNX, read by ONNX Runtime."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from composer_attn.extras import naming_the_extra
+from composer_attn.runs.inference.tensor_names import INPUT, OUTPUT
+
+
+def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Write a network for batches of any size; ``example`` is a batch of two."""
+    with warnings.catch_warnings():
+        # The exporter's own: by way of tracing, of constants that it traces, and of its age.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            dynamo=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        )
+
+
+def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """Return what computes logits of images, on the CPU."""
+    with naming_the_extra("an .onnx file"):
+        import onnxruntime
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def compute(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: images.contiguous().numpy()})[0])
+
+    return compute

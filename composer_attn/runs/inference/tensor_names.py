@@ -1,0 +1,3 @@
+"""What the input and the output of an exported network are called."""
+
+INPUT, OUTPUT = "images", "logits"
