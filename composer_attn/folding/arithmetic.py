@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Dividing the squeezed values by a smaller factor would overflow in half precision.
+# Dividing the squeezed values by a smaller factor could overflow in half precision.
 _LEAST = 1e-3
 # Linear squeezes: if the feature map changes sign, the squeezed values do, too.
 _LINEAR = ("avg", "none")

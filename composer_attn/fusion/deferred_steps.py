@@ -1,6 +1,6 @@
 """How the computation of a deferred tensor continues: an activation, an addition, or a fusion.
 
-For its behavior as an ordinary tensor see :mod:`composer_attn.fusion.deferred_tensor`.
+For its behaviour as an ordinary tensor see :mod:`composer_attn.fusion.deferred_tensor`.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ class Continued(Tensor):
         return made
 
     def taken_apart(self, kind: type[_Kind]) -> _Kind | None:
-        """Return its stage, to be fused further, or None if that is of another kind or changed."""
+        """Return its stage to be fused further; None if of another kind, added to, or changed."""
         standing = self._standing
         stage = standing.stage
         if type(stage) is not kind or standing.shortcut is not None:

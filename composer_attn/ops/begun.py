@@ -101,7 +101,7 @@ class Begun:
         return replace(self, stages=replace(self.stages, activated=found, activation=activation))
 
     def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
-        """Return the output after the optional addition and the activation (then a ReLU)."""
+        """Return the output of an activation; with a shortcut, of a ReLU after the addition."""
         if shortcut is not None:
             return self.result(True, shortcut)
         return self.activated(activation).result()

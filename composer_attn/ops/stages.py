@@ -53,7 +53,7 @@ class Excited:
         parameters: parameters of the layers, for the manual gradient.
         hidden: what the layers save for the manual gradient.
         way: as in :class:`~composer_attn.ops.fused_functions.Moments`; None with a manual gradient.
-        region: state shared with ``Moments``, likewise.
+        region: the state shared with ``Moments``; None with a manual gradient.
         backend: name of the backend.
     """
 
@@ -165,7 +165,7 @@ class Normalized:
         return True
 
     def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
-        """Return the output after the optional addition and the activation (then a ReLU)."""
+        """Return the output of an activation; with a shortcut, of a ReLU after the addition."""
         if activation == RELU:
             return self.result(True, shortcut)
         # A copy, since the norm's own output may still be requested from this one.
