@@ -1,4 +1,4 @@
-"""Fusing the attention that a network came with, as a Composer algorithm."""
+"""Fusion of a network's own attention, as a Composer algorithm."""
 
 import logging
 import warnings
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 
 class ComposerAttnFuseAttention(Algorithm):
-    """Compute the attention that a network came with jointly with the norm and activation before.
+    """Fuse a network's own attention with the norm and activation before it.
 
-    Known to users as :class:`composer_attn.FuseAttention`. Nothing about the model changes but how
-    it is computed: parameters, names and checkpoints are the same. Attention of ours is fused too
-    (unless its own algorithm says ``fuse=False``), in whichever order the algorithms are listed.
+    Exported as :class:`composer_attn.FuseAttention`. Only the way the model is computed changes:
+    parameters, names and checkpoints are the same. Attention added by this package is fused as well
+    (unless its own algorithm has ``fuse=False``), in whichever order the algorithms are listed.
     Logs ``fuse_attention/num_fused`` and ``fuse_attention/num_norms``.
 
     Args:
-        backend: as of :func:`composer_attn.fuse_attention`.
-        norms: likewise: whether every other batch norm is computed with what follows it, too.
+        backend: see :func:`composer_attn.fuse_attention`.
+        norms: whether to fuse every other batch norm, too, with what follows it.
 
     Attributes:
-        fusion: what was fused, after ``Event.AFTER_LOAD``.
+        fusion: the fusion plan that was applied; available after ``Event.AFTER_LOAD``.
 
     Raises:
-        ArgumentError: there is no such backend, or ``norms`` is neither True nor False.
+        ArgumentError: there is no such backend, or ``norms`` is not a bool.
 
     Example:
         >>> from composer_attn import FuseAttention
@@ -51,15 +51,15 @@ class ComposerAttnFuseAttention(Algorithm):
         self.fusion: FusionPlan | None = None
 
     def __repr__(self) -> str:
-        # Composer evaluates this from checkpoints, and compares it as text.
+        # Composer evaluates this string from checkpoints, and compares it as text.
         return f"{type(self).__name__}(backend={self.backend!r}, norms={self.norms!r})"
 
     def match(self, event: Event, state: State) -> bool:
-        """Run when every surgery is over, a checkpoint's too; DDP is still to come."""
+        """Run after all surgery, including that of a checkpoint, and before DDP wraps the model."""
         return event == Event.AFTER_LOAD
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Fuse what there is to fuse."""
+        """Fuse the model's attentions."""
         model, ours = state.model, find_attended(state.model)
         others = [each for each in state.algorithms if isinstance(each, AttentionAlgorithm)]
         unwanted = {site for each in others if not each.fuse for site in each.sites_in(model)}
@@ -69,7 +69,7 @@ class ComposerAttnFuseAttention(Algorithm):
             backends = dict.fromkeys([*wanted, *find_own(model)], self.backend)
             backends.update({m: how for m, how in backends_of(model).items() if m in wanted})
             self.fusion = fuse(model, backends, self.backend * self.norms)
-        except ModelError as error:  # sharded, say: all is computed as ever, only slower
+        except ModelError as error:  # a sharded model, for example: it is computed unfused
             log.warning("%r fuses nothing: %s", self, error)
             return
         if not self.fusion.fused and not self.fusion.norms:

@@ -11,7 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},  # of every verb, too
+    context_settings={"help_option_names": ["-h", "--help"]},  # inherited by every verb
 )
 
 imported: list[str] = []
@@ -60,7 +60,7 @@ def refusing(one_line: bool = True) -> Iterator[None]:
     """Print an error of this package to standard error, and exit with its code.
 
     Args:
-        one_line: whether several errors, which come a line each, are printed on one.
+        one_line: whether to join several errors on one line, rather than one line each.
     """
     from composer_attn.errors import ComposerAttnError, ExportError, SaveError
 

@@ -1,4 +1,4 @@
-"""The verbs of what follows training: evaluate, predict, export."""
+"""The verbs that use a trained run: evaluate, predict, export."""
 
 from pathlib import Path
 from typing import Annotated

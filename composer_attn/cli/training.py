@@ -1,4 +1,4 @@
-"""The verbs up to the end of training: validate, plan, train, study, report."""
+"""The verbs of training and comparing: validate, plan, train, study, report."""
 
 import shlex
 import sys
@@ -9,7 +9,7 @@ import typer
 
 from composer_attn.cli.command import INTERRUPTED, INVALID, app, imported, refusing
 
-# Not checked by typer: what cannot be read is a mistake like any other.
+# Readability is not checked by typer: an unreadable file is reported like any other mistake.
 _File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
 _Files = Annotated[list[Path], typer.Argument(readable=False, help="YAML files of runs.")]
 
@@ -53,7 +53,7 @@ def train(
 
 
 def _again(config: Path, overrides: list[str] | None, folder: str) -> str:
-    """Return the command that goes on with a run."""
+    """Return the command that resumes a run."""
     kept = [o for o in overrides or [] if o.split("=")[0] not in ("save_folder", "autoresume")]
     added = [f"save_folder={folder}", "autoresume=true"]
     imports = [word for module in imported for word in ("--import", module)]

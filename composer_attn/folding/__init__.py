@@ -1,4 +1,4 @@
-"""Folding: the norms of a network in evaluation go into its convolutions, attention stays right."""
+"""Folding: merge norms into convolutions for evaluation, with correct attention in between."""
 
 from composer_attn.folding.fold import fold, unfold
 from composer_attn.folding.fold_plan import FoldedPair, FoldPlan

@@ -1,19 +1,19 @@
-"""The arithmetic of a norm that goes into the convolution before it, with or without attention.
+"""The arithmetic of folding a norm into the convolution before it, with or without attention.
 
 In evaluation a norm is ``c z + t`` with ``c = gamma / sqrt(var + eps)`` and ``t = beta - mean c``.
 
-Without attention between the two, the convolution's weights become ``c W``, and its bias
-``c b + t``. With attention of scales ``s`` between them, ``y = c s(z) z + t``, where the scales are
-computed from ``z`` itself. The weights become ``f W``, so that ``z' = f z``, and
+Without attention between the two, the convolution's weights become ``c W`` and its bias becomes
+``c b + t``. With attention between them, ``y = c s(z) z + t``, where the scales ``s`` are computed
+from ``z`` itself. The weights become ``f W``, so that ``z' = f z``, and
 
     y = (p s(squeeze(z') / f)) z' + t,  c = p f.
 
-``f`` is ``c`` wherever that can be divided by: then ``p`` is 1, and there is no such factor. Where
-``c`` is (nearly) 0 the channel is the constant ``t``, but other channels' scales may depend on it:
-``f`` is 1 and ``p`` is ``c``. Maxima and deviations do not change their sign with ``z``: for these
-``f`` is ``|c|``, and ``p`` the sign.
+``f`` is ``c`` wherever division by it is safe: then ``p`` is 1 and is omitted. Where ``c`` is
+(nearly) 0 the channel is the constant ``t``, but the scales of other channels may depend on it:
+there ``f`` is 1 and ``p`` is ``c``. Maxima and standard deviations do not change sign with ``z``:
+for these ``f`` is ``|c|``, and ``p`` the sign.
 
-All is computed in double precision and rounded once.
+All values are computed in double precision and rounded once.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Below this, what is squeezed would be divided by too little for half precision.
+# Dividing the squeezed values by a smaller factor could overflow in half precision.
 _LEAST = 1e-3
-# Squeezes that are linear: what changes its sign stays what it was but for the sign.
+# Linear squeezes: if the feature map changes sign, the squeezed values do, too.
 _LINEAR = ("avg", "none")
 
 
 class NormNumbers(NamedTuple):
-    """What a norm in evaluation computes by; ``weight`` and ``bias`` are None where it has none."""
+    """The numbers of a norm in evaluation; ``weight`` and ``bias`` are None if it has none."""
 
     mean: Tensor
     variance: Tensor
@@ -40,18 +40,18 @@ class NormNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a convolution keeps its weights.
+    """Layout of a convolution's weight.
 
     Attributes:
-        transposed: whether the output's channels are the second dimension, not the first.
-        groups: how many groups of channels there are.
+        transposed: whether the output channels are the second dimension, as in ConvTranspose.
+        groups: number of groups.
     """
 
     transposed: bool = False
     groups: int = 1
 
     def scaled(self, weight: Tensor, factor: Tensor) -> Tensor:
-        """Scale what each output channel is computed from; in the precision of the factor."""
+        """Scale the weight per output channel, in the precision of ``factor``."""
         exact = weight.to(factor.dtype)
         if not self.transposed:
             scaled = exact * factor.reshape(-1, *[1] * (weight.dim() - 1))
@@ -64,15 +64,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class FoldedNumbers:
-    """What a folded pair computes by.
+    """The parameters and buffers of a folded pair.
 
     Attributes:
-        weight: of the convolution.
-        bias: likewise; None where it has none.
-        shift: what is added after attention; None where there is no attention between the two.
-        inverse: what is squeezed is multiplied by it; None where a layer of the attention takes it.
-        post: scales are multiplied by it; None where it is 1.
-        columns: the weight of the layer that takes the inverse into its columns.
+        weight: weight of the convolution.
+        bias: bias of the convolution; None if it has none.
+        shift: added after the attention, ``(C,)``; None without attention between the two.
+        inverse: factor of the squeezed values; None if a layer of the attention absorbs it.
+        post: factor of the scales; None if it is 1.
+        columns: weight of the attention's layer whose columns absorb ``inverse``.
     """
 
     weight: Tensor
@@ -84,7 +84,7 @@ class FoldedNumbers:
 
 
 def _exact(tensor: Tensor) -> Tensor:
-    # Apple's GPUs have no double precision.
+    # MPS does not support double precision.
     return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
@@ -115,22 +115,22 @@ def fold_attended(
     squeeze: str,
     columns: Tensor | None = None,
 ) -> FoldedNumbers:
-    """Fold a norm into a convolution that is attended.
+    """Fold a norm into an attended convolution.
 
     Args:
-        weight: of the convolution.
-        bias: likewise.
-        layout: likewise.
-        norm: the norm after its attention.
-        squeeze: of the attention.
-        columns: the weight ``(latent, C)`` of a linear layer that takes what is squeezed, and
-            nothing else.
+        weight: weight of the convolution.
+        bias: bias of the convolution, if any.
+        layout: layout of the weight.
+        norm: the norm after the attention.
+        squeeze: the attention's squeeze.
+        columns: weight ``(latent, C)`` of a linear layer that is the only consumer of the squeezed
+            values, if there is one.
     """
     scale, shift = scale_and_shift(norm)
     factor = scale if squeeze in _LINEAR else scale.abs()
     factor = torch.where(factor.abs() < _LEAST, torch.ones_like(factor), factor)
     inverse, post = 1 / factor, scale / factor
-    # Of a network in half precision, what is squeezed is float32.
+    # In a half-precision network the squeezed values are float32.
     dtype = torch.promote_types(weight.dtype, torch.float32)
     return FoldedNumbers(
         layout.scaled(weight, factor).detach(),

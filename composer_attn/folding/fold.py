@@ -1,4 +1,4 @@
-"""Fold the norms of a network into its convolutions, and bring them back."""
+"""Fold the norms of a network into its convolutions, and restore them."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,15 +31,16 @@ from composer_attn.surgery.validation import FOLDED
 
 @dataclass(eq=False)
 class Pair:
-    """What a convolution and its norm were before they were folded; both of them hold it.
+    """The original state of a convolution and its norm; both folded modules hold it.
 
     Attributes:
-        weight: of the convolution, the very parameter.
-        bias: likewise.
-        norm: the norm's own.
-        squeeze: of the attention between the two; empty where there is none.
-        columns: the weight of the attention's layer that has taken the norm's scale, if one has.
-        layout: of the convolution's weight.
+        weight: the original weight parameter of the convolution.
+        bias: its original bias parameter, if any.
+        norm: the original state of the norm.
+        squeeze: the squeeze of the attention between the two; empty if there is none.
+        columns: the original weight of the attention's layer that absorbed the norm's scale, if
+            any.
+        layout: layout of the convolution's weight.
     """
 
     weight: nn.Parameter
@@ -50,14 +51,14 @@ class Pair:
     layout: Layout
 
     def folded(self) -> FoldedNumbers:
-        """Compute what the pair is folded into."""
+        """Compute the folded parameters and buffers."""
         norm = numbers_of(self.norm)
         if not self.squeeze:
             return fold_plain(self.weight, self.bias, self.layout, norm)
         return fold_attended(self.weight, self.bias, self.layout, norm, self.squeeze, self.columns)
 
     def follow(self, weight: Tensor) -> None:
-        """Move to where a folded network has been moved, and into its dtype if that is another."""
+        """Move the originals to the device of ``weight``, and convert them if its dtype changed."""
         if weight.device == self.weight.device and weight.dtype == self.weight.dtype:
             return
         dtype = weight.dtype if weight.dtype != self.weight.dtype else None
@@ -70,7 +71,7 @@ class Pair:
 
 
 def fold(model: nn.Module, plan: FoldPlan) -> None:
-    """Carry out a plan; if anything is raised, nothing has changed."""
+    """Apply a plan; if anything is raised, nothing has changed."""
     modules = dict(walk(model))
     with torch.no_grad():
         pairs = [(modules[each.name], modules[each.norm]) for each in plan.folded]
@@ -86,14 +87,14 @@ def fold(model: nn.Module, plan: FoldPlan) -> None:
 
 
 def unfold(model: nn.Module) -> list[str]:
-    """Bring every folded norm of a model back, exactly.
+    """Restore every folded norm of a model exactly.
 
     Returns:
         The names of the norms.
 
     Raises:
-        ModelError: a folded weight has changed, or one half of a pair is not in the model. Nothing
-            was changed.
+        ModelError: a folded weight was changed, or one module of a pair is not in the model.
+            Nothing was changed.
     """
     found = _find_pairs(model)
     changed = []
@@ -116,7 +117,7 @@ def unfold(model: nn.Module) -> list[str]:
 
 
 def _find_pairs(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Module, Pair]]:
-    """Return the folded convolutions by name, with their norms."""
+    """Return the folded convolutions by name, each with its norm and their original state."""
     held = {module: vars(module)[FOLDED] for module in model.modules() if FOLDED in vars(module)}
     norms = {pair: module for module, pair in held.items() if is_folded_norm(module)}
     convs = {pair: module for module, pair in held.items() if not is_folded_norm(module)}
@@ -147,7 +148,7 @@ def _pair(conv: Any, norm: nn.Module) -> Pair:
 
 
 def _columns(attention: nn.Module) -> nn.Parameter | None:
-    """Return the weight of an attention's layer that takes what is squeezed, if only it does."""
+    """Return the weight of the layer that is the only consumer of the squeezed values, if any."""
     cls = type(attention)
     if not isinstance(attention, SqueezeExcitation) or any(
         getattr(cls, name) is not getattr(SqueezeExcitation, name)
@@ -161,7 +162,7 @@ def _columns(attention: nn.Module) -> nn.Parameter | None:
 
 
 def _slots(conv: Any, pair: Pair) -> Iterator[tuple[str, dict, str, Tensor | None]]:
-    """List where a folded convolution holds what: a field, a table, a key, what was there."""
+    """Yield, for each replaced parameter, its field, dict and key, and the original."""
     yield "weight", conv._parameters, "weight", pair.weight
     yield "bias", conv._parameters, "bias", pair.bias
     if pair.columns is not None:
@@ -179,7 +180,7 @@ def _put(conv: nn.Module, norm: nn.Module, pair: Pair, numbers: FoldedNumbers) -
 
 
 def _bring_back(conv: nn.Module, norm: nn.Module, pair: Pair) -> None:
-    """Undo :func:`_put`; harmless where only half of it was done."""
+    """Undo :func:`_put`; safe to call if it was only partly done."""
     for _, table, key, before in _slots(conv, pair):
         table[key] = before
     if pair.squeeze:
@@ -190,7 +191,7 @@ def _bring_back(conv: nn.Module, norm: nn.Module, pair: Pair) -> None:
 
 
 def _has_changed(conv: nn.Module, pair: Pair) -> bool:
-    """Say whether a folded convolution holds other numbers than its pair is folded into."""
+    """Return whether the numbers of a folded convolution differ from those folding computed."""
     expected = pair.folded()
     held = {field: table[key] for field, table, key, _ in _slots(conv, pair)}
     if isinstance(conv, FoldedSite):
@@ -207,7 +208,7 @@ def _agree(held: Tensor | None, expected: Tensor | None, exactly: bool) -> bool:
         return held is expected
     if exactly:
         return torch.equal(held, expected)
-    # It was moved, or converted, since: as near as the coarser of both types can tell.
+    # It was moved or converted since: compare to the precision of the coarser dtype.
     eps = max(torch.finfo(held.dtype).eps, torch.finfo(expected.dtype).eps)
     given, wanted = held.double().cpu(), expected.double().cpu()
     return given.shape == wanted.shape and torch.allclose(given, wanted, rtol=4 * eps, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What folding does: every convolution, the norm that goes into it, or why none does."""
+"""What folding does: each convolution, the norm that is folded into it, or why none is."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from composer_attn.surgery.plan_table import align
 
 @dataclass(frozen=True)
 class FoldedPair:
-    """A convolution, and the norm behind it.
+    """A convolution, and the norm after it.
 
     Attributes:
-        name: the convolution's name in the model; ``''`` is the model itself.
-        kind: the name of its class before surgery.
-        attended: whether attention stands between the two.
-        norm: name of the norm that goes into it; empty where none does.
-        reason: why none does; empty where one does.
+        name: qualified name of the convolution; ``''`` is the model itself.
+        kind: name of its class before surgery.
+        attended: whether there is attention between the two.
+        norm: name of the norm that is folded into it; empty if none is.
+        reason: why none is; empty if one is.
     """
 
     name: str
@@ -25,7 +25,7 @@ class FoldedPair:
 
     @property
     def folded(self) -> bool:
-        """Whether a norm goes into the convolution."""
+        """Whether a norm is folded into the convolution."""
         return not self.reason
 
 
@@ -41,16 +41,16 @@ class FoldPlan:
 
     @property
     def folded(self) -> tuple[FoldedPair, ...]:
-        """The convolutions that a norm goes into."""
+        """The convolutions that a norm is folded into."""
         return tuple(pair for pair in self.pairs if pair.folded)
 
     @property
     def left(self) -> tuple[FoldedPair, ...]:
-        """The others, each with its reason."""
+        """The convolutions that none is folded into, each with its reason."""
         return tuple(pair for pair in self.pairs if not pair.folded)
 
     def __str__(self) -> str:
-        """Draw the plan as a table, one convolution a line, under a line of totals."""
+        """Format the plan as a table with one row per convolution, under a line of totals."""
         between = sum(pair.attended for pair in self.folded)
         head = (
             f"{len(self.folded)} of {len(self.pairs)} convolutions take in a norm, "

@@ -1,7 +1,7 @@
-"""What a norm is once it has gone into the convolution before it: nothing, or its activation.
+"""A folded norm: the identity, or the norm's built-in activation.
 
-It stays the same object under the same name, with its hooks and children. Its own parameters and
-buffers, and its class, are kept by the pair that it is half of.
+It remains the same object under the same name, with its hooks and children. Its original class,
+parameters and buffers are stored in the pair that it belongs to.
 """
 
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ _PLAIN = {
     nn.BatchNorm3d.forward,
     nn.SyncBatchNorm.forward,
 }
-# Matched by qualified names, so that neither package need be installed.
+# Matched by qualified name, so that neither package need be installed.
 _FROZEN = {
     "torchvision.ops.misc.FrozenBatchNorm2d",
     "timm.layers.norm_act.FrozenBatchNorm2d",
 }
-# These compute drop(x) and act(x) after the norm.
+# Norms that compute act(drop(norm(x))).
 _WITH_ACTIVATION = {
     "timm.layers.norm_act.BatchNormAct2d",
     "timm.layers.norm_act.FrozenBatchNormAct2d",
@@ -42,7 +42,7 @@ _WITH_ACTIVATION = {
 
 
 class NormBefore(NamedTuple):
-    """A norm's own, while it is folded."""
+    """The original state of a norm while it is folded."""
 
     cls: type[nn.Module]
     parameters: dict[str, nn.Parameter | None]
@@ -51,7 +51,7 @@ class NormBefore(NamedTuple):
 
 
 def refuse_training(module: nn.Module) -> None:
-    """Refuse to compute in training mode, where a norm would normalize by the batch."""
+    """Raise in training mode, in which the norm would use batch statistics."""
     if module.training:
         raise ModelError(
             "this network's norms are folded into its convolutions, for evaluation: call eval() "
@@ -60,10 +60,10 @@ def refuse_training(module: nn.Module) -> None:
 
 
 class FoldedNorm(nn.Module):
-    """A norm that has gone into the convolution before it: computes nothing."""
+    """A norm that is folded into the convolution before it: the identity."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the input, which is normalized already."""
+        """Return the input, which is already normalized."""
         refuse_training(self)
         return input
 
@@ -78,27 +78,27 @@ class FoldedNorm(nn.Module):
 
 
 class FoldedNormAct(FoldedNorm):
-    """A norm with an activation of its own, timm's: computes the activation."""
+    """A folded norm of timm's with a built-in activation: computes only the activation."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Activate the input, which is normalized already."""
+        """Activate the input, which is already normalized."""
         refuse_training(self)
-        held: Any = self  # to nn.Module's annotations, a child may be a tensor
+        held: Any = self  # in nn.Module's annotations a child may be a tensor
         return held.act(held.drop(input))
 
 
 def qualified_name(cls: type) -> str:
-    """Return a class's name with its module's."""
+    """Return the qualified name of a class, including its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def class_of_norm(norm: nn.Module) -> type[nn.Module]:
-    """Return a norm's class, without its attention."""
+    """Return the class of a norm, without added attention."""
     return original_class(norm) if is_attended(norm) else type(norm)
 
 
 def folded_class_of(norm: nn.Module) -> type[FoldedNorm] | None:
-    """Return what a norm becomes; None where it computes something else than a known norm does."""
+    """Return the class that a norm takes when folded; None if its computation is not known."""
     cls = class_of_norm(norm)
     if "forward" in vars(norm):
         return None
@@ -109,27 +109,27 @@ def folded_class_of(norm: nn.Module) -> type[FoldedNorm] | None:
 
 
 def uses_batch_statistics(norm: nn.Module) -> bool:
-    """Say whether a norm is in training mode, or keeps no statistics to normalize by."""
+    """Return whether a norm uses batch statistics: in training mode or without running ones."""
     if isinstance(norm, _BatchNorm) and norm.training:
         return True
     return norm._buffers.get("running_mean") is None or norm._buffers.get("running_var") is None
 
 
 def numbers_of(held: NormBefore) -> NormNumbers:
-    """Return what a norm computes by."""
+    """Return the numbers of a norm."""
     own = {**held.parameters, **held.buffers}
     mean, variance = cast(Tensor, own["running_mean"]), cast(Tensor, own["running_var"])
     return NormNumbers(mean, variance, own.get("weight"), own.get("bias"), held.eps)
 
 
 def taken_from(norm: nn.Module) -> NormBefore:
-    """Return a norm's own, which stays with it."""
+    """Return the original state of a norm, which is left unchanged."""
     held: Any = norm
     return NormBefore(class_of_norm(norm), norm._parameters, norm._buffers, held.eps)
 
 
 def empty(norm: nn.Module) -> None:
-    """Let a norm compute nothing, or its activation."""
+    """Turn a norm into the identity, or into its activation."""
     folded = cast(type[FoldedNorm], folded_class_of(norm))
     vars(norm).update(_parameters={}, _buffers={})
     side = attended_side(norm) if is_attended(norm) else ""
@@ -144,7 +144,7 @@ def refill(norm: nn.Module, held: NormBefore) -> None:
 
 
 def is_folded_norm(module: nn.Module) -> TypeGuard[FoldedNorm]:
-    """Say whether a module is a norm that has gone into a convolution."""
+    """Return whether a module is a norm that is folded into a convolution."""
     return isinstance(module, FoldedNorm)
 
 
@@ -155,7 +155,7 @@ for _norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
 def refuse_weights_of_before(
     module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any
 ) -> None:
-    """Refuse, as a hook, a state dict of before folding, before any of it is loaded."""
+    """Refuse, in a pre-hook, a state dict of the unfolded network before any of it is loaded."""
     for name, norm in module.named_modules(prefix=prefix.removesuffix(".")):
         if is_folded_norm(norm):
             own = vars(norm)[FOLDED].norm
@@ -167,16 +167,16 @@ def refuse_weights_of_before(
 
 
 def watch_loading(model: nn.Module) -> None:
-    """Let a folded model refuse weights of before."""
+    """Register a hook that makes a folded model refuse state dicts of the unfolded one."""
     model.register_load_state_dict_pre_hook(refuse_weights_of_before)
 
 
 def end_watching(model: nn.Module) -> None:
-    """Undo :func:`watch_loading` wherever nothing is folded any more."""
+    """Undo :func:`watch_loading` on every module that no longer contains a folded norm."""
     for module in model.modules():
         if not any(map(is_folded_norm, module.modules())):
             hooks = module._load_state_dict_pre_hooks
-            held: Any  # a wrapper of torch's around the hook
+            held: Any  # torch's wrapper around the hook
             for key, held in list(hooks.items()):
                 if held.hook is refuse_weights_of_before:
                     del hooks[key]

@@ -1,4 +1,4 @@
-"""An attended convolution whose norm has gone into it: convolution, attention, one multiply-add."""
+"""An attended convolution with its norm folded in: convolution, attention, one multiply-add."""
 
 from collections.abc import Callable
 from math import prod
@@ -16,7 +16,7 @@ from composer_attn.surgery.attend import Attends, set_class, staying
 from composer_attn.surgery.feature_maps import is_sample
 from composer_attn.surgery.folding import refuse_fuse_modules
 
-# The buffers that a folded site has besides its own.
+# The additional buffers of a folded site.
 BUFFERS = {"shift": "folded_shift", "inverse": "folded_inverse", "post": "folded_post"}
 
 _PLAIN_FORWARDS = {nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
@@ -30,13 +30,13 @@ else:
 
 
 class FoldedSite(_Site):
-    """Mixed into the class of every attended convolution that has taken in the norm behind it."""
+    """Mixin for attended convolutions that the norm after them is folded into."""
 
-    attention: ChannelAttention  # no other is folded
+    attention: ChannelAttention  # sites with any other attention are not folded
     folded_shift: Tensor
     folded_inverse: Tensor | None
     folded_post: Tensor | None
-    # The convolution's own forward, without attention.
+    # The original forward of the convolution, without attention.
     _alone: Callable[..., Tensor]
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -50,12 +50,13 @@ class FoldedSite(_Site):
         return self._attend_folded(z)
 
     def _pays_beforehand(self, x: Tensor) -> bool:
-        """Say whether to scale the weights, rather than what they put out.
+        """Return whether scaling the weights is faster than scaling the output.
 
-        That takes a single image and a 1x1 convolution, whose output's averages are linear in
-        those of its input. Passes over input and weights must be well below those over
-        the output. (One core, ResNet-50's 64 to 256 channels at 56x56: 1.14 of the convolution's
-        time rather than 1.68; 128 to 512 at 28x28: 1.05, 1.44; 256 to 1024 at 14x14: no gain.)
+        This requires a single image and a 1x1 convolution, whose output averages are linear in its
+        input averages. It pays if the passes over input and weights are much smaller than those
+        over the output. (On one core, relative to the convolution alone: ResNet-50's 64 to 256
+        channels at 56x56 take 1.14 rather than 1.68; 128 to 512 at 28x28: 1.05 rather than 1.44;
+        256 to 1024 at 14x14: no gain.)
         """
         if torch.compiler.is_compiling() or needs_plain_operations() or torch.is_grad_enabled():
             return False
@@ -69,7 +70,7 @@ class FoldedSite(_Site):
             return False
         if conv.groups != 1 or any(each != 1 for each in conv.kernel_size):
             return False
-        # To keep the size, a 1x1 convolution pads nothing.
+        # Padding would add positions that the averages of the input do not include.
         if not isinstance(conv.padding, str) and any(conv.padding):
             return False
         sizes = zip(x.shape[2:], conv.stride, strict=True)
@@ -77,7 +78,7 @@ class FoldedSite(_Site):
         return x.numel() + 3 * weight.numel() < conv.out_channels * positions
 
     def _scaled_beforehand(self, x: Tensor) -> Tensor:
-        """Compute the scales of a single image from its input, and put them into the weights."""
+        """Compute the scales of a single image from its input, and apply them to the weights."""
         conv: Any = self
         seen: Any = (..., *(slice(None, None, step) for step in conv.stride))
         means = x[seen].mean(dim=tuple(range(2, x.dim())), keepdim=True)
@@ -93,7 +94,7 @@ class FoldedSite(_Site):
         return torch.addcmul(shift, z, s)
 
     def _scales(self, z: Tensor) -> Tensor:
-        """Compute the attention's scales from the output ``z``, which is scaled by the norm."""
+        """Compute the attention's scales from ``z``, the output scaled by the norm."""
         attention = self.attention
         if attention.squeeze == "avg+max":
             both = (squeeze_channels(z, attention.channels, "avg+max", i) for i in (0, 1))
@@ -113,7 +114,7 @@ class FoldedSite(_Site):
 
 
 def _as_excitation(s: Tensor, z: Tensor, squeeze: str) -> Tensor:
-    """Give scales the shape in which they scale ``z``."""
+    """Reshape scales so that they broadcast with ``z``."""
     s = s.to(z.dtype)
     if squeeze == "none":
         return s.reshape(z.movedim(1, -1).shape).movedim(-1, 1)
@@ -127,7 +128,7 @@ def _make_folded(make: Any, args: tuple) -> nn.Module:
 
 
 def folded_class(attended: type[nn.Module]) -> type[FoldedSite]:
-    """Return the class that extends an attended convolution's; one for each."""
+    """Return the folded class extending an attended convolution's class, cached per class."""
     found = _folded_classes.get(attended)
     if found is None:
         one_input = _takes_one_input(attended)
@@ -138,26 +139,26 @@ def folded_class(attended: type[nn.Module]) -> type[FoldedSite]:
             "_alone": plain.forward,
         }
         made = type(f"Folded{attended.__name__}", (FoldedSite, attended), attributes)
-        found = cast(type[FoldedSite], made)  # by its first base
+        found = cast(type[FoldedSite], made)  # its first base is FoldedSite
         _folded_classes[attended] = found
         refuse_fuse_modules(found, attended)
     return found
 
 
 def _takes_one_input(attended: type) -> bool:
-    # One that is the whole model has a signature that torch.fx and torch.export can read.
+    # If it is the whole model, torch.fx and torch.export need a signature that they can read.
     return issubclass(attended, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def fill(site: nn.Module, numbers: FoldedNumbers) -> None:
-    """Let an attended convolution compute what it and its norm did."""
+    """Make an attended convolution compute what it and its norm did."""
     for name, buffer in BUFFERS.items():
         site._buffers[buffer] = getattr(numbers, name)
     set_class(site, folded_class(type(site)))
 
 
 def vacate(site: nn.Module) -> None:
-    """Undo :func:`fill`; harmless where only half of it was done."""
+    """Undo :func:`fill`; safe to call if it was only partly done."""
     for buffer in BUFFERS.values():
         site._buffers.pop(buffer, None)
     if isinstance(site, FoldedSite):

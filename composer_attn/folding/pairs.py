@@ -1,4 +1,4 @@
-"""Find the norm that goes into each convolution, or why none does."""
+"""Find the norm that can be folded into each convolution, or why none can."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,15 +26,15 @@ from composer_attn.surgery.attend import attended_side, is_attended, original_cl
 _KINDS = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 CONVOLUTIONS = tuple(getattr(nn, kind) for kind in _KINDS)
 TRANSPOSED = CONVOLUTIONS[3:]
-# These pad their input first, and use weight and bias as torch's do.
+# These pad their input first, and use weight and bias as torch's convolutions do.
 _PADDING = {"timm.layers.conv2d_same.Conv2dSame", "timm.layers.conv2d_same.Conv2dSameExport"}
 
 
 def plan_pairs(model: nn.Module) -> FoldPlan:
-    """Say which norm goes into each convolution of a network in evaluation mode.
+    """Plan which norm is folded into each convolution of a network in evaluation mode.
 
     Args:
-        model: the network, nothing in which is fused or folded.
+        model: the network, in which nothing is fused or folded.
     """
     proofs = _FoldProofs(model)
     found: list[FoldedPair] = []
@@ -58,7 +58,7 @@ def plan_pairs(model: nn.Module) -> FoldPlan:
 
 
 def _find(proofs: "_FoldProofs", conv: nn.Module, name: str) -> str:
-    """Find the norm of a convolution."""
+    """Return the name of the norm that can be folded into a convolution."""
     _check_convolution(conv)
     following = proofs.only(name)
     norm = proofs.modules[following]
@@ -74,7 +74,7 @@ def _find(proofs: "_FoldProofs", conv: nn.Module, name: str) -> str:
 
 
 def _check_convolution(conv: nn.Module) -> None:
-    """Make sure that a convolution computes by its weight and bias what torch's do."""
+    """Check that a convolution uses its weight and bias as torch's convolutions do."""
     cls = original_class(conv) if is_attended(conv) else type(conv)
     plain = next(kind for kind in CONVOLUTIONS if isinstance(conv, kind))
     own = cls.forward is not plain.forward and qualified_name(cls) not in _PADDING
@@ -97,7 +97,7 @@ def _check_convolution(conv: nn.Module) -> None:
 
 
 def _check_attention(attention: nn.Module) -> None:
-    """Make sure that an attention can be given what it squeezes of a scaled feature map."""
+    """Check that an attention can be computed from a rescaled feature map."""
     if not is_ours(attention) or "forward" in vars(attention):
         raise UnprovedError("its attention has a forward of its own")
     if attention.squeeze == "own":
@@ -107,7 +107,7 @@ def _check_attention(attention: nn.Module) -> None:
 
 
 def _check_norm(norm: nn.Module) -> None:
-    """Make sure that a norm computes ``c z + t`` of constants, and perhaps an activation."""
+    """Check that a norm computes ``c z + t`` with constants, and possibly an activation."""
     if folded_class_of(norm) is None:
         raise UnprovedError("not a batch norm, or one with a forward of its own")
     if is_parametrized(norm):
@@ -123,16 +123,16 @@ def _check_norm(norm: nn.Module) -> None:
 
 
 class _FoldProofs(Proofs):
-    """Proofs that hold a change of numbers, which must reach nobody but the norm.
+    """Proofs for changes of values, which no module other than the norm may see.
 
-    (A fusion hands on values, and may be planned wrongly without harm.)
+    (Fusion only defers the computation of values, so an error in its plan does no harm.)
     """
 
     def only(self, name: str) -> str:
-        """Find the module that alone takes the output of ``name``, and takes nothing else.
+        """Return the only module that takes the output of ``name`` and has no other input.
 
         Raises:
-            UnprovedError: there is none, or it cannot be told.
+            UnprovedError: there is no such module, or it cannot be determined.
         """
         self._called_as(name)
         following = self.following(name)
@@ -141,9 +141,9 @@ class _FoldProofs(Proofs):
         return following
 
     def _check_passed_within(self, name: str, following: str) -> None:
-        """Make sure that what a Sequential passes from one child to the next reaches nobody else.
+        """Check that nothing else sees what a Sequential passes from one child to the next.
 
-        Who calls its children one by one, and not it, may keep what is between them.
+        Code that calls the children individually, not the Sequential, could use the values between.
         """
         pairs = list(zip(name.split("."), following.split("."), strict=False))
         same = [part for part, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
@@ -153,10 +153,10 @@ class _FoldProofs(Proofs):
                 raise UnprovedError("what calls it looks into the Sequential that it is in")
 
     def _called_as(self, name: str) -> str:
-        """Return what is called where a module is: itself, or a Sequential that it is in.
+        """Return what is called to run a module: the module itself, or a Sequential containing it.
 
         Raises:
-            UnprovedError: it is called several times, or used in another way, too.
+            UnprovedError: it is called several times, or also used in another way.
         """
         called = owner = ""
         for parent, _ in self.above(name):
@@ -166,7 +166,7 @@ class _FoldProofs(Proofs):
                 own = _below(parent, name)
                 called, owner = join(parent, self.agreed(parent, partial(_one_call, own))), parent
                 continue
-            # Who calls the owner may reach into it all the same, where it can be seen.
+            # A caller of the owner may still reach into it, as far as its trace shows.
             graphs = self._graphs.get(parent)
             for graph in graphs if isinstance(graphs, list) else ():
                 _check_not_within(_below(parent, owner), graph)
@@ -174,12 +174,12 @@ class _FoldProofs(Proofs):
 
 
 def _below(parent: str, name: str) -> str:
-    """Name a module as seen from one that it is in."""
+    """Return a module's name relative to a module that contains it."""
     return name[len(parent) + 1 :] if parent else name
 
 
 def _one_call(own: str, graph: fx.Graph) -> str:
-    """Name the child that is called where ``own`` is: the child itself, or one that it is in."""
+    """Return the child called to run ``own``: that child itself, or one that contains it."""
     above = [own[:i] for i, letter in enumerate(own) if letter == "."]
     calls = [target for target in _targets(graph) if target in (own, *above)]
     if len(calls) != 1:

@@ -1,4 +1,4 @@
-"""Fold the norms of a network into its convolutions, for evaluation, and bring them back."""
+"""Fold the norms of a network into its convolutions for evaluation, and restore them."""
 
 import copy
 import warnings
@@ -12,23 +12,24 @@ from composer_attn.folding import FoldPlan, fold, plan_pairs, unfold
 from composer_attn.fusion import backends_of, fuse, norms_of, unfuse
 from composer_attn.surgery import check_model
 
-# What computed a fused site, noted on it while its network is folded.
+# Attribute of a fused site whose network is folded: its backend before folding.
 _BACKEND = "_attn_backend_before"
-# What computed the other norms, noted on the network.
+# Attribute of a folded network: the backend of its other fused norms before folding.
 _NORMS = "_attn_norms_before"
 
 
 def plan_folding(model: nn.Module) -> FoldPlan:
-    """Work out what :func:`fold_norms` would do, and change nothing.
+    """Plan what :func:`fold_norms` would do, without changing anything.
 
     Args:
         model: a network in evaluation mode.
 
     Returns:
-        Every convolution, the norm that would go into it, or why none would. Print it.
+        A plan that lists every convolution with the norm that would be folded into it, or why none
+        would be; printing it shows a table.
 
     Raises:
-        ModelError: the model is in training mode, wrapped, compiled or scripted, or folded already.
+        ModelError: the model is in training mode, wrapped, compiled, scripted or already folded.
 
     Example:
         >>> from torch import nn
@@ -50,34 +51,36 @@ def plan_folding(model: nn.Module) -> FoldPlan:
 
 
 def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
-    """Fold the norms of a network into its convolutions, for evaluation; attention stays right.
+    """Fold the norms of a network into its convolutions for evaluation, with correct attention.
 
-    A norm behind a convolution goes into its weights. Where attention stands between the two,
-    ``norm(attention(conv(x)))``, the weights take the norm's scale ``c``, the attention is given
-    what it would have squeezed (``1 / c`` times what it squeezes now; in a Squeeze-and-Excitation
-    the first layer takes that in), and the norm's shift is added after it: a convolution, a mean,
-    two small products and one multiply-add. An attended norm (``placement="norm"``) goes into the
-    convolution, and its attention stays. Outputs are those of before, to rounding.
+    A norm that follows a convolution is merged into its weights. If attention stands between the
+    two, ``norm(attention(conv(x)))``, the weights absorb the norm's scale ``c``, the squeezed
+    values are multiplied by ``1 / c``, so that the attention sees what it would have seen (in a
+    Squeeze-and-Excitation the first layer absorbs this factor), and the norm's shift is added after
+    it: a convolution, a mean, two small products and one multiply-add. An attended norm
+    (``placement="norm"``) is folded into the convolution, and its attention remains. Outputs are
+    unchanged up to rounding.
 
-    Folded is a norm of which a trace of the forward shows that it alone takes the convolution's
-    output; :func:`plan_folding` lists which, and why the others are not. Modules and names stay as
-    they are. The folded weights are new parameters that take no gradients. Those of before are kept
-    beside them (in memory, and in a pickled model), for :func:`unfold_norms`.
+    A norm is folded if a trace of the forward shows that it is the only consumer of the
+    convolution's output; :func:`plan_folding` lists which are, and why the others are not. Modules
+    and names stay the same. The folded weights are new parameters that do not require gradients.
+    The original ones are kept (in memory, and in a pickled model) for :func:`unfold_norms`.
 
     Args:
         model: a network in evaluation mode, attended or not, fused or not, not wrapped or compiled
-            yet. A fused one computes its attentions unfused while it is folded.
-        inplace: fold the model itself; ``False`` folds a copy and leaves the model as it is.
+            yet. A fused network computes its attentions unfused while it is folded.
+        inplace: whether to fold the model itself; ``False`` folds a copy and leaves the model
+            unchanged.
 
     Returns:
         The folded network: the model itself, or the copy.
 
     Raises:
-        ModelError: the model is in training mode, wrapped, compiled or scripted, or folded already.
+        ModelError: the model is in training mode, wrapped, compiled, scripted or already folded.
             Nothing was changed.
 
     Warns:
-        NothingFoldedWarning: there was no norm to fold.
+        NothingFoldedWarning: no norm could be folded.
 
     Example:
         >>> import torch
@@ -117,21 +120,20 @@ def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
 
 
 def unfold_norms(model: nn.Module) -> list[str]:
-    """Undo :func:`fold_norms` exactly: parameters, buffers and classes are those of before.
+    """Undo :func:`fold_norms` exactly, restoring parameters, buffers and classes.
 
-    The very parameters and buffers come back, so that the state dict is the same to the bit. What
-    was fused is fused again.
+    The original parameter and buffer objects are restored, so the state dict is bitwise identical.
+    Sites that were fused before are fused again.
 
     Args:
-        model: a network, folded in place, or the copy that was; not wrapped or compiled.
+        model: a folded network (the model itself or a folded copy), not wrapped or compiled.
 
     Returns:
-        The names of the norms that are back; none is no error.
+        The names of the restored norms; an empty list is not an error.
 
     Raises:
-        ModelError: the model is wrapped, compiled or scripted; a folded weight was changed
-            meanwhile; or one of a convolution and its norm is outside the model. Nothing was
-            changed.
+        ModelError: the model is wrapped, compiled or scripted; a folded weight was changed since;
+            or only one module of a convolution and norm pair is in the model. Nothing was changed.
 
     Example:
         >>> from torch import nn
@@ -154,7 +156,7 @@ def unfold_norms(model: nn.Module) -> list[str]:
 
 
 def _check(model: nn.Module) -> None:
-    """Make sure that a model can be folded, before anything changes."""
+    """Raise if a model cannot be folded, before anything changes."""
     check_model(model)
     training = [
         name

@@ -76,7 +76,7 @@ def fuse_attention(model: nn.Module, backend: str = "auto", *, norms: bool = Fal
 
 
 def prepare_fused(model: nn.Module, backend: str, plan: FusionPlan) -> None:
-    """Build what a backend runs for a plan, before anything is timed."""
+    """Build a backend's kernels for a plan, so that no timing includes building them."""
     norms = (model.get_submodule(site.norm) for site in plan.norms)
     devices = (p.device for each in (*backends_of(model), *norms) for p in each.parameters())
     prepare(backend, devices, {s.function for s in (*plan.fused, *plan.norms)} - {""})

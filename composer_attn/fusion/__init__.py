@@ -1,4 +1,4 @@
-"""Fusion: attention computed jointly with the norm, addition and activation around it."""
+"""Fusion: compute attention jointly with the norm, addition and activation around it."""
 
 from composer_attn.fusion.fuse import backends_of, fuse, norms_of, unfuse
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan

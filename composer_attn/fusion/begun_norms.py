@@ -1,7 +1,8 @@
-"""The classes of norms, and of attentions a network came with, that are computed jointly.
+"""Classes of norms, and of a network's own attentions, that are fused across several calls.
 
-A norm hands on what it puts out as a value (:mod:`composer_attn.fusion.deferred_tensor`); what
-activation it meets, in which way, shows when it does; and the attention after that takes it apart.
+A norm returns its output as a deferred tensor (:mod:`composer_attn.fusion.deferred_tensor`). Which
+activation follows, and in which form, is known only when it is called; the attention after that
+takes the deferred tensor over.
 """
 
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ from composer_attn.ops.fused import fits_norm
 
 @dataclass(frozen=True)
 class Beginning:
-    """What is expected after a norm; anything else is as right, but slower.
+    """What is expected to follow a norm; any other use gives the same values, more slowly.
 
     Attributes:
-        backend: what computes it.
+        backend: name of the backend that computes it.
         until_attention: whether an attention is expected after an activation.
     """
 
@@ -38,12 +39,12 @@ class Beginning:
 
 
 class BeginningNorm(JoinedNorm):
-    """A batch norm whose activation, and maybe attention after that, is computed with it."""
+    """A batch norm fused with the activation, and possibly the attention, that follows it."""
 
-    _attn_begins: Beginning  # set where it is joined
+    _attn_begins: Beginning  # set when it is fused
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize, and leave the map to who comes next."""
+        """Normalize, and return a deferred tensor if the input permits."""
         begun = self._begun(input)
         return super().forward(input) if begun is None else begun
 
@@ -59,13 +60,13 @@ class BeginningNorm(JoinedNorm):
 
 
 class BeginningNormAct(BeginningNorm):
-    """timm's norm with its activation in it."""
+    """timm's batch norm with a built-in activation."""
 
     drop: Any
     act: Any
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize, then call the activation."""
+        """Normalize, then apply the activation."""
         begun = self._begun(input)
         return (
             super(BeginningNorm, self).forward(input)
@@ -75,13 +76,13 @@ class BeginningNormAct(BeginningNorm):
 
 
 class OwnAttention(Joined):
-    """An attention that a network came with, computed with the norm and activation before it."""
+    """A network's own attention, fused with the norm and activation before it."""
 
-    _attn_own: str  # set where it is joined: what computes it
+    _attn_own: str  # name of the backend; set when it is fused
     _attn_ends: Ending | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Attend what is given, which may be a norm's output not written yet."""
+        """Attend the input, which may be a norm's deferred output."""
         if len(args) == 1 and not kwargs and type(args[0]) is Deferred:
             found = self._taken(args[0])
             if found is not None:

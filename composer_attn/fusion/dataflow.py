@@ -1,4 +1,4 @@
-"""Prove which module alone takes the output of another, and takes nothing else."""
+"""Prove from traces that the output of a module is the only input of exactly one other module."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
@@ -13,11 +13,11 @@ from composer_attn.surgery.stand_ins import split_name
 
 
 class UnprovedError(Exception):
-    """What follows a module cannot be told; the message says why."""
+    """What follows a module cannot be determined; the message says why."""
 
 
 class Proofs:
-    """Proofs over one network; each forward is traced once."""
+    """Dataflow proofs over one network; each forward is traced once."""
 
     def __init__(self, model: nn.Module):
         self.names: dict[nn.Module, list[str]] = {}
@@ -28,10 +28,10 @@ class Proofs:
         self._graphs: dict[str, list[fx.Graph] | str] = {}
 
     def following(self, name: str) -> str:
-        """Find the module that alone takes the output of ``name``.
+        """Return the name of the only module that takes the output of ``name``.
 
         Raises:
-            UnprovedError: there is none, or it cannot be told.
+            UnprovedError: there is no such module, or it cannot be determined.
         """
         for parent, own in self.above(name):
             found = self._next(parent, own)
@@ -42,10 +42,10 @@ class Proofs:
     def above(self, name: str) -> Iterator[tuple[str, str]]:
         """Yield the module whose forward calls ``name``, the one that calls that one, and so on.
 
-        Each comes with the name of the module before, as seen from it.
+        Each is paired with the name of the previous module relative to it.
 
         Raises:
-            UnprovedError: the module is used in several places.
+            UnprovedError: the module occurs under several names.
         """
         if len(self.names[self.modules[name]]) > 1:
             raise UnprovedError("it is used in several places")
@@ -58,23 +58,23 @@ class Proofs:
             name = parent
 
     def _next(self, parent: str, own: str) -> str:
-        """Name the child that follows ``own`` in its parent; empty where the parent returns it."""
+        """Return the child that follows ``own`` in its parent, or "" if the parent returns it."""
         if is_sequential(self.modules[parent]):
             return self.next_in_sequence(parent, own)
         return self.agreed(parent, lambda graph: self._next_in_graph(graph, parent, own))
 
     def next_in_sequence(self, parent: str, own: str) -> str:
-        """Name the child of a Sequential that follows ``own``; empty where none does."""
+        """Return the child of a Sequential that follows ``own``, or "" if there is none."""
         children = list(self.modules[parent]._modules)
         behind = children[children.index(own) + 1 :]
         return next((name for name in behind if not self.passes(parent, name)), "")
 
     def passes(self, parent: str, name: str) -> bool:
-        """Say whether a child returns its very input."""
+        """Return whether a child returns its input unchanged."""
         return type(self.modules[join(parent, name)]) is nn.Identity
 
     def agreed(self, parent: str, find: Callable[[fx.Graph], Any]) -> Any:
-        """Return what is found both in the graph for training and in the one for evaluation."""
+        """Return what ``find`` finds in the graphs of both modes; raise if the two differ."""
         found = [find(graph) for graph in self._traced(parent)]
         if found[0] != found[1]:
             raise UnprovedError("what follows it differs between training and evaluation")
@@ -93,7 +93,7 @@ class Proofs:
             node = user
 
     def first(self, name: str) -> str:
-        """Go down to what a Sequential starts with."""
+        """Descend into nested Sequentials to the first module called."""
         module = self.modules[name]
         while is_sequential(module) and len(module):
             name = f"{name}.{next(iter(module._modules))}"
@@ -101,14 +101,14 @@ class Proofs:
         return name
 
     def _traced(self, parent: str) -> list[fx.Graph]:
-        """Trace a forward for training and for evaluation, children kept whole."""
+        """Trace a forward in training and in evaluation mode, with children as leaves."""
         if parent not in self._graphs:
             module = self.modules[parent]
             try:
                 if "forward" in vars(module):
                     raise ValueError("its forward was replaced on the instance")
                 self._graphs[parent] = [trace_children(module, mode) for mode in (True, False)]
-            except Exception as error:  # whatever a forward raises on symbolic inputs
+            except Exception as error:  # a forward may raise anything on symbolic inputs
                 why = first_line(error)
                 self._graphs[parent] = f"{parent or 'the model'} cannot be traced: {why}"
         found = self._graphs[parent]
@@ -118,7 +118,7 @@ class Proofs:
 
 
 def call_of(graph: fx.Graph, own: str) -> fx.Node:
-    """Return the one call of a child."""
+    """Return the only call of a child; raise if there is not exactly one."""
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == own]
     if len(calls) != 1:
         raise UnprovedError(f"it is called {len(calls)} times")
@@ -126,7 +126,7 @@ def call_of(graph: fx.Graph, own: str) -> fx.Node:
 
 
 def only_user(node: fx.Node) -> fx.Node:
-    """Return the one node that takes the output of another."""
+    """Return the only user of a node's output; raise if there is not exactly one."""
     users = list(node.users)
     if len(users) != 1:
         raise UnprovedError(f"its output is used {len(users)} times")
@@ -134,23 +134,23 @@ def only_user(node: fx.Node) -> fx.Node:
 
 
 def title(node: fx.Node) -> str:
-    """Say what a node does, for a reason."""
+    """Return a name for a node's operation, for error messages."""
     if node.op == "output":
         return "a part of the result"
     return node.target if isinstance(node.target, str) else node.target.__name__
 
 
 def is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Say whether a module calls its children one after the other."""
+    """Return whether a module calls its children in order, as ``nn.Sequential`` does."""
     kind = original_class(module) if is_attended(module) else type(module)
     return kind.forward is nn.Sequential.forward and "forward" not in vars(module)
 
 
 def has_forward(module: nn.Module) -> bool:
-    """Say whether a module can be called; a ModuleList, say, cannot."""
+    """Return whether a module can be called; a ModuleList, for example, cannot."""
     return type(module).forward is not nn.Module.forward
 
 
 def join(parent: str, name: str) -> str:
-    """Name a child by its parent's name and its own."""
+    """Return the qualified name of a child."""
     return f"{parent}.{name}" if parent else name

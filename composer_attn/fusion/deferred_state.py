@@ -1,4 +1,4 @@
-"""What a deferred tensor stands for, and what autograd knows of it until it is written."""
+"""The state of a deferred tensor, and the autograd functions that record its history."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,21 +14,21 @@ Stage = Excited | Normalized | Begun
 
 
 class Standing:
-    """What a deferred tensor stands for.
+    """The state of a deferred tensor.
 
     Attributes:
-        stage: what is known of it.
-        shortcut: what is added to that, if anything.
+        stage: the begun computation that produces its values.
+        shortcut: the tensor to be added to them, if any.
         until_relu: whether a ReLU is expected after an addition.
         until_attention: whether an attention is expected after an activation.
-        exposed: tensors that it is computed from and others hold, and their versions.
-        gradients: whether gradients were recorded when it was made.
-        node: its history, as it was made.
-        version: of changes in place, as it was made; ``None`` in inference mode, which counts none.
-        numbers: once they are there, detached.
-        instead: the tensor that it has become, once something in place gave it another.
-        apart: whether nobody may take it apart.
-        taken: whether someone did, whose gradient does not pass through it.
+        exposed: inputs of the computation that may be held elsewhere, with their version counters.
+        gradients: whether grad mode was enabled when it was created.
+        node: its ``grad_fn`` at creation.
+        version: its version counter at creation; ``None`` in inference mode, which has none.
+        numbers: its values once computed, detached.
+        instead: the tensor that replaced it after an in-place operation.
+        apart: whether it must not be fused any further.
+        taken: whether it was fused further, so that its gradient does not pass through it.
     """
 
     __slots__ = (
@@ -59,21 +59,21 @@ class Standing:
         self.taken = False
 
     def compute(self) -> Tensor:
-        """Write the numbers."""
+        """Compute the values, without gradients."""
         self.check()
-        # Such a tensor can be used where inference mode has ended, or not yet begun.
+        # The tensor may be used after inference mode has ended, or before it begins.
         with torch.inference_mode(self.version is None):
             if self.shortcut is None:
                 return self.stage.values()
-            # Nothing is added to an attention before its norm.
+            # Nothing is added to an attention's output before its norm.
             return cast(Normalized | Begun, self.stage).values(shortcut=self.shortcut.detach())
 
     def is_outdated(self) -> bool:
-        """Say whether somebody changed what it is computed from."""
+        """Return whether an input was changed in place since."""
         return any(tensor._version != version for tensor, version in self.exposed)
 
     def check(self) -> None:
-        """Make sure that nobody changed what the numbers are still to be computed from."""
+        """Raise if an input of values still to be computed was changed in place."""
         if self.is_outdated():
             raise ModelError(
                 "what a fused norm read, or what was added to its output, was changed in place "
@@ -81,35 +81,35 @@ class Standing:
             )
 
     def agrees(self) -> bool:
-        """Say whether numbers that somebody was given are still those that were written.
+        """Return whether values already handed out are still those that were computed.
 
-        Memory can be written to in ways that no version counts.
+        Memory can be written to without any version counter being incremented.
         """
         if self.numbers is None:
             self.check()
             return True
-        # A GPU that records a graph tells nothing.
+        # Values cannot be compared while a CUDA graph is being captured.
         if self.numbers.is_cuda and torch.cuda.is_current_stream_capturing():
             return False
         return not self.is_outdated() and torch.equal(self.numbers, self.compute())
 
 
 class Plus(torch.autograd.Function):
-    """The history of a sum that is written later."""
+    """Autograd node of a sum that is computed later."""
 
     @staticmethod
     def forward(ctx, make: Callable[[], Tensor], y: Tensor, shortcut: Tensor) -> Tensor:
-        """Make what stands for it."""
+        """Create the deferred tensor."""
         return make()
 
     @staticmethod
     def backward(ctx, d: Tensor) -> tuple[None, Tensor, Tensor]:
-        """Hand it on."""
+        """Pass the gradient to both operands."""
         return None, d, d
 
 
 class PlusInPlace(torch.autograd.Function):
-    """The history of a tensor to which another was added, to be written later."""
+    """Autograd node of an in-place sum that is computed later."""
 
     @staticmethod
     def forward(ctx, y: Tensor, shortcut: Tensor) -> Tensor:
@@ -119,12 +119,12 @@ class PlusInPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d: Tensor) -> tuple[Tensor, Tensor]:
-        """Hand it on."""
+        """Pass the gradient to both operands."""
         return d, d
 
 
 class Become(torch.autograd.Function):
-    """The history of a tensor that has become another in place."""
+    """Autograd node of a tensor whose values were replaced by another's in place."""
 
     @staticmethod
     def forward(ctx, y: Tensor, other: Tensor) -> Tensor:
@@ -134,19 +134,19 @@ class Become(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d: Tensor) -> tuple[None, Tensor]:
-        """Hand it on."""
+        """Pass the gradient to the other tensor."""
         return None, d
 
 
 class Alias(torch.autograd.Function):
-    """The same numbers, as an ordinary tensor that is no view."""
+    """Autograd node of an ordinary, non-view tensor with the values of a deferred one."""
 
     @staticmethod
     def forward(ctx, y: Tensor, numbers: Tensor) -> Tensor:
-        """Return the numbers, as they are."""
+        """Return the values unchanged."""
         return numbers.detach()
 
     @staticmethod
     def backward(ctx, d: Tensor) -> tuple[Tensor, None]:
-        """Hand it on."""
+        """Pass the gradient on unchanged."""
         return d, None

@@ -1,6 +1,6 @@
-"""How a deferred tensor goes on: by an activation, an addition, or by being taken apart.
+"""How the computation of a deferred tensor continues: an activation, an addition, or a fusion.
 
-What it is to everybody else is told in :mod:`composer_attn.fusion.deferred_tensor`.
+For its behaviour as an ordinary tensor see :mod:`composer_attn.fusion.deferred_tensor`.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ no_function = torch._C.DisableTorchFunctionSubclass
 
 
 class Continued(Tensor):
-    """What stands for a stage, and can go on from it without its numbers."""
+    """A tensor that represents a begun computation and can continue it without its values."""
 
     _standing: Standing
 
@@ -32,12 +32,12 @@ class Continued(Tensor):
         exposed: tuple[Tensor, ...] = (),
         until_attention: bool = False,
     ) -> Self:
-        """Stand for what a stage computes.
+        """Create the deferred output of a stage.
 
         Args:
-            stage: attention, or a norm, up to its feature map.
+            stage: an attention or a norm, computed up to its output feature map.
             until_relu: whether a ReLU is expected after an addition.
-            exposed: tensors that it is computed from and others hold.
+            exposed: inputs of the computation that may be held elsewhere.
             until_attention: whether an attention is expected after an activation.
         """
         versions = tuple((tensor, tensor._version) for tensor in exposed)
@@ -62,7 +62,7 @@ class Continued(Tensor):
         return made
 
     def taken_apart(self, kind: type[_Kind]) -> _Kind | None:
-        """Return the stage it stands for; None where it is of another kind, or not just that."""
+        """Return its stage to be fused further; None if of another kind, added to, or changed."""
         standing = self._standing
         stage = standing.stage
         if type(stage) is not kind or standing.shortcut is not None:
@@ -74,15 +74,15 @@ class Continued(Tensor):
 
     @property
     def stage(self) -> Stage:
-        """The stage it stands for, or stood for."""
+        """The stage that it represents, or represented."""
         return self._standing.stage
 
     def exposed(self) -> tuple[Tensor, ...]:
-        """Return the tensors that it is computed from and others hold."""
+        """Return the inputs of the computation that may be held elsewhere."""
         return tuple(tensor for tensor, _ in self._standing.exposed)
 
     def _is_intact(self) -> bool:
-        """Say whether it is still what it was made as, and gradients are recorded as then."""
+        """Return whether it is unchanged since creation, under the same grad mode."""
         standing = self._standing
         if standing.apart or standing.instead is not None:
             return False
@@ -109,7 +109,7 @@ class Continued(Tensor):
         return self._become(y) if in_place else y
 
     def _become_later(self, later: Begun) -> Tensor:
-        """Stand for what comes after, which this one was changed to in place."""
+        """Represent the stage that follows, after an in-place operation on this tensor."""
         standing = self._standing
         standing.stage, standing.taken = later, False
         with no_function():
@@ -122,7 +122,7 @@ class Continued(Tensor):
         return self
 
     def _become(self, y: Tensor) -> Tensor:
-        """Stand for another tensor, which this one was changed to in place."""
+        """Take the values and history of ``y``, the result of an in-place operation on this one."""
         standing = self._standing
         standing.numbers, standing.instead = y.detach(), y
         with no_function():
@@ -155,7 +155,7 @@ class Continued(Tensor):
         return self._made(summed, differentiable)
 
     def _takes(self, other: Any, in_place: bool) -> bool:
-        """Say whether another tensor can be added when the numbers are written."""
+        """Return whether the addition of another tensor can be deferred."""
         standing = self._standing
         x = standing.stage.x
         return (
@@ -168,14 +168,14 @@ class Continued(Tensor):
         )
 
     def _can_be_activated(self, activation: Activation, in_place: bool) -> bool:
-        """Say whether it is what a norm puts out; or that with something added, before a ReLU."""
+        """Return whether an activation can be fused: on a norm's output, or a ReLU on a sum."""
         standing = self._standing
         if standing.shortcut is not None:
             return activation == RELU and self._can_go_on(in_place)
         return getattr(standing.stage, "is_normalized", False) and self._can_go_on(in_place)
 
     def _can_go_on(self, in_place: bool) -> bool:
-        """Say whether what is done to it can be computed along."""
+        """Return whether an operation on it can be fused."""
         standing = self._standing
-        # Who was given the numbers sees what is done to them in place.
+        # Values already handed out must reflect in-place operations.
         return not (in_place and standing.numbers is not None) and self._is_intact()

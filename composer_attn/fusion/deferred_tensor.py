@@ -1,17 +1,17 @@
-"""A tensor that is the output of an attention or a norm, whose numbers are written when needed.
+"""A tensor subclass for the output of an attention or a norm, whose values are computed lazily.
 
-Everybody else sees an ordinary tensor: shape, dtype, device and history are there at once, numbers
-as soon as something is done with it. Only what can go on from the numbers ``(N, C)`` that it stands
-for takes it apart: a batch norm, an addition, an activation, an attention after that, which then
-write one feature map where there would have been two or three.
+To all other code it behaves as an ordinary tensor: shape, dtype, device and autograd history are
+available at once, and values are computed when an operation needs them. Only operations that can
+continue from the ``(N, C)`` tensors that it holds take it over: a batch norm, an addition, an
+activation, or an attention after that. They then write one feature map instead of two or three.
 
-It is right whichever way it is used, since it is a wrapper of torch's own making:
+As a wrapper subclass it is correct in every use:
 
-- Functions of torch, and methods, come by ``__torch_function__``, and get a view with numbers.
-- ``torch.autograd.Function.apply``, scripted functions and C++ do not ask there. They find the
-  history that :mod:`composer_attn.ops.stages` gave it, and numbers by ``__torch_dispatch__``.
-- What is done in place, by whichever way, torch notes in the version and the history. One that was
-  changed, or has a hook, is taken apart by nobody.
+- Functions and methods of torch arrive in ``__torch_function__``, and receive a view with values.
+- ``torch.autograd.Function.apply``, scripted functions and C++ bypass that. They see the history
+  that :mod:`composer_attn.ops.stages` recorded, and get values in ``__torch_dispatch__``.
+- In-place operations, however called, are recorded in the version counter and the history. A tensor
+  that was changed or has a hook is never fused further.
 """
 
 import threading
@@ -35,15 +35,15 @@ from composer_attn.fusion.tensor_functions import (
     called_activation,
 )
 
-# Of two threads that need numbers, one computes them.
+# If two threads need the values, only one computes them.
 _lock = threading.RLock()
 
 
 class Deferred(Continued):
-    """The attended output of a module, the output of a norm, or a sum: see the module."""
+    """The deferred output of an attended module or a norm, or a sum with it; see the module."""
 
     def _numbers(self) -> Tensor:
-        """Return the numbers, written if they have not been."""
+        """Return the values, computed on first use."""
         standing = self._standing
         if standing.numbers is None:
             with _lock:
@@ -52,17 +52,17 @@ class Deferred(Continued):
         return standing.numbers
 
     def _plain(self) -> Tensor:
-        """Return an ordinary tensor: a view of this one, which it changes if it is changed."""
+        """Return an ordinary tensor: a view of this one, so that in-place changes affect both."""
         standing = self._standing
         if standing.instead is not None:
             return standing.instead
-        # Not kept: it refers to this one, in a way that the garbage collector does not see.
+        # Not cached: it refers to this tensor in a cycle that the garbage collector cannot see.
         with no_function(), torch.set_grad_enabled(True):
             return Tensor.view_as(self, self)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        """Take in an addition or an activation; hand anything else an ordinary tensor."""
+        """Defer an addition or an activation; give any other function ordinary tensors."""
         first = args[0] if args else None
         if func in ACTIVATIONS or func in ADDITIONS:
             taken = cls._taken_in(func, args, kwargs or {})
@@ -84,12 +84,12 @@ class Deferred(Continued):
                 found = func(*args, **kwargs)
         else:
             found = func(*args, **kwargs)
-        # What is done in place returns the tensor that it was done to.
+        # In-place operations return the tensor that they were applied to.
         return first if args and type(first) is cls and found is args[0] else found
 
     @classmethod
     def _taken_in(cls, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-        """Return what an addition or an activation comes to; None where it has to be plain."""
+        """Return the result of an addition or activation if it can be fused, else None."""
         first, second = (*args, None, None)[:2]
         if func in ACTIVATIONS:
             if torch.compiler.is_compiling():
@@ -103,14 +103,14 @@ class Deferred(Continued):
             return None
         if type(first) is cls and first._takes(second, in_place):
             return first._plus(second, in_place)
-        # Not what is added to in place, which others may hold.
+        # Not for in-place additions: their first operand may be held elsewhere.
         if not in_place and type(second) is cls and second._takes(first, False):
             return second._plus(first, False)
         return None
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        """Compute on the numbers; what is changed in place is the tensor itself."""
+        """Compute with the values; in-place operations return the deferred tensor itself."""
         seen: list[Deferred] = []
         given, named = _with_numbers(args, seen), _with_numbers(kwargs or {}, seen)
         found = func(*given, **named)
@@ -120,7 +120,7 @@ class Deferred(Continued):
         return found
 
     def _with_history(self, func: Callable, args: tuple, kwargs: dict) -> Any:
-        """Do something to the history of this very tensor, which stays one from then on."""
+        """Call a function that affects the history of this tensor; prevent further fusion of it."""
         if func in SEES_GRADIENT:
             self._check_gradient()
         self._standing.apart = True
@@ -128,7 +128,7 @@ class Deferred(Continued):
             return func(*args, **kwargs)
 
     def _check_gradient(self) -> None:
-        """Make sure that all of the gradient of this tensor passes through it."""
+        """Raise if part of the gradient of this tensor does not pass through it."""
         if self._standing.taken:
             raise ModelError(
                 "the gradient of this tensor is not computed: a norm, or a ReLU, that is fused "
@@ -137,7 +137,7 @@ class Deferred(Continued):
             )
 
     def _become_plain(self) -> None:
-        """Go on as an ordinary tensor, whose shape, say, can change."""
+        """Replace this by an ordinary tensor, so that its shape or memory can change."""
         with torch.set_grad_enabled(True):
             self._standing.instead = Alias.apply(self, self._numbers())
 

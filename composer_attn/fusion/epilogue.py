@@ -1,4 +1,4 @@
-"""Find how a network is expected to go on with the output of a norm, to compute that with it."""
+"""Find the addition and activation that follow the output of a norm, to fuse them with it."""
 
 import operator
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ _IN_PLACE = {operator.iadd, "add_"}
 
 @dataclass(frozen=True)
 class Finish:
-    """How a residual branch, or the like, ends after a norm.
+    """The operations at the end of a residual branch, after its last norm.
 
     Attributes:
-        addition: the addition, as torch.fx names it below the module whose forward adds; empty
-            where nothing is added.
-        activation: the activation after that, a module or likewise, after an addition a ReLU;
-            empty where none follows.
-        function: which activation that is.
+        addition: qualified name of the addition: the torch.fx node under the module whose forward
+            adds; empty if there is none.
+        activation: qualified name of the activation module or node after that (after an addition, a
+            ReLU); empty if there is none.
+        function: name of the activation function.
     """
 
     addition: str = ""
@@ -41,10 +41,10 @@ class Finish:
 
 
 def find_finish(proofs: Proofs, name: str) -> Finish:
-    """Find what is done with the output of the module ``name``, which nothing else takes.
+    """Find the operations on the output of the module ``name``, which must have no other users.
 
     Raises:
-        UnprovedError: neither an addition nor an activation follows, or that cannot be told.
+        UnprovedError: neither an addition nor an activation follows, or this cannot be determined.
     """
     for parent, own in proofs.above(name):
         look = _in_sequence if is_sequential(proofs.modules[parent]) else _in_forward
@@ -54,7 +54,7 @@ def find_finish(proofs: Proofs, name: str) -> Finish:
     raise UnprovedError("its output is the model's")
 
 
-# Both return a finish of nothing where the parent returns the output.
+# Both return an empty Finish if the parent returns the output.
 def _in_sequence(proofs: Proofs, parent: str, own: str) -> Finish:
     following = proofs.next_in_sequence(parent, own)
     return _activation_in(proofs, join(parent, following)) if following else Finish()
@@ -69,7 +69,7 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
     while True:
         try:
             user = only_user(node)
-            # What else is done after the addition might change the shortcut in place.
+            # Other operations after the addition might change the shortcut in place.
             if addition and node.next is not user:
                 return Finish(addition)
             if user.op == "output" and user.args[0] is node:
@@ -85,14 +85,14 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
             else:
                 raise UnprovedError(_NEITHER)
         except UnprovedError:
-            if addition:  # which is enough
+            if addition:  # sufficient on its own
                 return Finish(addition)
             raise
         node = user
 
 
 def _activation_in(proofs: Proofs, name: str, addition: str = "") -> Finish:
-    """End with the activation that a module is, or starts with; after an addition, a ReLU."""
+    """Return a finish with the activation that a module is, or starts with; a ReLU after a sum."""
     name = proofs.first(name)
     module = proofs.modules[name]
     found = None if is_attended(module) else activation_in(module)
@@ -102,7 +102,7 @@ def _activation_in(proofs: Proofs, name: str, addition: str = "") -> Finish:
 
 
 def adds(user: fx.Node, node: fx.Node) -> bool:
-    """Say whether a node adds something else to another; in place, to that one."""
+    """Return whether ``user`` adds another node to ``node``; if in place, into ``node``."""
     if user.target not in ADDITIONS or user.kwargs or len(user.args) != 2:
         return False
     first, second = user.args

@@ -1,4 +1,4 @@
-"""Fuse attended sites with the batch norms they are joined to, and take that apart again."""
+"""Fuse attended sites with the batch norms next to them, and undo it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,7 +26,7 @@ from composer_attn.surgery.attend import is_attended, original_class, set_class
 
 _ROLES = (AttendedNorm, NextNorm, BeginningNorm, BeginningNormAct, OwnAttention)
 _ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_begins", "_attn_own")
-# These put out tensors that nobody else holds.
+# The outputs of these modules are new tensors, held by no one else.
 _FRESH = {
     getattr(nn, f"{kind}{dimensions}d").forward
     for kind in ("Conv", "ConvTranspose")
@@ -35,7 +35,7 @@ _FRESH = {
 
 
 def _fuse(model: nn.Module, backends: Mapping[nn.Module, str], norms: str) -> FusionPlan:
-    """Fuse modules of a network in which nothing is fused."""
+    """Fuse modules of a network in which nothing is fused yet."""
     found, pairs = plan(model, backends, bool(norms))
     modules = dict(model.named_modules(remove_duplicate=False))
     with ExitStack() as undo:
@@ -54,9 +54,9 @@ def _fuse(model: nn.Module, backends: Mapping[nn.Module, str], norms: str) -> Fu
 
 
 def backends_of(model: nn.Module) -> dict[nn.Module, str]:
-    """Return the attended modules, and the attentions a network came with, that are fused.
+    """Return the fused attended modules, and the network's own fused attentions.
 
-    Each comes with what computes it.
+    Each is mapped to the name of its backend.
     """
     found: dict[nn.Module, str] = {}
     for module in model.modules():
@@ -68,13 +68,13 @@ def backends_of(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def norms_of(model: nn.Module) -> str:
-    """Return what computes the norms that are fused without attention; empty if none are."""
+    """Return the backend of the norms that are fused without attention, or "" if there are none."""
     begun = (m._attn_begins for m in model.modules() if isinstance(m, BeginningNorm))
     return next((each.backend for each in begun if not each.until_attention), "")
 
 
 def unfuse(model: nn.Module) -> Callable[[], None]:
-    """Undo every fusion in a model exactly; return a function that brings them back.
+    """Undo every fusion in a model exactly; return a function that restores them.
 
     Raises:
         ModelError: the class of a fused module was extended since. Nothing was changed.
@@ -110,18 +110,17 @@ def unfuse(model: nn.Module) -> Callable[[], None]:
 def fuse(
     model: nn.Module, backends: Mapping[nn.Module, str], norms: str | None = None
 ) -> FusionPlan:
-    """Compute attentions by a backend each, jointly with their norms where that is proved.
+    """Compute attentions with the given backends, fused with their norms where that is proved.
 
     Args:
-        model: the network. What is fused in it is taken apart first; if anything is raised, brought
-            back.
-        backends: for each attended module, and each attention it came with, to fuse, what computes
-            it.
-        norms: what computes the norms that no attention goes with, jointly with what follows them;
-            empty: nothing does; by default, what did before.
+        model: the network. Existing fusions are undone first, and restored if anything is raised.
+        backends: the backend of each attended module, and of each of the network's own attentions,
+            that is to be fused.
+        norms: the backend of all other batch norms, which are fused with what follows them; if
+            empty, they are not fused; by default, as before.
 
     Returns:
-        The plan that was carried out.
+        The plan that was applied.
     """
     norms = norms_of(model) if norms is None else norms
     bring_back = unfuse(model)
@@ -134,7 +133,7 @@ def fuse(
 
 @contextmanager
 def temporarily_unfused(model: nn.Module) -> Iterator[None]:
-    """Take a model apart for an operation, and fuse what was fused again afterwards."""
+    """Undo all fusions of a model for an operation, and fuse the same modules again afterwards."""
     backends, norms = backends_of(model), norms_of(model)
     bring_back = unfuse(model)
     try:
@@ -166,7 +165,7 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
 
 
 def _begin(norm: nn.Module, backend: str, pair: FusedSite | None = None) -> None:
-    """Let a norm leave its map to who comes next: an attention, or what a pair is of."""
+    """Let a norm defer its output, for an attention or for the operations of ``pair``."""
     vars(norm)["_attn_begins"] = Beginning(backend, pair is None)
     if pair is not None and pair.addition:
         vars(norm)["_attn_ends"] = Ending(bool(pair.activation))

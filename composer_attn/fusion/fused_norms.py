@@ -1,7 +1,7 @@
-"""The classes of batch norms that are computed jointly with attention.
+"""Classes of batch norms that are computed jointly with attention.
 
-As an attended module (:mod:`composer_attn.surgery.attend`), a joined one is the same object as
-before, whose class extends its own.
+Like an attended module (:mod:`composer_attn.surgery.attend`), a fused module is the same object as
+before, with a class that extends its original class.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ from composer_attn.surgery.folding import refuse_fuse_modules
 _joined_classes: "WeakValueDictionary[tuple[type, type], type[Joined]]" = WeakValueDictionary()
 
 
-# What has it mixed in is a module, a batch norm mostly. At run time its own class stands behind it.
+# Type checkers see the mixins as a module or a batch norm; at run time the original class is both.
 if TYPE_CHECKING:
     _Module = nn.Module
     _Norm = _BatchNorm
@@ -48,7 +48,7 @@ else:
 
 
 class Joined(_Module):
-    """Mixed into the class of every module that takes part in a joint computation by its class."""
+    """Mixin for every module that takes part in a joint computation."""
 
     _attn_role: "type[Joined]"
 
@@ -66,13 +66,13 @@ class Joined(_Module):
 
 
 class JoinedNorm(Joined, _Norm):
-    """Mixed into the class of a norm that does."""
+    """Mixin for norms that take part in a joint computation."""
 
     _attn_takes: Link | None = None
     _attn_ends: Ending | None = None
 
     def _finished(self, normalized: Normalized, exposed: tuple[Tensor, ...]) -> Tensor:
-        """Return the output, to be written with what is expected to follow."""
+        """Return the output, deferred if an addition or activation is expected to follow."""
         ends = self._attn_ends
         if ends is None or not all(map(keeps_versions, exposed)):
             return normalized.result()
@@ -80,10 +80,10 @@ class JoinedNorm(Joined, _Norm):
 
 
 class AttendedNorm(JoinedNorm):
-    """A batch norm that is attended itself: computes ``attention(norm(x))`` jointly."""
+    """An attended batch norm: computes ``attention(norm(x))`` jointly."""
 
-    attention: ChannelAttention  # nothing else is joined
-    _attn_fused: Producer  # set where it is joined
+    attention: ChannelAttention  # no other attention is fused
+    _attn_fused: Producer  # set when it is fused
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize and attend."""
@@ -104,7 +104,7 @@ class AttendedNorm(JoinedNorm):
         return self.attention(alone, begin=joint)
 
     def _without_attention(self, x: Tensor) -> Tensor:
-        """Return what goes into the attention, for someone to look at; move no statistics."""
+        """Return the attention's input, for its hooks, without updating running statistics."""
         batch = uses_batch(self)
         mean, variance = (None, None) if batch else (self.running_mean, self.running_var)
         return F.batch_norm(x, mean, variance, self.weight, self.bias, batch, 0, self.eps)
@@ -114,26 +114,26 @@ class AttendedNorm(JoinedNorm):
             return False
         if not torch.compiler.is_compiling() and not can_be_deferred(x):
             return False
-        # Hooks that come before may change what goes in.
+        # Forward pre-hooks may change the input.
         if has_hooks_before(self.attention) or not can_be_joined(self.attention):
             return False
-        # What the passes do not take, they would leave to this very module.
+        # An input that the backends do not support would be passed back to this module.
         return joinable(x, self.attention, self)
 
 
 class NextNorm(JoinedNorm):
     """The batch norm after an attended module: computes ``norm(attention(x))`` jointly."""
 
-    _attn_takes: Link  # set where it is joined
+    _attn_takes: Link  # set when it is fused
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize what is given, which may be an attended output not computed yet."""
+        """Normalize the input, which may be a deferred attended output."""
         if torch.compiler.is_compiling():
             found = self._attn_takes.take(input)
             if found is None:
                 return super().forward(input)
             x, giver = found
-            # Fusion has set a backend, and fuses attention of ours alone.
+            # Fusion has set a backend, and fuses only this package's attention.
             attention: Any = giver.attention
             backend = cast(Producer, giver._attn_fused).backend
             return attend_then_normalize(x, attention, self, backend)
@@ -145,7 +145,7 @@ class NextNorm(JoinedNorm):
 
 
 def joined_class(original: type[nn.Module], role: type[Joined]) -> type[Joined]:
-    """Return the class that extends ``original`` by a role; one for each of both."""
+    """Return the class that extends ``original`` by a role, cached per pair."""
     found = _joined_classes.get((original, role))
     if found is None:
         attributes: dict[str, Any] = {
@@ -155,7 +155,7 @@ def joined_class(original: type[nn.Module], role: type[Joined]) -> type[Joined]:
             "forward": staying(role, one_input=issubclass(original, _BatchNorm)),
         }
         made = type(f"Joined{original.__name__}", (role, original), attributes)
-        found = cast(type[Joined], made)  # by its first base
+        found = cast(type[Joined], made)  # its first base is a Joined
         _joined_classes[original, role] = found
         refuse_fuse_modules(found, original)
     return found
@@ -168,16 +168,16 @@ def _make_joined(make: Callable, args: tuple, role: type[Joined]):
 
 
 def is_joined(module: nn.Module) -> bool:
-    """Say whether a module takes part in a joint computation, by its class."""
+    """Return whether a module takes part in a joint computation, by its class."""
     return isinstance(module, Joined)
 
 
 def role_of(module: nn.Module) -> type[Joined]:
-    """Return the part that a joined module plays."""
+    """Return the role of a fused module."""
     return cast(type[Joined], type(module))._attn_role
 
 
 def unjoined_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class that a joined module had before."""
+    """Return the class that a fused module had before it was fused."""
     mro = type(module).__mro__
     return mro[mro.index(Joined) + 1]

@@ -1,4 +1,4 @@
-"""What a fusion does: every attention, what it is computed jointly with, or why not."""
+"""What a fusion does: each attention, what it is fused with, or why it is not."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from composer_attn.surgery.plan_table import align
 
 @dataclass(frozen=True)
 class FusedSite:
-    """One attention, or one norm without.
+    """An attention, or a norm without attention.
 
     Attributes:
-        name: of the attended module, or of an attention that the network came with; of a norm that
-            no attention goes with, its own. ``''`` is the model itself.
-        kind: the name of its class before surgery.
-        norm: name of the batch norm that is computed jointly with its attention (its own where it
-            is one itself); empty where there is none.
-        activation: name of the activation that is part of it too (of a function, as torch.fx names
-            it below the module whose forward calls it); empty where there is none.
-        addition: the addition of a shortcut that is part of it too, as torch.fx names it; empty
-            where there is none.
-        reason: why no batch norm is, and its attention computed alone; empty where one is.
-        function: which activation that is, one of
+        name: name of the attended module, of the network's own attention, or of a norm without
+            attention; ``''`` is the model itself.
+        kind: name of its class before surgery.
+        norm: name of the batch norm that is computed jointly with the attention (the site itself if
+            it is a norm); empty if there is none.
+        activation: name of the activation that is fused as well (of a function: its torch.fx node
+            under the module whose forward calls it); empty if there is none.
+        addition: name of the fused addition of a shortcut: its torch.fx node; empty if there is
+            none.
+        reason: why no batch norm is fused and the attention is computed alone; empty if one is.
+        function: the activation function, one of
             :data:`composer_attn.ops.activations.ACTIVATIONS`.
-        last: whether the attention comes after the norm and the activation.
+        last: whether the attention follows the norm and the activation.
     """
 
     name: str
@@ -36,7 +36,7 @@ class FusedSite:
 
     @property
     def fused(self) -> bool:
-        """Whether attention and a batch norm are computed jointly."""
+        """Whether the attention is computed jointly with a batch norm."""
         return not self.reason
 
 
@@ -45,9 +45,9 @@ class FusionPlan:
     """The attentions of a model, in its order; printing shows a table.
 
     Attributes:
-        backend: what computes them.
-        sites: every attended site, and every attention that the network came with.
-        norms: the norms without attention that are computed with what follows them.
+        backend: name of the backend that computes them.
+        sites: every attended site, and every attention of the network's own.
+        norms: the norms without attention that are fused with what follows them.
     """
 
     backend: str
@@ -61,11 +61,11 @@ class FusionPlan:
 
     @property
     def alone(self) -> tuple[FusedSite, ...]:
-        """The others, each with its reason."""
+        """The sites whose attention is computed alone, each with its reason."""
         return tuple(site for site in self.sites if not site.fused)
 
     def __str__(self) -> str:
-        """Draw the plan as a table, one site a line, under a line of totals."""
+        """Format the plan as a table with one row per site, under a line of totals."""
         head = (
             f"backend {self.backend}: {len(self.fused)} of {len(self.sites)} sites fused "
             f"with a norm, {_count(self.sites)}"

@@ -1,8 +1,9 @@
-"""What an attended module hands on, and when.
+"""Hand-off of an attended output from its producer to a consumer module.
 
-Outside of ``torch.compile`` it is a value: see :mod:`composer_attn.fusion.deferred_tensor`. While
-``torch.compile`` looks on, it is plain operations, and a :class:`Link` tells the norm what the
-tensor that it gets was computed from; what nobody needs then, the compiler leaves out.
+Outside ``torch.compile`` a deferred tensor is handed over: see
+:mod:`composer_attn.fusion.deferred_tensor`. Under ``torch.compile`` the producer emits plain
+operations, and a :class:`Link` tells the norm what its input was computed from; the compiler
+removes the operations whose results are unused.
 """
 
 from dataclasses import dataclass
@@ -23,14 +24,14 @@ from composer_attn.surgery.attend import Attends
 
 
 class Link:
-    """Marks an attended module as one whose output a norm takes apart, and the norm as that one.
+    """Connects an attended module to the norm that consumes its output.
 
-    Both have it, and neither refers to the other, so that a copy of one is whole.
+    Both hold the link and neither refers to the other, so that either can be copied alone.
 
     Attributes:
-        fresh: whether the module, unattended, puts out a tensor that nobody else holds.
-        traced: while ``torch.compile`` looks on: the attended output, the one unattended, and the
-            module that they are from.
+        fresh: whether the unattended output of the module is a tensor that is held by no one else.
+        traced: under ``torch.compile``: the attended output, the unattended output, and the module
+            that computed them.
     """
 
     def __init__(self, fresh: bool = False):
@@ -41,17 +42,17 @@ class Link:
         return Link, (self.fresh,)
 
     def take(self, y: Tensor) -> tuple[Tensor, Attends] | None:
-        """Return what an attended output was computed from, and by whom; None for another."""
+        """Return the input and the producer of an attended output; None for other tensors."""
         given, self.traced = self.traced, None
         return given[1:] if given is not None and given[0] is y else None
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What is expected to be done with the output of a norm; any other use is as right, but slower.
+    """What is expected to follow a norm's output; any other use gives the same values, more slowly.
 
     Attributes:
-        until_relu: whether a ReLU is still to come after an addition.
+        until_relu: whether a ReLU is expected after an addition.
     """
 
     until_relu: bool = False
@@ -62,15 +63,15 @@ class Producer:
     """Computes the attention of one fused module.
 
     Attributes:
-        backend: what computes it.
-        link: shared with the norm that takes the module's output apart, if one is to do that.
+        backend: name of the backend.
+        link: shared with the norm that consumes the module's output, if there is one.
     """
 
     backend: str
     link: Link | None = None
 
     def attend(self, module: Attends, x: Any, is_output: bool) -> Any:
-        """Return ``x`` attended: the module's output, for a norm to take apart, or its input."""
+        """Return ``x`` (the module's output or input) attended; an output may be deferred."""
         if needs_plain_operations() or not isinstance(x, Tensor):
             return module.attention(x)
         if not can_be_joined(module.attention):
@@ -91,7 +92,7 @@ class Producer:
 def _attended(
     attention: ChannelAttention, x: Tensor, backend: str, link: Link | None = None
 ) -> Tensor:
-    """Return what an attention makes of ``x``, which a norm may take apart given a link."""
+    """Return ``x`` attended; given a link, as a deferred tensor for a norm to consume."""
 
     def begin(x: Tensor) -> Tensor:
         if not can_be_deferred(x) or not plain_enough(x, attention):
@@ -101,12 +102,12 @@ def _attended(
             return excited.result()
         return Deferred.of(excited, exposed=() if link.fresh else (x,))
 
-    # By its call where someone looks, who sees what goes in and comes out.
+    # Through the module's __call__ if it has hooks, so that they see its input and output.
     return attention(x, begin=begin) if is_watched(attention) else begin(x)
 
 
 def _joined(module: Attends, x: Deferred) -> Tensor | None:
-    """Attend what a norm, or an activation, puts out jointly with that, if nobody looks."""
+    """Attend the deferred output of a norm or activation jointly with it, if there are no hooks."""
     attention = module.attention
     if is_watched(attention) or has_watched_layers(attention):
         return None
@@ -116,7 +117,7 @@ def _joined(module: Attends, x: Deferred) -> Tensor | None:
 
 
 def attended(given: Deferred, attention: Any, ends: Ending | None = None) -> Tensor | None:
-    """Attend what a norm, or its activation, puts out; ``None`` if that is something else."""
+    """Attend the deferred output of a norm or its activation; ``None`` for any other tensor."""
     layers = excitation_of(attention)
     if layers is None:
         return None
@@ -130,7 +131,7 @@ def attended(given: Deferred, attention: Any, ends: Ending | None = None) -> Ten
 
 
 def can_be_deferred(x: Tensor) -> bool:
-    """Say whether a tensor is what a deferred one can be computed from: an ordinary one."""
+    """Return whether a deferred tensor can be computed from ``x``: an ordinary dense tensor."""
     return (
         type(x) is Tensor
         and x.layout is torch.strided
@@ -141,22 +142,22 @@ def can_be_deferred(x: Tensor) -> bool:
 
 
 def keeps_versions(x: Tensor) -> bool:
-    """Say whether changes in place are counted; inference mode does not."""
+    """Return whether in-place changes of ``x`` are counted; in inference mode they are not."""
     return not x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Say whether a module has hooks, which only its call runs."""
+    """Return whether a module has hooks, which run only in its ``__call__``."""
     return bool(module._forward_hooks) or has_hooks_before(module)
 
 
 def has_hooks_before(module: nn.Module) -> bool:
-    """Say whether a module has hooks that get, or wrap, what goes in before its forward does."""
+    """Return whether a module has forward pre-hooks or backward hooks, which wrap its input."""
     return bool(module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def has_watched_layers(attention: nn.Module) -> bool:
-    """Say whether the layers of an attention have to be called, rather than computed."""
+    """Return whether any layer of an attention has to be called, rather than computed."""
     return any(
         layer is not None and (is_watched(layer) or has_own_call(layer))
         for layer in attention._modules.values()
@@ -164,20 +165,21 @@ def has_watched_layers(attention: nn.Module) -> bool:
 
 
 def has_own_call(module: nn.Module) -> bool:
-    """Say whether a module has a forward that is compiled, or the instance's own."""
+    """Return whether a module's forward is compiled or was replaced on the instance."""
     return module._compiled_call_impl is not None or "forward" in module.__dict__
 
 
 def needs_plain_operations() -> bool:
-    """Say whether anyone but torch.compile looks on who needs plain operations.
+    """Return whether tracing, functorch, forward-mode AD or torch.export is active.
 
-    torch.export does: whatever reads its graphs knows batch norms, and their patterns.
+    All of them need plain operations (torch.compile does not). Consumers of torch.export's graphs,
+    for example, recognize batch norms and match patterns around them.
     """
     return exported() or (not torch.compiler.is_compiling() and traced())
 
 
 def is_ours(attention: nn.Module) -> TypeGuard[ChannelAttention]:
-    """Say whether an attention computes what every attention of ours does."""
+    """Return whether an attention computes what this package's attentions do."""
     return (
         isinstance(attention, ChannelAttention)
         and type(attention).forward is ChannelAttention.forward
@@ -186,5 +188,5 @@ def is_ours(attention: nn.Module) -> TypeGuard[ChannelAttention]:
 
 
 def can_be_joined(attention: nn.Module) -> TypeGuard[ChannelAttention]:
-    """Say whether an attention may be computed in parts."""
+    """Return whether an attention may be computed in parts, jointly with other operations."""
     return is_ours(attention) and attention.squeeze == "avg" and not has_own_call(attention)

@@ -1,4 +1,4 @@
-"""Attentions of torchvision and timm that are known well enough to be computed with their norms."""
+"""Attentions of torchvision and timm whose computation is known, so that they can be fused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,22 +14,22 @@ from composer_attn.ops.activations import Activation, activation_of
 from composer_attn.ops.excitations import Described, neighbours, one_layer, two_layers
 from composer_attn.surgery.attend import is_attended, original_class
 
-# Of timm, by name, so that nobody has to have it.
+# timm's classes are matched by name, so that timm need not be installed.
 _TIMMS_ACTIVATIONS = {"Swish": "silu", "Mish": "mish", "HardSwish": "hardswish", "GELU": "gelu"}
 _GATES = {nn.Sigmoid: "sigmoid", nn.Hardsigmoid: "hard_sigmoid", nn.Tanh: "tanh", nn.ReLU: "relu"}
 _TIMMS_GATES = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tanh"}
 
 
 def is_from(cls: type, package: str, *names: str) -> bool:
-    """Say whether a class is a package's own, of one of some names."""
+    """Return whether a class is defined in ``package`` under one of ``names``."""
     return cls.__name__ in names and cls.__module__.partition(".")[0] == package
 
 
 def _first_of(module: Any) -> Described:
-    if "sigmoid" in module._modules:  # as timm's oldest networks have it
+    if "sigmoid" in module._modules:  # the layout of timm's legacy networks
         layers = (_layer(module.fc1), _layer(module.fc2), _inner(module.relu))
         return two_layers(*layers, _gate(module.sigmoid))
-    # With a norm in between, or maxima beside averages, it is another attention.
+    # With a norm in between, or maxima in addition to averages, it is a different attention.
     if module.add_maxpool or type(module.bn) is not nn.Identity:
         raise UnprovedError("it takes more than averages, or has a norm in it")
     return two_layers(
@@ -65,7 +65,7 @@ _KNOWN: dict[tuple[str, str], Callable[[Any], Described]] = {
 
 
 def known_class(module: nn.Module) -> type[nn.Module] | None:
-    """Return the class of a known attention; ``None`` of what computes anything else."""
+    """Return the class of a known attention, or ``None`` if the module is not one."""
     for cls in type(module).__mro__:
         if (cls.__module__.partition(".")[0], cls.__name__) in _KNOWN:
             return cls
@@ -73,7 +73,7 @@ def known_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Say whether a module is an attention that is described here, and computes that."""
+    """Return whether a module is a known attention with an unmodified forward."""
     cls = known_class(module)
     return (
         cls is not None
@@ -84,15 +84,15 @@ def is_known(module: nn.Module) -> bool:
 
 
 def find_own(model: nn.Module) -> list[nn.Module]:
-    """List the attentions that a network came with, of a class that is described here."""
+    """Return the network's own attentions whose classes are known."""
     return [module for module in model.modules() if is_known(module)]
 
 
 def describe(module: nn.Module, cls: type[nn.Module]) -> Described:
-    """Describe an attention of a known class as it is now.
+    """Describe an attention of a known class in its present state.
 
     Raises:
-        UnprovedError: its layers are such as nobody knows here.
+        UnprovedError: it has layers or settings that are not supported.
     """
     try:
         return _KNOWN[cls.__module__.partition(".")[0], cls.__name__](module)
@@ -101,7 +101,7 @@ def describe(module: nn.Module, cls: type[nn.Module]) -> Described:
 
 
 def described_for(module: nn.Module, cls: type[nn.Module], x: Tensor) -> Described | None:
-    """Describe an attention for an input; ``None`` where it has to be called."""
+    """Describe an attention for the input ``x``; ``None`` if it has to be called."""
     if x.dim() != 4 or any(is_watched(each) or has_own_call(each) for each in module.children()):
         return None
     if _hooks_on_all():
@@ -116,7 +116,7 @@ def described_for(module: nn.Module, cls: type[nn.Module], x: Tensor) -> Describ
 
 
 def _fits(parameter: Tensor | None, x: Tensor) -> bool:
-    """Say whether a layer takes what is squeezed: the same device, and dtype unless cast."""
+    """Return whether a parameter fits the input: same device, and same dtype unless autocast."""
     if parameter is None:
         return True
     if type(parameter) not in (nn.Parameter, Tensor) or parameter.device != x.device:
@@ -125,7 +125,7 @@ def _fits(parameter: Tensor | None, x: Tensor) -> bool:
 
 
 def _hooks_on_all() -> bool:
-    """Say whether somebody looks at every module there is."""
+    """Return whether any global module hooks are registered."""
     hooks = torch.nn.modules.module
     return bool(
         hooks._global_forward_hooks
@@ -136,7 +136,7 @@ def _hooks_on_all() -> bool:
 
 
 def activation_in(module: nn.Module) -> Activation | None:
-    """Describe an activation, torch's or timm's, attended or not; ``None`` if it is none."""
+    """Describe an activation module of torch or timm, attended or not; ``None`` if unknown."""
     kind = original_class(module) if is_attended(module) else type(module)
     if "forward" in vars(module):
         return None
@@ -146,7 +146,7 @@ def activation_in(module: nn.Module) -> Activation | None:
 
 
 def activation_of_norm(norm: nn.Module) -> Activation | None:
-    """Describe what timm's ``BatchNormAct2d`` applies itself; ``None`` where that is not known."""
+    """Describe the built-in activation of timm's ``BatchNormAct2d``; ``None`` if unknown."""
     if type(getattr(norm, "drop", None)) is not nn.Identity:
         return None
     act = norm._modules.get("act")
@@ -154,7 +154,7 @@ def activation_of_norm(norm: nn.Module) -> Activation | None:
 
 
 def norm_with_activation(cls: type) -> bool:
-    """Say whether a class is timm's norm and activation in one, with its own forward."""
+    """Return whether a class is timm's ``BatchNormAct2d``, or a subclass with its forward."""
     found = next((each for each in cls.__mro__ if is_from(each, "timm", "BatchNormAct2d")), None)
     return found is not None and cls.forward is found.forward  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Plan a fusion: what each attention, and each norm, can be computed jointly with, or why not."""
+"""Plan a fusion: what each attention, and each norm, can be fused with, or why it cannot."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @dataclass(frozen=True)
 class Chain:
-    """A norm, the activation that alone takes its output, and the attention that takes that."""
+    """A norm, the activation that alone uses its output, and the attention that alone uses that."""
 
     norm: str
     activation: str = ""
@@ -38,22 +38,22 @@ class Chain:
     function: str = "identity"
 
     def described(self, site: FusedSite) -> FusedSite:
-        """Note the activation on a site."""
+        """Return a site with the activation filled in."""
         return replace(site, activation=self.activation, function=self.function)
 
 
 def plan(
     model: nn.Module, sites: Collection[nn.Module], norms: bool
 ) -> tuple[list[FusedSite], list[FusedSite]]:
-    """Plan a fusion of a network in which nothing is fused.
+    """Plan a fusion of a network in which nothing is fused yet.
 
     Args:
         model: the network.
-        sites: the attended modules, and attentions it came with, to fuse.
-        norms: whether to look for norms that no attention goes with, too.
+        sites: the attended modules, and the network's own attentions, to fuse.
+        norms: whether to plan for norms without attention as well.
 
     Returns:
-        The sites, in the order of the model; and the other norms that something is computed with.
+        The sites, in the order of the model; and the other norms that can be fused with something.
     """
     return _Planning(model, sites).found(norms)
 
@@ -66,7 +66,7 @@ class _Planning:
         self.added: set[str] = set()
 
     def found(self, norms: bool) -> tuple[list[FusedSite], list[FusedSite]]:
-        """Look at every site, then at the norms that are left."""
+        """Plan every site, then the remaining norms."""
         chains: dict[str, Chain] = {}
         if norms or any(map(self._comes_last, self.sites)):
             chains = {each.norm: each for each in map(self._chain, self._norms()) if each}
@@ -80,7 +80,7 @@ class _Planning:
         return [names[0] for m, names in self.proofs.names.items() if isinstance(m, _BatchNorm)]
 
     def _chain(self, name: str) -> Chain | None:
-        """Follow a norm to its attention; None where it cannot be computed with what follows."""
+        """Follow a norm to its attention; return None if it cannot be fused with what follows."""
         norm, activation, function = self.proofs.modules[name], "", "identity"
         try:
             check_beginning(norm)
@@ -104,7 +104,7 @@ class _Planning:
         return Chain(name, activation, function=function)
 
     def _comes_last(self, module: nn.Module) -> bool:
-        """Say whether a site attends its very input, or an activation of it."""
+        """Return whether a site attends its own input, or an activation of it."""
         if not is_attended(module):
             return module in self.sites
         passes_on = is_replacement(module) or activation_in(module) is not None
@@ -130,13 +130,13 @@ class _Planning:
             if chain is None:
                 return self._finished(replace(plain, norm=norm), norm)
             site = chain.described(replace(plain, norm=norm, last=True))
-            # A map that is activated before its attention is written by that.
+            # If an activation precedes the attention, the attention writes the output itself.
             return site if chain.activation else self._finished(site, name)
         except UnprovedError as error:
             return replace(plain, reason=str(error))
 
     def _finished(self, site: FusedSite, name: str) -> FusedSite:
-        """Add the addition (if no other norm has it) and the activation that are expected."""
+        """Add the expected addition (unless another norm has it) and activation to a site."""
         try:
             finish = find_finish(self.proofs, name)
         except UnprovedError:
@@ -160,7 +160,7 @@ class _Planning:
 
 
 def check_ours(site: Attends) -> None:
-    """Make sure that an attention of ours can be computed jointly with anything."""
+    """Check that an attention of this package can be fused with anything."""
     if attended_side(site) != "output":
         raise UnprovedError(f"its {attended_side(site)} is attended, not its output")
     attention = site.attention
@@ -171,16 +171,16 @@ def check_ours(site: Attends) -> None:
 
 
 def check_own(attention: nn.Module) -> None:
-    """Make sure that an attention that a network came with can be."""
+    """Check that a network's own attention can be fused."""
     cls = known_class(attention)
-    if cls is None:  # which nobody asks for
+    if cls is None:  # callers only pass known classes
         raise UnprovedError(f"{type(attention).__name__} is not known")
     describe(attention, cls)
     _check_class(attention, OwnAttention)
 
 
 def following_norm(proofs: Proofs, site: Attends, name: str) -> str:
-    """Find the norm of an attended module that comes before it, or is it."""
+    """Return the norm to fuse with an attended module: itself, or the one that follows it."""
     if isinstance(site, _BatchNorm):
         check_norm(site, original_class(site), AttendedNorm)
         return name
@@ -198,7 +198,7 @@ def following_norm(proofs: Proofs, site: Attends, name: str) -> str:
 
 
 def check_norm(norm: nn.Module, kind: type[nn.Module], role: type[Joined]) -> None:
-    """Make sure that a norm computes what every torch.nn.BatchNorm does."""
+    """Check that a norm computes what ``torch.nn.BatchNorm`` does."""
     if not isinstance(norm, _NORMS):
         raise UnprovedError("not a BatchNorm1d, 2d or 3d")
     if is_parametrized(norm):
@@ -209,12 +209,12 @@ def check_norm(norm: nn.Module, kind: type[nn.Module], role: type[Joined]) -> No
 
 
 def role_of_beginning(norm: nn.Module) -> type[BeginningNorm]:
-    """Return the role of a norm that comes first: timm's has its activation in it."""
+    """Return the role of a norm that starts a fused region; timm's has a built-in activation."""
     return BeginningNormAct if norm_with_activation(type(norm)) else BeginningNorm
 
 
 def check_beginning(norm: nn.Module) -> None:
-    """Make sure that a norm can come first."""
+    """Check that a norm can start a fused region."""
     if is_attended(norm):
         raise UnprovedError("it is attended itself")
     if not norm_with_activation(type(norm)):
@@ -240,6 +240,6 @@ def _check_class(module: nn.Module, role: type[Joined]) -> None:
         raise UnprovedError("its class is extended by a parametrization")
     try:
         joined_class(type(module), role)
-    except Exception as error:  # whatever a class raises that refuses to be extended
+    except Exception as error:  # a class may raise anything when it is subclassed
         name = type(module).__name__
         raise UnprovedError(f"the class {name} cannot be extended: {error}") from None

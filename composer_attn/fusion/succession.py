@@ -1,4 +1,4 @@
-"""Follow what a network does with the output of a module, as long as one thing alone is done."""
+"""Follow the output of a module through the network as long as it has a single user."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ from composer_attn.ops.activations import Activation
 
 @dataclass(frozen=True)
 class Use:
-    """What alone takes an output.
+    """The single user of an output.
 
     Attributes:
-        name: of the module; or of the function, as torch.fx names it below the module whose forward
+        name: name of the module; of a function, its torch.fx node under the module whose forward
             calls it.
-        is_module: which of both.
-        activation: which it is, if it is one.
-        adds: whether it is the addition of something else.
-        node: its call in the graph of the module whose forward calls it, if it is that itself: a
-            module may be called several times.
+        is_module: whether it is a module.
+        activation: the activation that it computes, if it is one.
+        adds: whether it adds another tensor.
+        node: its node in the graph of the module whose forward calls it, if that calls it directly:
+            a module may be called several times.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Use:
 
 
 def uses(proofs: Proofs, name: str) -> Iterator[Use]:
-    """Yield what takes the output of a module, what takes the output of that, and so on.
+    """Yield the single user of a module's output, the single user of that one's, and so on.
 
     Raises:
-        UnprovedError: nothing alone does, or that cannot be told.
+        UnprovedError: there is no single user, or this cannot be determined.
     """
     places = proofs.above(name)
     parent, own, is_module = *next(places, ("", "")), True
     while own:
         found = _next(proofs, parent, own, is_module)
-        if found is None:  # the parent returns it
+        if found is None:  # returned by the parent
             parent, own = next(places, ("", ""))
             is_module = True
             continue
@@ -108,7 +108,7 @@ def _module(proofs: Proofs, name: str, node: str = "") -> Use:
 
 
 def what_comes_before(proofs: Proofs, name: str) -> str:
-    """Say what an attention takes, which is not the output of a norm and an activation alone."""
+    """Return a message on what computes an attention's input, if that cannot be fused with it."""
     for parent, own in proofs.above(name):
         if is_sequential(proofs.modules[parent]):
             children = list(proofs.modules[parent]._modules)

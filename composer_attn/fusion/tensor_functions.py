@@ -1,4 +1,4 @@
-"""Which of torch's functions do what, as ``__torch_function__`` is handed them."""
+"""Classify torch functions and methods as they arrive in ``__torch_function__``."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from composer_attn.ops.activations import Activation
 ADDITIONS_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, *ADDITIONS_IN_PLACE}
 
-# What applies an activation: its name, and the arguments after the tensor, by their defaults.
+# Functions and methods that apply an activation: its name, and the defaults of further arguments.
 _INPLACE = {"inplace": False}
 _LEAKY = {"negative_slope": 0.01}
 _TANH = {"min_val": -1.0, "max_val": 1.0}
@@ -38,12 +38,12 @@ _METHODS = {"relu": Tensor.relu, "relu_": Tensor.relu_}
 
 
 def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation, bool] | None:
-    """Tell which activation a call applies, and whether in place; ``None`` if it is none.
+    """Return the activation that a call applies and whether it is in place, or ``None``.
 
     Args:
         func: the function, or the name of a method.
-        args: what it is given, its tensor first.
-        kwargs: likewise, by name.
+        args: its positional arguments, the tensor first.
+        kwargs: its keyword arguments.
     """
     found = _ACTIVATIONS.get(_METHODS.get(func) if isinstance(func, str) else func)
     if found is None or not args:
@@ -57,7 +57,7 @@ def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation,
             given[option] = args[place]
     given.update(kwargs)
     in_place = bool(given.pop("inplace", False))
-    if name == "hardtanh":  # which is how nn.ReLU6 computes
+    if name == "hardtanh":  # nn.ReLU6 calls hardtanh
         return (Activation("relu6"), in_place) if tuple(given.values()) == (0, 6) else None
     if name == "gelu":
         known = {"none": "gelu", "tanh": "gelu_tanh"}.get(given["approximate"])
@@ -66,7 +66,7 @@ def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation,
     return (Activation(name, float(alpha)), in_place) if isinstance(alpha, (int, float)) else None
 
 
-# Names below that this torch lacks (rename_, since tensors have no names): nobody calls them.
+# Names below that this version of torch lacks (such as rename_, with named tensors removed).
 GONE: set[str] = set()
 
 
@@ -83,7 +83,7 @@ def _setters(names: str) -> set:
     return {attribute.__set__ for attribute in _methods(names)}
 
 
-# What is known without numbers, or of this tensor and not of a view of it.
+# Attributes that need no values, or that refer to this very tensor rather than to a view of it.
 ASKS = _getters(
     "shape dtype device layout ndim requires_grad is_cuda is_cpu is_meta is_sparse is_quantized "
     "is_mkldnn is_nested itemsize nbytes is_leaf retains_grad output_nr grad _version _base"
@@ -92,17 +92,17 @@ ASKS = _getters(
     "__len__ stride is_contiguous is_inference _is_view"
 )
 
-# What sees, or changes, the gradient that passes through a tensor.
+# Functions that read or change the gradient that passes through a tensor.
 SEES_GRADIENT = (
     _methods("register_hook register_post_accumulate_grad_hook retain_grad")
     | _getters("grad_fn _backward_hooks")
     | _setters("_backward_hooks")
 )
 
-# What changes the history of a tensor, and not of a view of it.
+# Functions that change the history of the tensor itself, not of a view of it.
 CHANGES_HISTORY = _methods("requires_grad_ detach_ backward") | _setters("requires_grad grad")
 
-# What gives a tensor another shape, or other memory, for whoever holds it.
+# In-place operations that change a tensor's shape or memory for every holder.
 RESHAPES_IN_PLACE = _methods(
     "set_ resize_ resize_as_ unsqueeze_ squeeze_ t_ transpose_ swapaxes_ swapdims_ as_strided_ "
     "rename_"

@@ -220,5 +220,5 @@ def gradients_of_sum(ctx, dy: Tensor) -> tuple[Any, ...]:
 
 
 def spread_out(numbers: Tensor, x: Tensor) -> Tensor:
-    """Give every sample its row of numbers that may have been kept once for all."""
+    """Expand tensors that may have been saved once for all samples to one row per sample."""
     return numbers.expand(x.shape[:2]).contiguous()

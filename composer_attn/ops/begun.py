@@ -1,8 +1,8 @@
-"""Norm, activation and attention begun, each at its call, finished once it is known what follows.
+"""Norm, activation and attention computed up to ``(N, C)`` tensors, completed by what follows.
 
-A :class:`Begun` is a feature map and the numbers ``(N, C)`` by which it becomes what a norm puts
-out, its activation, or the attention after that; the map itself can be written later, and any
-number of times. The order "attention, norm" has stages of its own
+A :class:`Begun` is a feature map and the ``(N, C)`` tensors that turn it into the output of a norm,
+of the activation after it, or of the attention after that. The map itself can be written later, and
+any number of times. The order "attention, norm" has its own stages
 (:mod:`composer_attn.ops.stages`).
 """
 
@@ -30,7 +30,7 @@ from composer_attn.ops.excitations import Described
 from composer_attn.ops.fused_functions import in_full_precision
 from composer_attn.ops.manual_gradients import Excitation, Norm
 
-if TYPE_CHECKING:  # which imports this package
+if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
 Make = Callable[[], Tensor]
@@ -38,16 +38,16 @@ Make = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Begun:
-    """A feature map, and what has been called on it so far.
+    """A feature map, and the operations called on it so far.
 
     Attributes:
         x: the map ``(N, C, *spatial)``.
-        backend: who runs the passes.
-        stages: what has been called.
-        of_norm: moments, scale and shift ``(N, C)``, then mean and inverse deviation ``(C,)``.
+        backend: name of the backend.
+        stages: the operations called so far.
+        of_norm: moments, scale and shift ``(N, C)``; mean and inverse standard deviation ``(C,)``.
         parameters: weight and bias of the norm, then those of the attention's layers.
-        s: the scales ``(N, C)`` of the attention; ``None`` where none has been called.
-        of_attention: what its gradient needs besides: averages, and what the layers keep.
+        s: the scales ``(N, C)`` of the attention; ``None`` if none was called.
+        of_attention: the averages, and what the layers save for the gradient.
     """
 
     x: Tensor
@@ -60,16 +60,16 @@ class Begun:
 
     @property
     def is_normalized(self) -> bool:
-        """Whether it is what a norm puts out, and nothing else has been called."""
+        """Whether it is the output of a norm, with nothing else applied."""
         return self.s is None and self.stages.activation == IDENTITY
 
     @property
     def can_be_added_to(self) -> bool:
-        """Whether an addition may be computed along."""
+        """Whether an addition can be fused."""
         return self.s is not None or self.is_normalized
 
     def values(self, relu: bool = False, shortcut: Tensor | None = None) -> Tensor:
-        """Compute the output, maybe after an addition and a ReLU, without gradients."""
+        """Compute the output after the optional addition and ReLU, without gradients."""
         stages, (_, _, scale, shift, *_) = self.stages, self.of_norm
         with torch.no_grad():
             if stages.activation == IDENTITY:
@@ -83,7 +83,7 @@ class Begun:
     def result(
         self, relu: bool = False, shortcut: Tensor | None = None, make: Make | None = None
     ) -> Tensor:
-        """Return the output, after an addition and a ReLU; ``make()`` may stand for it."""
+        """Return the output after addition and ReLU, or the tensor from ``make()`` in its place."""
         if relu and shortcut is None and self.is_normalized:
             return self.activated(RELU).result(make=make)
         if not torch.is_grad_enabled():
@@ -92,22 +92,22 @@ class Begun:
         return function.apply(_Given(self, relu, make), self.x, shortcut, *self.parameters)
 
     def become(self, y: Tensor) -> None:
-        """Make ``y``, which stood for something before, stand for this in autograd's records."""
+        """Make ``y``, which represented an earlier stage, represent this in the autograd graph."""
         FinishedInPlace.apply(_Given(self, False, lambda: y), self.x, None, *self.parameters, y)
 
     def activated(self, activation: Activation) -> "Begun":
-        """Call an activation on what a norm puts out."""
+        """Return the stage of an activation called on the output of a norm."""
         found = find_activated(self.backend, self.x, activation)
         return replace(self, stages=replace(self.stages, activated=found, activation=activation))
 
     def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
-        """Return the output of an activation, maybe a ReLU after an addition."""
+        """Return the output of an activation; with a shortcut, of a ReLU after the addition."""
         if shortcut is not None:
             return self.result(True, shortcut)
         return self.activated(activation).result()
 
     def attended(self, excitation: Excitation, parameters: tuple[Tensor | None, ...]) -> "Begun":
-        """Call an attention, given by its layers and gate, and the layers' parameters."""
+        """Return the stage of an attention, given as layers with gate, and their parameters."""
         if self.stages.activation == IDENTITY:
             return self.activated(IDENTITY)._attended(excitation, parameters)
         return self._attended(excitation, parameters)
@@ -120,34 +120,34 @@ class Begun:
         return replace(self, stages=stages, parameters=given, s=s, of_attention=(m, hidden))
 
     def kept(self) -> tuple[Tensor | None, ...]:
-        """Return what the gradient needs besides map and parameters, in as little as there is."""
+        """Return what the gradient needs besides the map and the parameters, as few as possible."""
         mean, variance, scale, shift, mu, inverse = self.of_norm
         if self.stages.norm is not None:
-            # Of every sample the same. And the gradient's sums may be about the mean of the batch,
-            # too: what is left of the means by sample is then 0, in the sum of squares as here.
+            # These are equal for all samples. The gradient's sums can be centred on the batch mean,
+            # too: the per-sample means then contribute nothing, to the sum of squares or here.
             mean, variance = mu, None
             scale, shift = scale[:1].clone(), shift[:1].clone()
         return mean, variance, scale, shift, mu, inverse, self.s, *self.of_attention
 
 
 class _Given(NamedTuple):
-    """What an autograd function is given besides tensors."""
+    """The non-tensor arguments of an autograd function."""
 
     begun: Begun
     relu: bool
     make: Make | None
 
     def output(self, shortcut: Tensor | None) -> Tensor:
-        """Write the output, or make what stands for it."""
+        """Compute the output, or create the tensor that represents it."""
         return self.begun.values(self.relu, shortcut) if self.make is None else self.make()
 
 
 class Finished(torch.autograd.Function):
-    """A region that was begun, differentiated by hand."""
+    """A region with a manual gradient, whose forward was partly computed before."""
 
     @staticmethod
     def forward(ctx, given: _Given, x: Tensor, shortcut: Tensor | None, *parameters) -> Tensor:
-        """Write the output, or make what stands for it."""
+        """Compute the output, or create the tensor that represents it."""
         y, begun = given.output(shortcut), given.begun
         ctx.stages, ctx.joined, ctx.parameters = begun.stages, shortcut is not None, len(parameters)
         mask = y if given.relu else None
@@ -157,7 +157,7 @@ class Finished(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """Cut the gradient off where the ReLU does, then as any region."""
+        """Apply the mask of the ReLU, if any, then differentiate the region."""
         mask, *saved = ctx.saved_tensors
         if mask is not None:
             dy = torch.where(mask <= 0, 0, dy)
@@ -165,27 +165,27 @@ class Finished(torch.autograd.Function):
 
 
 class FinishedInPlace(torch.autograd.Function):
-    """The same, in the place of what came before in it."""
+    """:class:`Finished`, applied in place to the tensor that represented the previous stage."""
 
     @staticmethod
     def forward(ctx, given: _Given, x: Tensor, shortcut: None, *rest) -> Tensor:
-        """Return the last tensor that is given, which stands for the output from now on."""
+        """Return the last argument, which represents the output from now on."""
         *parameters, y = rest
         ctx.mark_dirty(y)
         return Finished.forward(ctx, given, x, shortcut, *parameters)
 
     @staticmethod
     def backward(ctx, dy: Tensor):
-        """Nothing of the gradient goes the way that the tensor came."""
+        """Differentiate the region; the previous history of the tensor receives no gradient."""
         return *Finished.backward(ctx, dy), None
 
 
 class Summed(torch.autograd.Function):
-    """A norm that was begun, and what may be added to it, differentiated by hand."""
+    """A norm and an optional addition, with a manual gradient."""
 
     @staticmethod
     def forward(ctx, given: _Given, x: Tensor, shortcut: Tensor | None, weight, bias) -> Tensor:
-        """Write the output, or make what stands for it."""
+        """Compute the output, or create the tensor that represents it."""
         y, begun = given.output(shortcut), given.begun
         ctx.stages = begun.stages
         mean, variance, scale, _, mu, inverse, *_ = begun.kept()
@@ -196,22 +196,22 @@ class Summed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        """As of any sum; where nothing was added, nothing has its gradient."""
+        """Differentiate the sum; without an addition there is no gradient of the shortcut."""
         _, dx, d_shortcut, *of_norm = gradients_of_sum(ctx, dy)
         return None, dx, d_shortcut if ctx.needs_input_grad[2] else None, *of_norm
 
 
 def begin(x: Tensor, norm: _BatchNorm, backend: str) -> Begun:
-    """Begin with a batch norm: all of its call but the map to write.
+    """Compute a batch norm up to writing its output.
 
     Args:
-        x: feature map ``(N, C, *spatial)`` that the norm takes
+        x: feature map ``(N, C, *spatial)`` that the norm supports
             (:func:`composer_attn.ops.fused.fits_norm`).
-        norm: in either mode.
-        backend: who runs the passes.
+        norm: the batch norm, in either mode.
+        backend: name of the backend.
     """
     of_norm = Norm(norm.eps, running_statistics(norm, x.numel() // x.shape[1]))
-    # What an activation takes part in is found, and built, once one is met.
+    # The backend's activation passes are looked up, and built, when an activation is called.
     passes = find_passes(backend, x)
     stages = Stages(passes, activated_reference, IDENTITY, of_norm, None)
     with in_full_precision(x), torch.no_grad():
@@ -222,7 +222,7 @@ def begin(x: Tensor, norm: _BatchNorm, backend: str) -> Begun:
 def excitation_of(
     attention: "ChannelAttention | Described",
 ) -> tuple[Excitation, tuple[Tensor | None, ...]] | None:
-    """Return layers, gate and parameters of an attention that is differentiated by hand."""
+    """Return layers with gate, and parameters, if the attention has a manual gradient."""
     if isinstance(attention, Described):
         return attention.excitation, attention.parameters
     dtypes = {each.dtype for each in attention.parameters()}

@@ -1,10 +1,10 @@
-"""Attention and batch norm begun, each at its call, and finished once it is known what follows.
+"""Attention and batch norm computed up to ``(N, C)`` tensors, and completed by what follows them.
 
-Between them only numbers ``(N, C)`` pass: :class:`Excited` is a feature map with the excitation
-that is to scale it, :class:`Normalized` one with the scale and shift of what a norm puts out. Both
-know what autograd must know to write the map itself later, and any number of times. Whatever else
-a call does (moving running statistics, drawing random numbers, showing scales to an observer) has
-been done when one of them is there.
+Only ``(N, C)`` tensors pass from one call to the next: :class:`Excited` is a feature map with the
+excitation that will scale it, :class:`Normalized` one with the scale and shift of a norm's output.
+Both hold what autograd needs, so that the map itself can be written later, and any number of times.
+All other effects of the calls (updating running statistics, drawing random numbers, showing scales
+to an observer) have taken place when one of them is created.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from composer_attn.ops.fused_functions import (
 from composer_attn.ops.manual_gradients import AttentionFirst, Excitation, Norm, NormFirst, Order
 from composer_attn.ops.module_calls import Called
 
-if TYPE_CHECKING:  # which imports this package
+if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
 Make = Callable[[], Tensor]
@@ -41,19 +41,20 @@ Make = Callable[[], Tensor]
 
 @dataclass
 class Excited:
-    """A feature map, and the excitation that is to scale it.
+    """A feature map, and the excitation that will scale it.
 
     Attributes:
         x: the map ``(N, C, *spatial)``.
-        passes: the backend's.
-        mean: of ``x`` over space, ``(N, C)``.
-        variance: likewise.
-        s: the excitation ``(N, C)``; differentiable by autograd where ``way`` is there.
-        excitation: what computed it, where that is differentiated by hand.
-        parameters: of its layers, likewise.
-        hidden: what the layers keep, likewise.
-        way: of :class:`~composer_attn.ops.fused_functions.Moments`, where autograd differentiates.
-        backend: whose passes they are.
+        passes: the backend's passes.
+        mean: mean of ``x`` over space, ``(N, C)``.
+        variance: variance of ``x`` over space, ``(N, C)``.
+        s: the excitation ``(N, C)``; differentiable by autograd if ``way`` is given.
+        excitation: the layers and gate that computed it, if they have a manual gradient.
+        parameters: parameters of the layers, for the manual gradient.
+        hidden: what the layers save for the manual gradient.
+        way: as in :class:`~composer_attn.ops.fused_functions.Moments`; None with a manual gradient.
+        region: the state shared with ``Moments``; None with a manual gradient.
+        backend: name of the backend.
     """
 
     x: Tensor
@@ -75,7 +76,7 @@ class Excited:
             return self.passes.affine(self.x, s, torch.zeros_like(s), None, False)
 
     def result(self, make: Make | None = None) -> Tensor:
-        """Return the attended map; ``make()`` may stand for it, which is differentiable alike."""
+        """Return the attended map, or the tensor from ``make()`` in its place, differentiable."""
         if not torch.is_grad_enabled():
             return self.values() if make is None else make()
         if make is None and self.way is not None:
@@ -92,7 +93,7 @@ class Excited:
         return Affine.apply(self.s, zero, None, self.x.detach(), zero, way, self.region)
 
     def normalized(self, norm: _BatchNorm) -> "Normalized":
-        """Normalize it: the call of a batch norm, of which nothing but the map is left to write."""
+        """Return the stage of a batch norm called on it, up to writing the output."""
         x, mean, variance = self.x, self.mean, self.variance
         count = x.shape[2:].numel()
         if self.excitation is None:
@@ -117,7 +118,7 @@ class Excited:
 
 @dataclass
 class _ByHand:
-    """What a gradient by hand needs besides tensors that autograd keeps."""
+    """What a manual gradient needs in addition to the saved tensors."""
 
     order: type[Order]
     fixed: bool
@@ -127,22 +128,23 @@ class _ByHand:
 
 @dataclass
 class Normalized:
-    """A feature map, and the scale and shift by which it becomes the output of a norm.
+    """A feature map, and the scale and shift that turn it into the output of a norm.
 
     Attributes:
         x: the map ``(N, C, *spatial)``.
-        passes: the backend's.
-        centre: near the mean of ``x``, ``(N, C)``.
-        scale: ``(N, C)``.
-        shift: by hand, what is added to ``scale x``; else, to ``scale (x - centre)``.
-        by_hand: what computed both, where that is differentiated by hand.
-        parameters: weight and bias of the norm, then those of the layers, likewise.
+        passes: the backend's passes.
+        centre: close to the mean of ``x``, ``(N, C)``.
+        scale: scale of the output, ``(N, C)``.
+        shift: with a manual gradient, added to ``scale x``; otherwise, to ``scale (x - centre)``.
+        by_hand: what the manual gradient needs; None if autograd differentiates.
+        parameters: weight and bias of the norm, then those of the layers, for the manual gradient.
         way: as in :class:`Excited`.
-        backend: likewise.
+        region: as in :class:`Excited`.
+        backend: name of the backend.
     """
 
     x: Tensor
-    passes: Any  # a backend, or what ends it in an activation
+    passes: Any  # a backend's, or an Ending with an activation
     centre: Tensor
     scale: Tensor
     shift: Tensor
@@ -154,26 +156,26 @@ class Normalized:
 
     @property
     def is_normalized(self) -> bool:
-        """Whether an activation may be computed along: no other has been."""
+        """Whether an activation can be fused; always, as none has been applied."""
         return True
 
     @property
     def can_be_added_to(self) -> bool:
-        """Whether an addition may be computed along."""
+        """Whether an addition can be fused."""
         return True
 
     def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
-        """Return the output of an activation, maybe a ReLU after an addition."""
+        """Return the output of an activation; with a shortcut, of a ReLU after the addition."""
         if activation == RELU:
             return self.result(True, shortcut)
-        # Another one, for this may still be asked for its own output.
+        # A copy, since the norm's own output may still be requested from this one.
         copy, self.way = replace(self), None
         passes = Ending(self.passes, find_activated(self.backend, self.x, activation), activation)
         copy.end_in(passes)
         return copy.result(True)
 
     def end_in(self, passes: Ending) -> None:
-        """Let an activation take the place of the ReLU that may follow, without an addition."""
+        """Replace the final ReLU by another activation, without an addition."""
         self.passes = passes
         if self.region is not None:
             self.region.passes = passes
@@ -185,7 +187,7 @@ class Normalized:
             return self.passes.affine(self.x, scale, self.origin(), shortcut, relu)
 
     def origin(self) -> Tensor:
-        """Return what is added to ``scale x``, detached."""
+        """Return the term added to ``scale x``, detached."""
         if self.by_hand is not None:
             return self.shift
         return torch.addcmul(self.shift, self.scale, self.centre, value=-1).detach().contiguous()
@@ -193,14 +195,14 @@ class Normalized:
     def result(
         self, relu: bool = False, shortcut: Tensor | None = None, make: Make | None = None
     ) -> Tensor:
-        """Return the output, after an addition and a ReLU; ``make()`` may stand for it."""
+        """Return the output after addition and ReLU, or the tensor from ``make()`` in its place."""
         if not torch.is_grad_enabled():
             return self.values(relu, shortcut) if make is None else make()
         if self.by_hand is not None:
             arguments = (self.x, shortcut, *self.parameters)
             return Whole.apply(self, relu, make, *arguments)
         if make is None and self.way is not None and self.region is not None:
-            # One use only: what way it takes back to the map depends on the ReLU.
+            # Used only once: the gradient that flows along the way depends on the ReLU.
             way, self.way = self.way, None
             self.region.relu = relu
             arguments = (self.scale, self.shift, shortcut, self.x.detach(), self.centre, way)
@@ -214,13 +216,13 @@ class Normalized:
 
 
 def excite(x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False) -> Excited:
-    """Begin an attention over averages: all of its call but the scaling.
+    """Compute an attention that squeezes by averaging, up to scaling the feature map.
 
     Args:
         x: feature map ``(N, C, *spatial)``.
         attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels.
-        backend: who runs the passes.
-        called: whether to call the layers, for someone to look at.
+        backend: name of the backend.
+        called: whether to call the layers as modules, so that their hooks run.
     """
     found = find_passes(backend, x)
     by_hand = attention.by_hand(passes.statistics_dtype(x))
@@ -244,7 +246,7 @@ def normalize(
     backend: str,
     called: bool = False,
 ) -> Normalized:
-    """Begin a norm that is attended itself: both calls, but for the map to write.
+    """Compute an attended norm, both norm and attention, up to writing the output.
 
     Arguments are those of :func:`excite`, with the batch norm ``norm``.
     """

@@ -1,4 +1,4 @@
-"""What follows training: a run loaded, evaluated, asked about images, and exported."""
+"""Use of a trained run: load, evaluate, predict and export."""
 
 from composer_attn.extras import naming_the_extra
 

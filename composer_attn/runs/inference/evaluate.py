@@ -1,4 +1,4 @@
-"""Evaluate a trained run: on its own evaluation data, or on others."""
+"""Evaluate a trained run, on its own evaluation data or on other data."""
 
 import json
 import warnings
@@ -24,12 +24,12 @@ class Evaluation:
     """The metrics of a trained run on a dataset.
 
     Attributes:
-        run_name: the run.
+        run_name: name of the run.
         checkpoint: the file of its weights.
-        dataset: the section of the config that names the data.
+        dataset: the config section that describes the data.
         samples: number of images.
-        skipped_images: of them, how many were left out, unreadable.
-        metrics: by name.
+        skipped_images: number of these that were skipped as unreadable.
+        metrics: the metrics by name.
     """
 
     run_name: str
@@ -40,12 +40,12 @@ class Evaluation:
     metrics: dict[str, float]
 
     def as_json(self) -> str:
-        """Return all of it as one JSON document; null stands for what is no number."""
+        """Return the evaluation as one JSON document, with null for non-finite numbers."""
         metrics = {n: v if isfinite(v) else None for n, v in self.metrics.items()}
         return json.dumps(vars(self) | {"metrics": metrics}, indent=2)
 
     def as_text(self) -> str:
-        """Return it in a line for each metric."""
+        """Return the evaluation as text, with one metric per line."""
         lines = [f"{self.run_name}: {self.checkpoint} on {self.samples:,} images"]
         if self.skipped_images:
             lines.append(f"  skipped images: {self.skipped_images:,}")
@@ -54,10 +54,10 @@ class Evaluation:
 
 
 def evaluate(run: LoadedRun) -> Evaluation:
-    """Evaluate a run as its training does: the same transform, precision and metrics.
+    """Evaluate a run as its training does: with the same transform, precision and metrics.
 
     Raises:
-        ConfigError: there are no data to evaluate on, or they are of other classes.
+        ConfigError: there is no evaluation data, or its classes differ.
     """
     source, data = evaluation_data(run, run.config.batch_size)
     trainer = _trainer(run, data)
@@ -70,7 +70,7 @@ def evaluate(run: LoadedRun) -> Evaluation:
         }
     except ComposerAttnError:
         raise
-    except Exception as error:  # of the data, and of whatever device they go to
+    except Exception as error:  # from the data, or from the device
         raise ConfigError(Mistake("eval_dataset", foreign(error))) from error
     finally:
         trainer.close()
@@ -89,15 +89,15 @@ def evaluate(run: LoadedRun) -> Evaluation:
 def evaluation_data(
     run: LoadedRun, batch_size: int, samples: int | None = None
 ) -> tuple[Source, DataSpec]:
-    """Build the data that a run is evaluated on, as its config says, or what overrides it.
+    """Build the evaluation data of a run, from its config with overrides applied.
 
     Args:
-        run: a run that was loaded.
-        batch_size: over all ranks.
-        samples: how many images, evenly spread over the data; all by default, and of a stream.
+        run: a loaded run.
+        batch_size: total over all ranks.
+        samples: number of images, evenly spread over the data; by default, and for a stream, all.
 
     Raises:
-        ConfigError: the config names none, they are not there, or their classes are others.
+        ConfigError: the config names no evaluation data, it does not exist, or its classes differ.
     """
     section = dict(_section(run.config))
     options = {name: section.pop(name) for name in LOADER_ARGUMENTS if name in section}
@@ -122,7 +122,7 @@ def _section(config: RunConfig) -> dict[str, Any]:
 
 
 def _spread(source: Source, samples: int) -> Source:
-    """Keep some images of each part of the data, which may be in the order of their classes."""
+    """Select images spread over the whole dataset, which may be sorted by class."""
     dataset: Any = source.dataset
     count = min(samples, len(dataset))
     indices = [index * len(dataset) // count for index in range(count)]
@@ -130,7 +130,7 @@ def _spread(source: Source, samples: int) -> Source:
 
 
 def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
-    """Make sure that a label of the data means the output of that number."""
+    """Check that each label of the data corresponds to the network output of that index."""
     if source.num_classes > len(classes):
         raise ArgumentError(
             f"it has {source.num_classes} classes, and the network {len(classes)} outputs"
@@ -149,7 +149,7 @@ def _trainer(run: LoadedRun, data: DataSpec) -> Trainer:
     with at("device"):
         device = get_device(run.config.device)
     with at("precision"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No optimizer was specified")  # nothing is trained
+        warnings.filterwarnings("ignore", "No optimizer was specified")  # nothing is trained here
         return Trainer(
             model=run.model,
             eval_dataloader=data,

@@ -1,4 +1,4 @@
-"""Export a trained run, and make sure that the file computes what the network does."""
+"""Export a trained run, and check that the file computes what the network does."""
 
 import os
 import shutil
@@ -39,12 +39,12 @@ _LARGEST_BATCH = 64
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a network and its exported file made of the same images.
+    """Comparison of a network and its exported file on the same images.
 
     Attributes:
         samples: number of images.
-        accuracy_before: share of them that the network classifies rightly.
-        accuracy_after: likewise of the file.
+        accuracy_before: accuracy of the network, from 0 to 1.
+        accuracy_after: accuracy of the file, from 0 to 1.
         largest_difference: between their outputs, in units of the largest output (at least 1).
     """
 
@@ -62,30 +62,30 @@ def export(
     tolerance: float = TOLERANCE,
     fold: bool = True,
 ) -> tuple[Path, ModelCard]:
-    """Write a run's network to a file that takes batches of any size, and a card beside it.
+    """Export a run's network to a file that accepts any batch size, with a model card beside it.
 
-    The file is written under another name, read again, and compared with the network on the run's
-    evaluation data, one image at a time and in batches; only then does it take its own name.
+    The file is written under a temporary name, read back, and compared with the network on the
+    run's evaluation data, one image at a time and in batches; only then is it renamed.
 
     Args:
-        run: a run that was loaded.
+        run: a loaded run.
         to: ``onnx``, ``torch_export``, ``torchscript`` or ``openvino``.
-        out: the file; by default ``model`` with the format's ending, beside the checkpoint.
-        samples: how many images to compare on, evenly spread over the data; by default all.
-        tolerance: the largest difference between outputs that is accepted, in units of the largest
-            output (at least 1).
-        fold: whether the norms are folded into the convolutions first, on a copy
-            (:func:`composer_attn.fold_norms`); the comparison is with the network as it is.
+        out: the file; by default ``model`` with the format's suffix, beside the checkpoint.
+        samples: number of images to compare on, evenly spread over the data; by default all.
+        tolerance: the largest accepted difference between outputs, in units of the largest output
+            (at least 1).
+        fold: whether to fold the norms into the convolutions first, in a copy
+            (:func:`composer_attn.fold_norms`); the comparison uses the unfolded network.
 
     Returns:
-        The file, and what stands in its card.
+        The file, and the content of its card.
 
     Raises:
-        ArgumentError: there is no such format, or an argument is not valid.
-        ConfigError: there are no evaluation data.
-        ExportError: the network cannot be exported, or the file differs; no file is left of it.
-        MissingExtraError: what writes the format is not installed.
-        SaveError: the folder takes no more.
+        ArgumentError: there is no such format, or an argument is invalid.
+        ConfigError: there is no evaluation data.
+        ExportError: the network cannot be exported, or the file's outputs differ; no file is left.
+        MissingExtraError: the library that writes the format is not installed.
+        SaveError: the folder cannot be written.
     """
     _check_arguments(to, out, samples, tolerance)
     format = FORMATS[to]
@@ -133,10 +133,10 @@ def _check_arguments(
 def compare(
     run: LoadedRun, compute: Compute, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> Comparison:
-    """Compare a run's network with what computes the same, on batches of images and labels."""
+    """Compare a run's network with its exported function on batches of images and labels."""
     count, right, largest = 0, [0, 0], 0.0
     for images, labels in batches:
-        # The first image by itself, too: a file may have kept the batch that it was traced with.
+        # Also the first image alone, as an exporter may have fixed the batch size of its example.
         parts = [images[:1], images] if not count else [images]
         with torch.inference_mode():
             pairs = [(run.network(part), _computed(compute, part)) for part in parts]
@@ -152,7 +152,7 @@ def compare(
 def _computed(compute: Compute, images: Tensor) -> Tensor:
     try:
         return compute(images)
-    except Exception as error:  # of whichever library runs the file
+    except Exception as error:  # from the library that runs the file
         raise ExportError(
             f"the exported file does not run on {len(images)} images: {first_line(error)}"
         ) from error
@@ -162,25 +162,25 @@ def _difference(expected: Tensor, found: Tensor) -> float:
     if expected.shape != found.shape:
         return inf
     difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1))
-    return difference if difference >= 0 else inf  # of what is no number
+    return difference if difference >= 0 else inf  # NaN compares false
 
 
 def _write(
     run: LoadedRun, format: Format, path: Path, example: Tensor, to: str, fold: bool
 ) -> Compute:
-    """Write the file, and read it again."""
+    """Write the file, and read it back."""
     with saving(path):
         try:
             format.write(_folded(run.network) if fold else run.network, example, path)
             return format.read(path)
         except (ComposerAttnError, OSError):
             raise
-        except Exception as error:  # exporters raise what they like
+        except Exception as error:  # exporters may raise anything
             raise ExportError(f"cannot be exported to {to}: {first_line(error)}") from error
 
 
 def _folded(network: nn.Module) -> nn.Module:
-    """Return a copy with its norms folded, as far as it has any that can be."""
+    """Return a copy of the network with all foldable norms folded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingFoldedWarning)
         return fold_norms(network, inplace=False)
@@ -188,13 +188,13 @@ def _folded(network: nn.Module) -> nn.Module:
 
 def _first_images(source: Source, data: DataSpec) -> Tensor:
     images, _ = next(_batches(source, data, None))
-    return torch.cat([images, images])[:2]  # an example of one would stand for one alone
+    return torch.cat([images, images])[:2]  # a batch of one would be exported as a constant size
 
 
 def _batches(
     source: Source, data: DataSpec, samples: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield prepared images and labels, as many as are asked for."""
+    """Yield preprocessed images and labels, up to ``samples`` images."""
     left: Any = inf if samples is None else samples
     for images, labels in data.dataloader:
         if left <= 0:

@@ -1,4 +1,4 @@
-"""Open an exported network, with the card that stands beside it."""
+"""Open an exported network, with the card beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from composer_attn.runs.inference.model_card import ModelCard, read_card
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A network that was exported, as ready to be asked as a run is.
+    """An exported network, used in the same way as a loaded run.
 
     Attributes:
-        card: what stands beside the file.
-        compute: maps prepared images ``(N, 3, size, size)`` to logits ``(N, classes)``.
+        card: the model card beside the file.
+        compute: maps preprocessed images ``(N, 3, size, size)`` to logits ``(N, classes)``.
     """
 
     card: ModelCard
@@ -27,7 +27,7 @@ class ExportedModel:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What makes a tensor of a PIL image."""
+        """The transform from a PIL image to a tensor."""
         return self.card.preprocessing
 
     @property
@@ -36,23 +36,23 @@ class ExportedModel:
         return self.card.classes
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the probability of each class ``(N, classes)`` for prepared images."""
+        """Return class probabilities ``(N, classes)`` for preprocessed images."""
         with torch.inference_mode():
             return as_probabilities(self.compute(images), self.card.activation)
 
 
 def is_exported(path: str | Path) -> bool:
-    """Say whether a path is, by its ending, that of an exported file."""
+    """Return whether a path has the suffix of an exported file."""
     return Path(path).suffix in {format.ending for format in FORMATS.values()}
 
 
 def open_exported(path: str | Path) -> ExportedModel:
-    """Open an exported file; nothing in it runs but operations on tensors.
+    """Open an exported file; nothing in it is executed but operations on tensors.
 
     Raises:
-        ArgumentError: there is no such file, or its card is missing or of another file.
-        CheckpointError: it is not whole, or holds more.
-        MissingExtraError: what reads it is not installed.
+        ArgumentError: the file does not exist, or its card is missing or belongs to another file.
+        CheckpointError: it is incomplete, or contains something else.
+        MissingExtraError: the library that reads it is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,5 +70,5 @@ def open_exported(path: str | Path) -> ExportedModel:
         return ExportedModel(card, format.read(path))
     except ComposerAttnError:
         raise
-    except Exception as error:  # of whichever library reads it
+    except Exception as error:  # from the library that reads it
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error

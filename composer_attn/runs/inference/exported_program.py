@@ -1,7 +1,7 @@
-"""Open a file of ``torch.export`` that somebody else made: only operations on tensors run.
+"""Open an untrusted ``torch.export`` file, so that nothing but operations on tensors can run.
 
-``torch.export.load`` unpickles its weights in full, evaluates the sizes in it as Python, and looks
-up whatever function of torch a node names. Here all of that is looked into first.
+``torch.export.load`` unpickles the weights without restriction, evaluates sizes in the file as
+Python, and looks up any function of torch that a node names. Here all of these are checked first.
 """
 
 import io
@@ -20,14 +20,14 @@ from composer_attn.errors import CheckpointError, first_line
 _PROGRAM = "serialized_exported_program.json"
 _PICKLES = ("serialized_state_dict.pt", "serialized_constants.pt", "serialized_example_inputs.pt")
 _PARTS = {_PROGRAM, "version", *_PICKLES}
-# What traced networks are made of: operations on tensors (but for the one that opens files), and
-# arithmetic on their sizes.
+# Functions that traced networks consist of: operations on tensors (except the one that opens
+# files), and arithmetic on their sizes.
 _OPERATION = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|eq|ne|lt|le|gt|ge)"
     r"|torch\.sym_(max|min|float|int|ite|not)"
 )
-# Sizes are texts that sympy evaluates, like Mul(Integer(4), Symbol('s0', integer=True)).
+# Sizes are strings evaluated by sympy, such as Mul(Integer(4), Symbol('s0', integer=True)).
 _SIZE = re.compile(r"[\w\s+\-*/(),<>=']*", re.ASCII)
 _WORD = re.compile(r"[^\W\d]\w*")
 _SIZE_WORDS = re.compile(
@@ -35,26 +35,26 @@ _SIZE_WORDS = re.compile(
     r"|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan"
     r"|positive|nonnegative|integer|True|False"
 )
-# Any other text is a name, a type or a path of modules: nothing that could be called or quoted.
+# Any other string is a name, a type or a module path, without call syntax or quotes.
 _NAME = re.compile(r"[\w.:/+\- ]*")
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
-# Texts that are looked up, and never evaluated.
+# The values below this key are only looked up, never evaluated.
 _LOOKED_UP = "metadata"
 _LARGEST_PROGRAM = 200_000_000  # bytes of JSON
 
 
 def load_exported_program(path: Path) -> ExportedProgram:
-    """Load a file of ``torch.export`` that holds tensors and operations on them alone.
+    """Load a ``torch.export`` file that contains only tensors and operations on them.
 
     Raises:
-        CheckpointError: it is no such file, not whole, or holds more.
+        CheckpointError: it is not such a file, incomplete, or contains something else.
     """
     try:
         _check(path)
         return torch.export.load(path)
     except CheckpointError:
         raise
-    except Exception as error:  # of all kinds: the file may hold anything
+    except Exception as error:  # of any type: the file may contain anything
         raise CheckpointError(
             f"{path} is no file of torch.export that this torch {torch.__version__} can read: "
             f"{first_line(error)}"
@@ -85,17 +85,17 @@ def _check(path: Path) -> None:
 
 
 def _check_pickle(content: bytes, name: str, path: Path) -> None:
-    """Make sure that torch would find tensors and plain containers alone."""
+    """Check that torch would unpickle only tensors and plain containers."""
     if not content:
         return
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # of all kinds
+    except Exception as error:  # of any type
         raise CheckpointError(f"{path} holds more than tensors in its {name}") from error
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """List all texts of a JSON document, keys included, with the key that each stands below."""
+    """Yield all strings of a JSON document, including keys, each with the key that it is under."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name != _LOOKED_UP:
@@ -120,7 +120,7 @@ def _is_harmless(key: str, text: str) -> bool:
 
 
 def _holds_containers(spec: Any) -> bool:
-    """Say whether a description of arguments names tuples, lists and dicts alone."""
+    """Return whether a description of arguments names only tuples, lists and dicts."""
     if isinstance(spec, dict):
         known = spec.get("type") in _CONTAINERS
         return known and all(_holds_containers(inner) for inner in spec.values())

@@ -1,4 +1,4 @@
-"""The formats that a network can be exported to: what writes each, and what reads it."""
+"""The export formats, with the functions that write and read each."""
 
 import importlib
 from collections.abc import Callable
@@ -22,15 +22,14 @@ Compute = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Format:
-    """A format of exported networks.
+    """An export format.
 
     Attributes:
-        ending: of its files.
-        write: writes a network, given an example of its input (a batch of two), to a file.
-        read: returns what computes logits of images by a file.
-        library: what is imported to write and to read it, besides torch.
-        from_others: whether a file that somebody else made can be read without running what is in
-            it.
+        ending: file suffix.
+        write: writes a network to a file, given an example input (a batch of two).
+        read: returns a function that computes logits of images from a file.
+        library: the library required to write and read it, besides torch.
+        from_others: whether an untrusted file can be read without executing its content.
     """
 
     ending: str
@@ -40,7 +39,7 @@ class Format:
     from_others: bool = True
 
     def check_library(self) -> None:
-        """Make sure that what the format needs is installed.
+        """Check that the library the format requires is installed.
 
         Raises:
             MissingExtraError: it is not; the message names the extra.

@@ -1,4 +1,4 @@
-"""Load a trained run: its network, what prepares an image for it, and the names of its classes."""
+"""Load a trained run: its network, its preprocessing and the names of its classes."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ from composer_attn.runs.training.class_names import ClassNames, read_class_names
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained network and what it takes to use it; unpacks as the first three.
+    """A trained network and what is needed to use it; unpacks as its first three fields.
 
     Attributes:
-        network: maps prepared images ``(N, 3, size, size)`` to logits ``(N, classes)``; on the CPU,
-            in evaluation mode.
-        preprocessing: makes a tensor ``(3, size, size)`` of a PIL image, as the run's evaluation
+        network: maps preprocessed images ``(N, 3, size, size)`` to logits ``(N, classes)``; on the
+            CPU, in evaluation mode.
+        preprocessing: converts a PIL image to a tensor ``(3, size, size)``, as the run's evaluation
             does.
         classes: the name of each output.
-        model: the same network as Composer trained it, with its loss and metrics.
-        config: what the run was trained by.
-        checkpoint: the file that the weights are from.
+        model: the same network as a ComposerModel, with its loss and metrics.
+        config: the run's config.
+        checkpoint: the file of the weights.
     """
 
     network: nn.Module
@@ -50,12 +50,12 @@ class LoadedRun:
 
     @property
     def activation(self) -> str:
-        """What makes probabilities of logits: ``softmax``, or ``sigmoid`` of each by itself."""
+        """The function from logits to probabilities: ``softmax``, or elementwise ``sigmoid``."""
         binary = self.config.model.get("loss") == "binary_cross_entropy"
         return "sigmoid" if binary else "softmax"
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the probability of each class ``(N, classes)`` for images that are prepared."""
+        """Return class probabilities ``(N, classes)`` for preprocessed images."""
         with torch.inference_mode():
             return as_probabilities(self.network(images), self.activation)
 
@@ -63,33 +63,33 @@ class LoadedRun:
 def load_run(
     folder: str | Path, *, checkpoint: str | Path = "best", overrides: Sequence[str] = ()
 ) -> LoadedRun:
-    """Load what ``composer-attn train`` left in a folder, surgery included; nothing in it can run.
+    """Load a run from the folder that ``composer-attn train`` wrote; nothing in it is executed.
 
-    The network is built from the run's ``config.yaml`` and operated on as it was for training; the
-    checkpoint is looked into before it is loaded. The data need not be there. Attentions of your
-    own have to be registered first, by importing the module that does so.
+    The network is built from the run's ``config.yaml``, with the same surgery as in training; the
+    checkpoint is checked before it is loaded. The training data are not needed. Custom attentions
+    must be registered first, by importing the module that does so.
 
     Args:
         folder: the run's folder, or one of its checkpoints.
-        checkpoint: ``best`` of those that are kept, by the accuracy of the evaluation at its time
-            (the last one where none was evaluated); ``last``; or a file.
-        overrides: ``key=value`` for ``eval_dataset``, whose transform counts, like
+        checkpoint: ``best``, the saved checkpoint with the highest accuracy in the evaluation at
+            that step (the last one if none was evaluated); ``last``; or a file.
+        overrides: ``key=value`` for ``eval_dataset``, which determines the preprocessing, such as
             ``eval_dataset.size=256``.
 
     Returns:
         The run, which unpacks as ``network, preprocessing, classes``.
 
     Raises:
-        ArgumentError: the folder holds no run, or there is no such checkpoint.
-        CheckpointError: it is not safe, not whole, or of another network; or there is none.
-        ConfigError: the config names what is not here, like an attention that is not imported.
+        ArgumentError: the folder contains no run, or there is no such checkpoint.
+        CheckpointError: it is unsafe, incomplete, or of another network; or there is none.
+        ConfigError: the config names something unknown, such as an attention not imported.
         MissingExtraError: a library is not installed.
 
     Warns:
-        UserWarning: the names of the classes are not known, and numbers stand for them.
+        UserWarning: the names of the classes are unknown, and are replaced by numbers.
 
     Example:
-        Of a run that was trained by ``composer-attn train``::
+        Load a run that ``composer-attn train`` wrote::
 
             network, preprocessing, classes = load_run("runs/photos")
             logits = network(preprocessing(Image.open("cat.jpg"))[None])
@@ -99,7 +99,7 @@ def load_run(
 
 
 def load(run: RunFolder) -> LoadedRun:
-    """Load a run that has been found."""
+    """Load a run located by :func:`~composer_attn.runs.inference.run_folder.open_run`."""
     names = _class_names(run)
     with at("eval_dataset"):
         preprocessing = preprocessing_of(run.config.eval_dataset or run.config.train_dataset)
@@ -107,17 +107,17 @@ def load(run: RunFolder) -> LoadedRun:
     model = rebuild(run, width)
     numbers = tuple(str(index) for index in range(width))
     classes = (*names.classes, *numbers[len(names.classes) :])[:width]
-    network = cast(nn.Module, model.module)  # of a ComposerClassifier
+    network = cast(nn.Module, model.module)  # the module in a ComposerClassifier
     return LoadedRun(network, preprocessing, classes, model, run.config, run.checkpoint)
 
 
 def as_probabilities(logits: Tensor, activation: str) -> Tensor:
-    """Turn logits ``(N, classes)`` into probabilities."""
+    """Convert logits ``(N, classes)`` to probabilities."""
     return logits.sigmoid() if activation == "sigmoid" else logits.softmax(1)
 
 
 def _class_names(run: RunFolder) -> ClassNames:
-    """Return what the run has written down of its classes, or else what its data say."""
+    """Return the classes stored with the run, or else those of its training data."""
     kept = read_class_names(run.folder)
     if kept is not None:
         return kept

@@ -1,4 +1,4 @@
-"""What goes with an exported file: all it takes to use it, and how well it does."""
+"""The model card of an exported file: what is needed to use it, and how well it performs."""
 
 import hashlib
 import json
@@ -14,23 +14,23 @@ from composer_attn.runs.data.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What goes with an exported file, kept beside it as JSON and as text to read.
+    """The card of an exported file, written beside it as JSON and as Markdown.
 
     Attributes:
         file: name of the exported file.
         format: ``onnx``, ``torch_export``, ...
-        sha256: of it, and of the files that it is stored with, by their names.
-        run_name: the run that it is from.
+        sha256: hashes of the file, and of the files stored with it, by name.
+        run_name: name of the run that it was exported from.
         checkpoint: the file of its weights.
-        model: the section of the run's config, and its algorithms.
+        model: the model section of the run's config, with its algorithms.
         classes: the name of each output.
-        activation: what makes probabilities of the outputs: ``softmax`` or ``sigmoid``.
-        input: name, shape (the first is the batch, of any size) and type.
-        preprocessing: what makes such an input of an image.
-        evaluation: the data, how many images of it, the accuracy of the network and of the file,
-            and the largest difference between their outputs.
-        versions: of Python and the packages that matter.
-        licence: left to whoever passes the file on.
+        activation: the function from outputs to probabilities: ``softmax`` or ``sigmoid``.
+        input: name, shape (the first dimension is the batch, of any size) and dtype.
+        preprocessing: the transform from an image to such an input.
+        evaluation: the data, the number of images, the accuracy of the network and of the file, and
+            the largest difference between their outputs.
+        versions: versions of Python and of the relevant packages.
+        licence: to be filled in by whoever distributes the file.
     """
 
     file: str
@@ -48,7 +48,7 @@ class ModelCard:
     licence: str = ""
 
     def write(self, exported: Path) -> None:
-        """Write both beside the exported file."""
+        """Write the JSON and the Markdown file beside the exported file."""
         paths = card_paths(exported)
         paths[0].write_text(self.as_json() + "\n", encoding="utf-8")
         paths[1].write_text(self.as_markdown(), encoding="utf-8")
@@ -58,7 +58,7 @@ class ModelCard:
         return json.dumps(asdict(self), indent=2)
 
     def as_text(self) -> str:
-        """Return in a line what the file was found to compute."""
+        """Return a one-line result of the evaluation of the file."""
         tested = self.evaluation
         return (
             f"accuracy {tested['accuracy_after']:.2%} on {tested['samples']:,} images, of the "
@@ -67,7 +67,7 @@ class ModelCard:
         )
 
     def as_markdown(self) -> str:
-        """Return the card as text to read."""
+        """Return the card as Markdown."""
         prepared, tested = self.preprocessing, self.evaluation
         shape = "x".join(str(side) for side in self.input["shape"])
         rows = {
@@ -93,7 +93,7 @@ class ModelCard:
 
 
 def card_paths(exported: Path) -> tuple[Path, Path]:
-    """Return where the card of an exported file is: as JSON, and as text."""
+    """Return the paths of the card of an exported file: JSON and Markdown."""
     return exported.with_name(f"{exported.name}.json"), exported.with_name(f"{exported.name}.md")
 
 
@@ -101,7 +101,7 @@ def read_card(exported: Path) -> ModelCard:
     """Read the card beside an exported file.
 
     Raises:
-        ArgumentError: there is none, it cannot be read, or it is of another file.
+        ArgumentError: there is none, it cannot be read, or it belongs to another file.
     """
     path = card_paths(exported)[0]
     try:
@@ -121,7 +121,7 @@ def read_card(exported: Path) -> ModelCard:
 
 
 def _check_files(card: ModelCard, exported: Path) -> None:
-    """Make sure that the files are those of the card."""
+    """Check that the files match the hashes in the card."""
     for name, expected in {exported.name: "", **card.sha256}.items():
         path = exported.with_name(Path(name).name)
         if not path.is_file():
@@ -131,7 +131,7 @@ def _check_files(card: ModelCard, exported: Path) -> None:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while part := file.read(1 << 20):

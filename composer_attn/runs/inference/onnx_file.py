@@ -1,4 +1,4 @@
-"""Networks as ONNX, read by ONNX Runtime."""
+"""Networks in ONNX format, run by ONNX Runtime."""
 
 import warnings
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from composer_attn.runs.inference.tensor_names import INPUT, OUTPUT
 
 
 def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
-    """Write a network for batches of any size; ``example`` is a batch of two."""
+    """Write a network that accepts any batch size; ``example`` is a batch of two."""
     with warnings.catch_warnings():
-        # The exporter's own: by way of tracing, of constants that it traces, and of its age.
+        # The exporter warns about tracing, traced constants and its own deprecation.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
@@ -28,7 +28,7 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return what computes logits of images, on the CPU."""
+    """Return a function that computes logits of images, on the CPU."""
     with naming_the_extra("an .onnx file"):
         import onnxruntime
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Networks as OpenVINO's intermediate representation: an .xml file, and the weights beside it."""
+"""Networks in OpenVINO's intermediate representation: an .xml file, with the weights beside it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from composer_attn.runs.inference.tensor_names import INPUT, OUTPUT
 
 
 def write_openvino(network: nn.Module, example: Tensor, path: Path) -> None:
-    """Write a network for batches of any size, in full precision."""
+    """Write a network that accepts any batch size, in full precision."""
     with naming_the_extra("an .xml file"):
         import openvino
     converted = openvino.convert_model(
@@ -23,10 +23,10 @@ def write_openvino(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def read_openvino(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return what computes logits of images, on the CPU."""
+    """Return a function that computes logits of images, on the CPU."""
     with naming_the_extra("an .xml file"):
         import openvino
-    # In full precision: on some processors it would compute in bfloat16 by itself.
+    # Full precision: on some processors the default is bfloat16.
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(str(path), "CPU", hints)
     return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())

@@ -1,4 +1,4 @@
-"""Ask a network about images: the most probable classes of each."""
+"""Classify images with a trained network: the most probable classes of each."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,23 +19,23 @@ _BATCH = 32
 
 
 class Classifier(Protocol):
-    """What can be asked: a run, or what was exported from one."""
+    """Interface of classifiers: a loaded run, or a file exported from one."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What makes a tensor of a PIL image."""
+        """The transform from a PIL image to a tensor."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The name of each output."""
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the probability of each class ``(N, classes)`` for prepared images."""
+        """Return class probabilities ``(N, classes)`` for preprocessed images."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A class, and how probable it is."""
+    """A class and its probability."""
 
     name: str
     index: int
@@ -44,7 +44,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image file, the first the most probable."""
+    """The most probable classes of an image file, in descending order."""
 
     image: str
     guesses: tuple[Guess, ...]
@@ -89,5 +89,5 @@ def _prepare(path: str | Path, preprocessing: Preprocessing) -> Tensor:
             return preprocessing(image)
     except ComposerAttnError as error:
         raise ArgumentError(f"{path} cannot be prepared: {error}") from error
-    except Exception as error:  # of all kinds: the file may hold anything
+    except Exception as error:  # of any type: the file may contain anything
         raise ArgumentError(f"{path} cannot be read as an image: {first_line(error)}") from error

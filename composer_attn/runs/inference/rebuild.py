@@ -1,4 +1,4 @@
-"""Build a run's network again, surgery included, with the weights of a checkpoint."""
+"""Rebuild a run's network, including surgery, with the weights of a checkpoint."""
 
 from typing import Any, cast
 
@@ -24,15 +24,15 @@ _CPU = "cpu"
 def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
     """Return a run's model on the CPU, in evaluation mode, with the weights of its checkpoint.
 
-    Of a run that averages its weights (EMA), checkpoints hold the average in their place.
+    If the run averages its weights (EMA), its checkpoints contain the averaged ones.
 
     Args:
-        run: where it is.
-        num_classes: width of the last layer, where the config leaves that to the data.
+        run: the run on disk.
+        num_classes: width of the last layer, if the config leaves it to the data.
 
     Raises:
-        CheckpointError: the checkpoint is not safe, not whole, or of another network.
-        ConfigError: the network cannot be built, or be operated on as it was.
+        CheckpointError: the checkpoint is unsafe, incomplete, or of another network.
+        ConfigError: the network cannot be built, or the surgery cannot be repeated.
     """
     check_checkpoint(run.checkpoint)
     content = open_safely(run.checkpoint, ALLOWED, legacy=False)["state"]
@@ -48,20 +48,20 @@ def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
     logger = Logger(state)
     _operate(state, logger)
     try:
-        # Adds the attention that the run did not name, but went on with from a checkpoint.
+        # Also adds attention that came from a checkpoint rather than from the run's config.
         state.load_model_state(content, logger, strict=True)
     except ComposerAttnError:
         raise
-    except Exception as error:  # Composer's, and torch's, of all kinds
+    except Exception as error:  # Composer and torch raise many types
         raise CheckpointError(
             f"{run.checkpoint} holds weights of another network than {run.folder} describes: "
             f"{_mismatch(error)}"
         ) from error
-    return cast(ComposerModel, state.model).eval()  # as it was given
+    return cast(ComposerModel, state.model).eval()  # the model passed in
 
 
 def _without_weights(section: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what a network starts from: the checkpoint replaces it, and it may be gone."""
+    """Remove initial weights from the section: the checkpoint replaces them; they may be gone."""
     kept = {name: value for name, value in section.items() if name != "weights"}
     if "pretrained" in kept:
         kept["pretrained"] = False
@@ -74,18 +74,18 @@ def _operate(state: State, logger: Logger) -> None:
     groups = [algorithm.param_group for algorithm in ours]
     try:
         for algorithm in ours:
-            algorithm.param_group = None  # of an optimizer, which nothing has here
+            algorithm.param_group = None  # there is no optimizer here
         Engine(state, logger).run_event(Event.INIT)
     except ComposerAttnError:
         raise
-    except Exception as error:  # the algorithms are others' code
+    except Exception as error:  # the algorithms are third-party code
         raise ConfigError(Mistake("algorithms", foreign(error))) from error
     finally:
         for algorithm, group in zip(ours, groups, strict=True):
-            algorithm.param_group = group  # which Composer compares with the checkpoint's
+            algorithm.param_group = group  # compared by Composer with the checkpoint's value
 
 
 def _mismatch(error: Exception) -> str:
-    """Return the first of torch's complaints, which stand below a line that says nothing."""
+    """Return the first specific line of torch's error message, which follows a generic one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 else first_line(error)

@@ -1,4 +1,4 @@
-"""Find a run on disk: its config, and the checkpoint to use."""
+"""Locate a run on disk: its config, and the checkpoint to use."""
 
 import re
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from composer_attn.runs.training.checkpoint_saver import LATEST, checkpoints_in
 from composer_attn.runs.training.history import Moment, read_history
 
 CONFIG = "config.yaml"
-# What of a run's config may be another when it is evaluated or exported.
+# Config keys that may be changed for evaluation and export.
 CHANGEABLE = ("eval_dataset", "batch_size", "device", "precision")
 _BATCH = re.compile(r"-ba(\d+)-")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that is on disk.
+    """A run on disk.
 
     Attributes:
-        folder: where.
-        checkpoint: the file to take its weights from.
-        config: what it was trained by, with what was overridden since.
+        folder: the run's folder.
+        checkpoint: the file of the weights to use.
+        config: the config that it was trained with, with overrides applied.
     """
 
     folder: Path
@@ -38,17 +38,17 @@ class RunFolder:
 def open_run(
     path: str | Path, checkpoint: str | Path = "best", overrides: Sequence[str] = ()
 ) -> RunFolder:
-    """Find a run by its folder, or by a checkpoint in it.
+    """Locate a run by its folder, or by a checkpoint in it.
 
     Args:
         path: the folder, or one of its checkpoints.
-        checkpoint: ``best``, ``last``, or a file; where ``path`` is a checkpoint, that one counts.
-        overrides: ``key=value`` of :data:`CHANGEABLE`.
+        checkpoint: ``best``, ``last``, or a file; ignored if ``path`` is a checkpoint.
+        overrides: ``key=value`` for keys in :data:`CHANGEABLE`.
 
     Raises:
-        ArgumentError: there is no run, or an override is of another key.
+        ArgumentError: there is no run, or an override has another key.
         CheckpointError: the run has no checkpoint.
-        ConfigError: its config cannot be read, or names what is not here.
+        ConfigError: its config cannot be read, or names something unknown.
     """
     folder, found = Path(path), Path(checkpoint)
     if folder.is_file():
@@ -88,7 +88,7 @@ def _read_config(folder: Path, overrides: Sequence[str]) -> RunConfig:
 
 
 def _unknown_components(config: RunConfig) -> list[Mistake]:
-    """List what of the network or the data this installation, or who imports it, does not know."""
+    """Return errors for components of the config that are not registered in this process."""
     mistakes = MODEL_KIND.check("model", config.model)
     mistakes += ALGORITHMS.check_all("algorithms", config.algorithms)
     if config.eval_dataset is not None:
@@ -97,7 +97,7 @@ def _unknown_components(config: RunConfig) -> list[Mistake]:
 
 
 def _choose(folder: Path, best: bool) -> Path:
-    """Return the checkpoint that did best of those that are kept, or the last."""
+    """Return the best of the saved checkpoints if ``best``, else the last."""
     found = checkpoints_in(folder)
     if not found:
         latest = folder / LATEST.format(rank=0)
@@ -124,6 +124,6 @@ def _batch_of(path: Path) -> int:
 
 
 def _score(moment: Moment) -> tuple[float, float]:
-    """Rank by accuracy, and where that is the same by the loss."""
+    """Return a sort key: accuracy, then lower loss."""
     loss = moment.figures.get("cross_entropy", inf)
     return moment.figures.get("accuracy", -inf), -loss if isfinite(loss) else -inf

@@ -1,3 +1,3 @@
-"""What the input and the output of an exported network are called."""
+"""Names of the input and output tensors of exported networks."""
 
 INPUT, OUTPUT = "images", "logits"

@@ -1,4 +1,4 @@
-"""Networks as programs of torch.export, and as TorchScript."""
+"""Networks as ``torch.export`` programs and as TorchScript."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from composer_attn.runs.inference.exported_program import load_exported_program
 
 
 def write_torch_export(network: nn.Module, example: Tensor, path: Path) -> None:
-    """Write a network as an exported program for batches of any size."""
+    """Write a network as an exported program that accepts any batch size."""
     shapes = ({0: Dim("batch")},)
     with torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=shapes)
@@ -19,16 +19,16 @@ def write_torch_export(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def read_torch_export(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return what computes logits of images, of a file that anybody made."""
+    """Return a function that computes logits of images, from a file of any origin."""
     return load_exported_program(path).module()
 
 
 def write_torchscript(network: nn.Module, example: Tensor, path: Path) -> None:
-    """Write a traced network."""
+    """Write a network as a traced TorchScript module."""
     with torch.no_grad():
         torch.jit.trace(network, example).save(str(path))
 
 
 def read_torchscript(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return what computes logits of images, of a file of one's own: it is a program."""
+    """Return a function that computes logits of images; the file can run code, so trust it."""
     return torch.jit.load(str(path))

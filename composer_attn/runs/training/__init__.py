@@ -1,1 +1,1 @@
-"""From a checked config to a trained network: build, train, save, resume, end."""
+"""From a checked config to a trained network: build, train, save, resume, summarize."""

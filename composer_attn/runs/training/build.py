@@ -1,4 +1,4 @@
-"""From a checked config to the objects that Composer trains with."""
+"""Build the objects that Composer trains with from a checked config."""
 
 import warnings
 from dataclasses import dataclass
@@ -45,11 +45,11 @@ class Parts:
 
 
 def build_parts(config: RunConfig) -> Parts:
-    """Build what a config names.
+    """Build the objects that a config describes.
 
     Raises:
         ConfigError: a component refused its arguments; the message names the section.
-        CheckpointError: the checkpoint to start from is not safe, or not whole.
+        CheckpointError: the checkpoint to start from is unsafe or incomplete.
     """
     start = find_start(config)
     train_source, train_data = _data("train_dataset", config, train=True)
@@ -58,7 +58,7 @@ def build_parts(config: RunConfig) -> Parts:
         sources["eval_dataset"], eval_data = _data("eval_dataset", config, train=False)
         _check_classes(*sources.values())
     section = with_num_classes(config.model, train_source.num_classes)
-    reproducibility.seed_all(config.seed)  # the same parameters for the same seed
+    reproducibility.seed_all(config.seed)  # equal seeds give equal initial parameters
     with at("model"):
         model = build_model(section)
     _check_labels(sources, num_classes_of(section))
@@ -84,12 +84,12 @@ def build_parts(config: RunConfig) -> Parts:
 def build_trainer(
     config: RunConfig, parts: Parts, save_folder: str | None, stop: StopRequests | None = None
 ) -> Trainer:
-    """Build the Trainer, which performs the surgeries; without a folder, one that saves nothing.
+    """Build the Trainer, which performs the surgeries; without a folder, it saves nothing.
 
     Raises:
-        CheckpointError: the checkpoint to load is not safe, or not whole.
+        CheckpointError: the checkpoint to load is unsafe or incomplete.
         ConfigError: Composer refused an argument.
-        ComposerAttnError: a surgery did not work out.
+        ComposerAttnError: a surgery failed.
     """
     saver = None
     if save_folder is not None:
@@ -103,14 +103,14 @@ def build_trainer(
     except ComposerAttnError:
         raise
     except Exception as error:
-        # Composer loads the checkpoint here, and says of one that is none: KeyError: 'state'.
+        # Composer loads the checkpoint here, and raises KeyError: 'state' if the file is not one.
         loading = f", from the checkpoint {config.load_path}" if config.load_path else ""
         message = f"Composer refused the run{loading}: {foreign(error)}"
         raise ConfigError(Mistake("", message)) from error
 
 
 def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None) -> Trainer:
-    # Ours before one that the config may name: the first is the one that Composer resumes from.
+    # Before any saver that the config names: Composer resumes from the first one.
     callbacks = [*([saver] if saver else []), *parts.callbacks]
     resumes = config.autoresume and saver is not None
     begun = resumes and saver is not None and Path(saver.folder, LATEST.format(rank=0)).exists()
@@ -132,7 +132,7 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
         run_name=config.run_name,
         seed=config.seed,
         max_duration=config.max_duration,
-        eval_interval=config.eval_interval if parts.eval_data else 1,  # else it warns
+        eval_interval=config.eval_interval if parts.eval_data else 1,  # avoids a warning
         precision=config.precision,
         device=get_device(config.device),
         device_train_microbatch_size=config.device_train_microbatch_size,
@@ -144,7 +144,7 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
         load_path=parts.start.load_path,
         load_weights_only=config.load_weights_only,
         dist_timeout=config.dist_timeout,
-        # Off: it would log objects' reprs; the config is saved beside the summary instead.
+        # Disabled, as it would log reprs of objects; the config is saved beside the summary.
         auto_log_hparams=False,
     )
 
@@ -159,7 +159,7 @@ def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
 
 
 def _check_labels(sources: dict[str, Source], width: int) -> None:
-    """Make sure that a network has an output for every label; outputs to spare are pointed out."""
+    """Raise if a label has no network output; warn if the network has outputs to spare."""
     for key, source in sources.items():
         if source.num_classes > width:
             message = (
@@ -178,7 +178,7 @@ def _check_labels(sources: dict[str, Source], width: int) -> None:
 
 
 def _check_classes(train: Source, evaluation: Source) -> None:
-    """Make sure that a label means the same class in both."""
+    """Check that every label means the same class in both datasets."""
     differing = sorted(set(train.classes) ^ set(evaluation.classes))
     if train.classes and evaluation.classes and differing:
         message = (
@@ -197,7 +197,7 @@ def _all(key: str, table: Any, sections: dict[str, Any]) -> list[Any]:
 
 
 def build_algorithms(config: RunConfig, group: int | None) -> list[Any]:
-    """Build the algorithms, ours last: surgeries that rebuild convolutions run before them."""
+    """Build the algorithms, with attention last, after surgeries that rebuild convolutions."""
     algorithms = _all("algorithms", ALGORITHMS.table, config.algorithms)
     for algorithm in algorithms:
         if isinstance(algorithm, AttentionAlgorithm) and algorithm.param_group is None:

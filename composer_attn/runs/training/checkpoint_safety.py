@@ -1,7 +1,7 @@
-"""Look into a checkpoint before Composer does: it unpickles in full, and evaluates what is in it.
+"""Check a checkpoint before Composer loads it, since loading can run code that is in it.
 
-Composer runs whatever a file's pickle names, and evaluates the repr of each algorithm inside. Here
-the file is first read as data, and the reprs are parsed.
+Composer unpickles the whole file, executing anything that the pickle names, and evaluates the repr
+of each algorithm in it. Here the file is first read as data only, and the reprs are parsed.
 """
 
 import ast
@@ -24,8 +24,8 @@ from composer_attn.errors import ArgumentError, CheckpointError
 from composer_attn.functional.files import open_safely
 from composer_attn.functional.weights import check_numbers
 
-# What Composer's checkpoints name besides torch's own list: the state of numpy's random numbers,
-# torch's version, and wall-clock times. numpy's function by way of a pickle, as its module moved.
+# Types in Composer's checkpoints besides torch's own safe list: numpy's random state, torch's
+# version and wall-clock times. numpy's function is taken from a pickle, as its module has moved.
 _REBUILD_ARRAY = numpy.empty(0).__reduce__()[0]
 ALLOWED = (
     numpy.ndarray,
@@ -37,9 +37,9 @@ ALLOWED = (
     datetime.timedelta,
 )
 
-# Composer calls the function that this variable names on each file before it loads it.
+# Environment variable naming the function that Composer calls on each file before loading it.
 _HOOK = "CHECKPOINT_VALIDATION_FUNCTION"
-# The repr of an object without one of its own; no Python, so it cannot be evaluated.
+# The default repr of an object; it is not valid Python, so it cannot be evaluated.
 _ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
 _LONGEST = 10_000
 
@@ -47,17 +47,17 @@ _passed: dict[tuple[str, int, int, int], tuple[str, ...]] = {}
 
 
 def check_checkpoint(path: str | os.PathLike) -> tuple[str, ...]:
-    """Make sure that a file is a whole checkpoint of Composer's, and no more than that.
+    """Check that a file is a complete checkpoint of Composer's, and contains nothing else.
 
-    A file that has passed and did not change since is not read again.
+    A file that has passed and has not changed since is not read again.
 
     Returns:
-        The names of the algorithms that it was made with.
+        The names of the algorithms in the checkpoint.
 
     Raises:
-        TornCheckpointError: the file is cut short or damaged.
-        CheckpointError: it holds what no checkpoint of Composer's does: code, an algorithm that is
-            unknown, or has arguments that are more than values; or weights that are NaN.
+        TornCheckpointError: the file is truncated or damaged.
+        CheckpointError: it contains something that no checkpoint of Composer's does: code, an
+            unknown algorithm or one whose arguments are not plain values, or weights that are NaN.
         OSError: it cannot be read.
     """
     real = os.path.realpath(path)
@@ -80,13 +80,13 @@ def check_checkpoint(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def local_file(load_path: str) -> str | None:
-    """Return the file that a path means, if it is here: for Composer, all load rank 0's."""
+    """Return the file of a local load path, else None; all ranks load rank 0's, as in Composer."""
     return None if "://" in load_path else load_path.format(rank=0, local_rank=0, node_rank=0)
 
 
 @contextmanager
 def guarded(load_path: str | None = None) -> Iterator[None]:
-    """Check a checkpoint that is here, and have Composer check what it loads from anywhere."""
+    """Check a local checkpoint, and make Composer check every file that it loads, also remote."""
     file = None if load_path is None else local_file(load_path)
     if file is not None:
         check_checkpoint(file)
@@ -101,8 +101,8 @@ def guarded(load_path: str | None = None) -> Iterator[None]:
 
 
 def validate(path: str | os.PathLike, specs: Any = None) -> bool:
-    """Serve as Composer's validation function: raise what is wrong with a file."""
-    check_checkpoint(os.path.realpath(path))  # Composer links local files under a name of its own
+    """Implement Composer's validation function: raise if a file is not a safe checkpoint."""
+    check_checkpoint(os.path.realpath(path))  # Composer passes a symlink to local files
     return True
 
 
@@ -112,7 +112,7 @@ def _identity(path: str) -> tuple[str, int, int, int]:
 
 
 def _algorithms(listed: Any, path: str | os.PathLike) -> list[tuple[str, str]]:
-    """Return the name and the repr of each algorithm; no subclass of str, whose methods lie."""
+    """Return name and repr of each algorithm; refuse str subclasses, whose methods may lie."""
     try:
         pairs = [(name, state["repr"]) for name, state in listed]
     except (TypeError, ValueError, KeyError):
@@ -123,7 +123,7 @@ def _algorithms(listed: Any, path: str | os.PathLike) -> list[tuple[str, str]]:
 
 
 def _check_algorithm(name: str, text: str, path: str | os.PathLike) -> None:
-    """Make sure that evaluating an algorithm's repr would build that algorithm, and do no more."""
+    """Check that evaluating an algorithm's repr would only construct that algorithm."""
     known = getattr(composer.algorithms, name, None) if name.isidentifier() else None
     if not (isinstance(known, type) and issubclass(known, Algorithm)):
         raise CheckpointError(f"{path} was made with {name[:80]!r}, which is no known algorithm")
@@ -139,8 +139,8 @@ def _check_algorithm(name: str, text: str, path: str | os.PathLike) -> None:
 
 
 def _check_registered(text: str, path: str | os.PathLike) -> None:
-    """Make sure that an attention is known: Composer would go on without it."""
-    call = cast(ast.Call, ast.parse(text, mode="eval").body)  # as _builds has seen
+    """Check that an attention is registered: without it Composer would silently continue."""
+    call = cast(ast.Call, ast.parse(text, mode="eval").body)  # as checked by _builds
     named = [*call.args, *(k.value for k in call.keywords if k.arg == "attention")]
     try:
         given: Any = named[0].value if named and isinstance(named[0], ast.Constant) else None
@@ -152,7 +152,7 @@ def _check_registered(text: str, path: str | os.PathLike) -> None:
 
 
 def _builds(name: str, text: str) -> bool:
-    """Say whether a text is ``name(argument=value, ...)``, as Composer will read it."""
+    """Return whether Composer would parse a text as ``name(argument=value, ...)``."""
     try:
         call = ast.parse(f"algorithms.{text}", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -166,7 +166,7 @@ def _builds(name: str, text: str) -> bool:
 
 
 def _is_value(node: ast.expr) -> bool:
-    """Say whether a node is a literal, or a time as Composer writes it: ``Time(1, TimeUnit.X)``."""
+    """Return whether a node is a literal, or a time in Composer's form ``Time(1, TimeUnit.X)``."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "Time" and len(node.args) == 2:
         number, unit = node.args
         in_unit = isinstance(unit, ast.Attribute) and ast.unparse(unit.value) == "TimeUnit"

@@ -1,6 +1,6 @@
-"""Save checkpoints so that whatever happens while one is written, the one before stays good.
+"""Save checkpoints atomically: a failure during a save leaves the previous checkpoint intact.
 
-Composer writes each file in place, and takes the link to the latest away before it makes another.
+Composer writes each file in place, and removes the link to the latest before creating a new one.
 """
 
 import os
@@ -20,24 +20,24 @@ from composer_attn.runs.training.signals import StopRequests
 FILENAME = "ep{epoch}-ba{batch}-rank{rank}.pt"
 LATEST = "latest-rank{rank}.pt"
 _WRITTEN = re.compile(r"ep\d+-ba(\d+)-rank0\.pt")
-# In front: behind ".pt" Composer would take it for a way of packing.
+# A prefix, as Composer would take a suffix after ".pt" for a compression format.
 _PARTIAL = ".partial-"
 
 
 def checkpoints_in(folder: str | os.PathLike) -> list[Path]:
-    """List the checkpoints of a run in the order in which they were written."""
+    """Return the checkpoints of a run in the order in which they were written."""
     numbered = [(_WRITTEN.fullmatch(path.name), path) for path in Path(folder).iterdir()]
     return [path for _, path in sorted((int(match[1]), path) for match, path in numbered if match)]
 
 
 def clear_partial(folder: str | os.PathLike) -> None:
-    """Remove what a process that was killed had begun to write."""
+    """Remove partial files left behind by a killed process."""
     for path in Path(folder).glob(f"{_PARTIAL}*"):
         path.unlink(missing_ok=True)
 
 
 def point_latest(path: Path) -> None:
-    """Let the link to the latest checkpoint lead to ``path``; at no moment is there none."""
+    """Atomically point the link to the latest checkpoint at ``path``."""
     link = path.with_name(LATEST.format(rank=0))
     new = link.with_name(f"{_PARTIAL}{link.name}")
     new.unlink(missing_ok=True)
@@ -46,7 +46,7 @@ def point_latest(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until what was written to a file, or was renamed in a folder, is on the disk."""
+    """Wait until the content of a file, or the renames in a folder, have reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,17 +56,17 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def saving(what: Path | str) -> Iterator[None]:
-    """Turn what the disk, or torch on its behalf, says into one error.
+    """Convert errors of the file system, including those raised by torch, to SaveError.
 
     Raises:
-        SaveError: the disk is full, or refuses.
+        SaveError: the disk is full, or the file cannot be written.
     """
     try:
         yield
     except SaveError:
         raise
     except (OSError, RuntimeError) as error:
-        # After the disk has refused, torch fails once more, over the end of the archive.
+        # After a failed write torch raises a second error, on closing the archive.
         cause = error.__context__ if "inline_container" in str(error) else error
         if not isinstance(cause, OSError):
             raise
@@ -74,19 +74,19 @@ def saving(what: Path | str) -> Iterator[None]:
 
 
 class SafeCheckpointSaver(CheckpointSaver):
-    """Composer's, for a local folder, one file a checkpoint; and stops the run when asked to.
+    """Composer's saver for a local folder, with one file per checkpoint; stops the run on request.
 
-    A checkpoint is written under another name, reaches the disk, and only then takes its own. Those
-    that an earlier process left count among the ones to keep.
+    A checkpoint is written under a temporary name, synced to disk, and then renamed. Checkpoints of
+    an earlier process count among those to keep.
 
     Args:
         folder: the save folder.
-        interval: how often to save; Composer's time string.
-        keep: how many checkpoints to keep; -1 keeps all.
-        stop: who asks the run to stop.
+        interval: how often to save, as a Composer time string.
+        keep: number of checkpoints to keep; -1 keeps all.
+        stop: the stop requests to obey.
 
     Raises:
-        SaveError: the folder takes no more; the checkpoints before are as they were.
+        SaveError: the folder cannot be written; earlier checkpoints are unchanged.
         RunStoppedError: the run was asked to stop, and has been saved.
     """
 
@@ -103,13 +103,13 @@ class SafeCheckpointSaver(CheckpointSaver):
         self.stop = stop
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Count the checkpoints of the run so far among those to keep."""
+        """Count existing checkpoints of the run among those to keep."""
         super().fit_start(state, logger)
         if dist.get_global_rank() == 0:
             self.saved_checkpoints = [str(path) for path in checkpoints_in(self.folder)]
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Save when it is time, and when the run is asked to stop, which it then does."""
+        """Save at the interval, and when the run is asked to stop; then raise to stop it."""
         super().batch_checkpoint(state, logger)
         signal = self.stop.agreed(state.device)
         if signal is None:
@@ -126,7 +126,7 @@ class SafeCheckpointSaver(CheckpointSaver):
     def _save_checkpoint(self, state: State, logger: Logger) -> None:
         self.last_checkpoint_batch = state.timestamp.batch
         path = Path(self.filename.format(state))
-        # Before it is saved, so that a checkpoint knows of itself, as Composer's do.
+        # Registered before saving, so that a checkpoint lists itself, as Composer's do.
         self.all_saved_checkpoints_to_timestamp[str(path)] = state.timestamp
         path = path.with_name(path.name.replace(f"rank{dist.get_global_rank()}", "rank0"))
         partial = path.with_name(f"{_PARTIAL}{path.name}")
@@ -144,7 +144,7 @@ class SafeCheckpointSaver(CheckpointSaver):
                 self._rotate(path)
 
     def _announce(self, state: State, logger: Logger, path: Path) -> None:
-        """Offer the file to the loggers, some of which upload it."""
+        """Pass the file to the loggers, some of which upload it."""
         assert self.remote_file_name is not None
         remote = self.remote_file_name.format(state).lstrip("/")
         logger.upload_file(remote_file_name=remote, file_path=path, overwrite=self.overwrite)
@@ -156,7 +156,7 @@ class SafeCheckpointSaver(CheckpointSaver):
 
 
 def _settle(partial: Path, path: Path) -> None:
-    """Give a whole file its name, and make the name last."""
+    """Move a complete file to its final name, and sync the rename to disk."""
     sync(partial)
     os.replace(partial, path)
     point_latest(path)

@@ -1,4 +1,4 @@
-"""The classes of a run, kept in its folder: the data may be elsewhere when it is used."""
+"""The classes of a run, stored in its folder, as the data may be absent when it is used."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,8 +17,8 @@ class ClassNames:
     """The classes that a run was trained on.
 
     Attributes:
-        num_classes: labels are 0 to ``num_classes - 1``.
-        classes: their names; empty where the data have none.
+        num_classes: number of classes; labels are 0 to ``num_classes - 1``.
+        classes: their names; empty if the data provide none.
     """
 
     num_classes: int
@@ -29,7 +29,7 @@ def write_class_names(folder: str | Path, source: Source) -> None:
     """Write ``classes.json``, on rank 0.
 
     Raises:
-        SaveError: the folder takes no more.
+        SaveError: the folder cannot be written.
     """
     if dist.get_global_rank() == 0:
         path = Path(folder, FILE)
@@ -39,7 +39,7 @@ def write_class_names(folder: str | Path, source: Source) -> None:
 
 
 def read_class_names(folder: str | Path) -> ClassNames | None:
-    """Read ``classes.json``; None where there is none, or it is not whole."""
+    """Read ``classes.json``; return None if it is absent or incomplete."""
     try:
         values = json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
         return ClassNames(int(values["num_classes"]), tuple(str(n) for n in values["classes"]))

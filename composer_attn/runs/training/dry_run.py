@@ -1,4 +1,4 @@
-"""A dry run: build everything, say what would be trained, and stop."""
+"""Dry run: build everything, print what would be trained, and stop."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,12 +20,12 @@ def rehearse(config: RunConfig, console: Console | None = None) -> None:
     """Build what a config describes, surgery included; print plans, groups and sizes; save nothing.
 
     Raises:
-        ConfigError: something in the config does not work out.
+        ConfigError: something in the config is invalid.
     """
     join_ranks(config)
     parts = build_parts(config)
     before = count_parameters(parts.model)
-    # Loggers and callbacks would write their files as soon as the Trainer is built.
+    # Loggers and callbacks would create their files as soon as the Trainer is built.
     silent = replace(parts, loggers=[], callbacks=[])
     trainer = build_trainer(config, silent, save_folder=None)
     try:
@@ -49,7 +49,7 @@ def _groups(trainer: Trainer) -> Table:
     table = Table("group", "lr", "weight decay", "tensors", "parameters", title="parameter groups")
     for optimizer in trainer.state.optimizers:
         for index, group in enumerate(optimizer.param_groups):
-            # Those that are frozen, ``train`` given, are never updated.
+            # Parameters frozen by ``train`` are never updated.
             trained = [parameter for parameter in group["params"] if parameter.requires_grad]
             count = sum(parameter.numel() for parameter in trained)
             lr = f"{group.get('initial_lr', group['lr']):g}"  # before warm-up
@@ -67,7 +67,7 @@ def _sizes(config: RunConfig, parts: Parts, before: int) -> Table:
         table.add_row("multiply-accumulates", f"{macs:,} an image")
     for name, data in (("train", parts.train_data), ("eval", parts.eval_data)):
         if data is not None:
-            loader: Any = data.dataloader  # both it and its dataset have a length
+            loader: Any = data.dataloader  # the loader and its dataset both have a length
             samples, batches = len(loader.dataset), len(loader)
             table.add_row(f"{name} samples", f"{samples:,} in {batches:,} batches a rank")
     if parts.start.text:

@@ -1,4 +1,4 @@
-"""Train some parts of a network, and leave the others as they are."""
+"""Train only some parts of a network, and freeze the rest."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from composer_attn.runs.components.parts import parameters_of
 
 
 class TrainOnly(Callback):
-    """Freezes every parameter that is in none of some parts of a network.
+    """Freezes every parameter outside the given parts of a network.
 
-    Before the model is wrapped for several processes, whose gradients have to be known, and after
-    the surgery, whose attention is a part.
+    This happens after surgery, so that attention can be one of the parts, and before the model is
+    wrapped for distributed training, which must know which parameters have gradients.
 
     Args:
         parts: see :func:`~composer_attn.runs.components.parts.parameters_of`.
-        freeze_norms: whether batch norms whose parameters are frozen, all of them, also keep their
-            running statistics, and normalize by them.
+        freeze_norms: whether batch norms whose parameters are all frozen also keep their running
+            statistics, and normalize by them.
     """
 
     def __init__(self, parts: Sequence[str], freeze_norms: bool = False):
@@ -27,10 +27,10 @@ class TrainOnly(Callback):
         self._norms: list[nn.Module] = []
 
     def before_load(self, state: State, logger: Logger) -> None:
-        """Freeze.
+        """Freeze the parameters.
 
         Raises:
-            PatternError, ArgumentError: a part is not there.
+            PatternError, ArgumentError: a part does not exist.
         """
         trained = {id(p) for part in self.parts for p in parameters_of(state.model, part)}
         for parameter in state.model.parameters():
@@ -44,6 +44,6 @@ class TrainOnly(Callback):
             ]
 
     def before_forward(self, state: State, logger: Logger) -> None:
-        """Keep frozen norms in evaluation mode, which every epoch ends."""
+        """Keep frozen norms in evaluation mode, although each epoch starts in training mode."""
         for norm in self._norms:
             norm.training = False

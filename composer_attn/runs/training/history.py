@@ -1,4 +1,4 @@
-"""How a run went: its losses and metrics over time, kept line by line as ``history.jsonl``."""
+"""The losses and metrics of a run over time, appended line by line to ``history.jsonl``."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -21,16 +21,16 @@ FILE = "history.jsonl"
 
 @dataclass(frozen=True)
 class Moment:
-    """What was known at a time of a run.
+    """The losses or metrics of a run at one point in time.
 
     Attributes:
         kind: ``train``, at the end of an epoch or of training, or ``eval``.
-        batch: batches trained on so far.
-        epoch: epochs completed so far.
-        sample: images trained on so far, over all ranks.
-        seconds: wall time of training so far, evaluation not counted.
-        figures: ``loss`` (of a ``train`` moment: the mean since the one before), or the metrics of
-            the evaluation by name; nan where it was no number.
+        batch: number of batches trained on so far.
+        epoch: number of epochs completed so far.
+        sample: number of images trained on so far, over all ranks.
+        seconds: wall time of training so far, excluding evaluation.
+        figures: for ``train``, the mean ``loss`` since the previous entry; for ``eval``, the
+            metrics by name; nan if not finite.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Moment:
 
 
 class History(Callback):
-    """Keeps the history of a run, and its config and classes from the first step on, in its folder.
+    """Records the history of a run in its folder; from the first step on, also config and classes.
 
     Args:
         folder: the run's folder.
@@ -58,7 +58,7 @@ class History(Callback):
         self._begun = False
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Take in the loss of a step; after the first, keep the config and the classes."""
+        """Collect the loss of a step; after the first one, write the config and the classes."""
         self._losses.append(state.total_loss_dict.get("loss/train/total", nan))
         if not self._begun:
             self._begun = True
@@ -66,20 +66,20 @@ class History(Callback):
             write_class_names(self.folder, self.source)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
-        """Keep the loss of the epoch."""
+        """Record the mean loss of the epoch."""
         self._add_losses(state)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Keep the loss of an epoch that was not trained to its end."""
+        """Record the mean loss of a last, incomplete epoch."""
         self._add_losses(state)
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Keep the metrics of an evaluation."""
+        """Record the metrics of an evaluation."""
         metrics = state.eval_metrics.get(state.dataloader_label or "", {})
         self._add("eval", state, {name: float(m.compute()) for name, m in metrics.items()})
 
     def write_config(self) -> None:
-        """Write ``config.yaml``, every interpolation resolved."""
+        """Write ``config.yaml`` with all interpolations resolved."""
         if dist.get_global_rank() == 0:
             path = self.folder / "config.yaml"
             with saving(path):
@@ -96,7 +96,7 @@ class History(Callback):
         now = state.timestamp
         seconds = now.total_wct.total_seconds() if now.total_wct else 0.0
         counts = (now.batch.value, now.epoch.value, now.sample.value)
-        # JSON has no nan: null stands for what is no number.
+        # JSON has no nan: null represents non-finite numbers.
         kept = {name: value if isfinite(value) else None for name, value in figures.items()}
         path = self.folder / FILE
         with saving(path), path.open("a") as file:
@@ -105,7 +105,7 @@ class History(Callback):
 
 
 def read_history(folder: Path) -> list[Moment]:
-    """Read the history of a run, without what was trained again after an interruption."""
+    """Read the history of a run, without entries that were superseded after an interruption."""
     moments: list[Moment] = []
     try:
         lines = (folder / FILE).read_text().splitlines()
@@ -114,7 +114,7 @@ def read_history(folder: Path) -> list[Moment]:
     for line in lines:
         try:
             moment = _moment(json.loads(line))
-        except (ValueError, TypeError):  # cut off while it was written
+        except (ValueError, TypeError):  # a partly written line
             continue
         again = (moment.batch, moment.kind == "eval")
         moments = [m for m in moments if (m.batch, m.kind == "eval") < again]

@@ -1,4 +1,4 @@
-"""Where loggers put their files, unless the config says otherwise: into the run's folder."""
+"""Place the loggers' files in the run's folder, unless the config says otherwise."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from composer.loggers import FileLogger, TensorboardLogger
 def keep_in_folder(
     loggers: list[Callback], sections: Mapping[str, Mapping[str, Any] | None], folder: str | Path
 ) -> None:
-    """Give the loggers that write files, and were not told where, a place in a run's folder.
+    """Direct loggers that write files, and were given no path, to a run's folder.
 
-    TensorBoard's go to ``<folder>/tensorboard``, and a file logger's text to
+    TensorBoard's files go to ``<folder>/tensorboard``, and a file logger's text to
     ``<folder>/logs-rank0.txt``. Composer's own defaults are folders in the working directory, where
     a second run of the same name writes into those of the first.
 
     Args:
-        loggers: as they were built, not yet in use.
+        loggers: the loggers as built, not yet in use.
         sections: the config's ``loggers``, in the same order.
         folder: the run's save folder.
     """

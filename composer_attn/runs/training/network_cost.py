@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, memory."""
+"""The cost of a network: parameters, multiply-accumulates, memory."""
 
 import resource
 import sys
@@ -14,18 +14,18 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, image: Tensor) -> int:
-    """Count the multiply-accumulates of one image's forward pass, by torch's flop counter.
+    """Count the multiply-accumulates of the forward pass of one image with torch's flop counter.
 
-    Convolutions and matrix products count, as in the published tables; what is done element by
-    element does not.
+    Convolutions and matrix products are counted, as in published tables; elementwise operations
+    are not.
 
     Args:
-        network: maps images to logits; left in the mode it was found in.
-        image: ``(1, 3, H, W)``, on the network's device and of its dtype.
+        network: maps images to logits; its mode is left unchanged.
+        image: ``(1, 3, H, W)``, on the network's device and in its dtype.
     """
     modes = {module: module.training for module in network.modules()}
     counter = FlopCounterMode(display=False)
-    # Eagerly: the counter does not see into compiled code.
+    # Eagerly, since the counter cannot see into compiled code.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
         network.eval()(image)
     for module, training in modes.items():
@@ -34,7 +34,7 @@ def count_macs(network: nn.Module, image: Tensor) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the bytes that were allocated at the most, on a GPU, or else by this process."""
+    """Return the peak memory in bytes: allocated on a GPU, or else used by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

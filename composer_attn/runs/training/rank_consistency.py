@@ -1,4 +1,4 @@
-"""Make sure that all ranks of a run are about to do the same."""
+"""Check that all ranks of a run have the same config and versions."""
 
 import platform
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ _PACKAGES = ("mosaicml", "torch", "torchvision")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter."""
+    """Return the versions of Python and of the relevant packages."""
     installed = {name: version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "composer-attn": __version__} | installed
 
 
 def check_ranks_agree(config: RunConfig) -> None:
-    """Compare this rank's config and versions with the others'.
+    """Compare this rank's config and versions with those of all other ranks.
 
     Raises:
-        RanksError: they differ; on every rank, with what differs.
+        RanksError: they differ; raised on every rank, listing the differences.
     """
     mine = _flat("", asdict(config)) | {f"version of {k}": v for k, v in versions().items()}
     everyone = dist.all_gather_object(mine)
@@ -39,7 +39,7 @@ def check_ranks_agree(config: RunConfig) -> None:
 
 
 def _flat(prefix: str, value: object) -> dict[str, str]:
-    """Return a nested mapping as key paths and their values' reprs, which any rank can read."""
+    """Flatten a nested mapping to key paths and reprs, which every rank can read."""
     if isinstance(value, Mapping) and value:
         parts = (_flat(f"{prefix}.{key}" if prefix else str(key), v) for key, v in value.items())
         return {key: text for part in parts for key, text in part.items()}

@@ -1,4 +1,4 @@
-"""Find what an interrupted run goes on from: the newest checkpoint that is whole."""
+"""Find the checkpoint that an interrupted run resumes from: the newest complete one."""
 
 import os
 import warnings
@@ -17,16 +17,16 @@ TORN = ".torn"
 
 
 def find_checkpoint(folder: str | os.PathLike) -> Path | None:
-    """Return the newest whole checkpoint in a run's folder, to which the latest now leads.
+    """Return the newest complete checkpoint in a run's folder, and point the latest link at it.
 
-    One that is torn is set aside, as ``....pt.torn``, and the one before is taken. Composer would
-    take what the link leads to, and refuse to train where a newer file stands beside it.
+    Torn checkpoints are renamed to ``....pt.torn``, and the one before is used. Composer would
+    follow the link, and refuse to train if a newer file exists beside its target.
 
     Raises:
-        CheckpointError: a file is no checkpoint of a run; or there are some, and all are torn.
+        CheckpointError: a file is not a checkpoint of a run; or all existing ones are torn.
 
     Warns:
-        UserWarning: the newest was torn.
+        UserWarning: the newest checkpoint was torn.
     """
     clear_partial(folder)
     found = checkpoints_in(folder)
@@ -49,7 +49,7 @@ def find_checkpoint(folder: str | os.PathLike) -> Path | None:
             "start anew, remove the folder"
         )
     if latest.is_symlink():
-        latest.unlink()  # it leads nowhere
+        latest.unlink()  # a dangling link
     return None
 
 

@@ -1,4 +1,4 @@
-"""Ask a run to stop: a first signal lets it save where it is, a second one ends it at once."""
+"""Stop a run by signal: the first one makes it save and stop, a second one ends it at once."""
 
 import signal
 import sys
@@ -15,15 +15,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """The signals that this rank received, and what all ranks make of them together."""
+    """The signals that this rank received, and the decision that all ranks share."""
 
     def __init__(self) -> None:
         self._received = 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal, and leave the next one of its kind to the system, which ends the run."""
+        """Record a signal, and restore the default handler, so that a second one ends the run."""
         self._received = number
-        # The system's own handler works even where this process waits for ranks that are gone.
+        # The default handler works even while this process waits for ranks that have exited.
         signal.signal(number, signal.SIG_DFL)
         if dist.get_global_rank() == 0:
             name = signal.Signals(number).name
@@ -34,7 +34,7 @@ class StopRequests:
             )
 
     def agreed(self, device: Device) -> signal.Signals | None:
-        """Return the signal that any rank received; on all ranks the same, after the same batch."""
+        """Return the signal that any rank received; equal on all ranks after the same batch."""
         received = torch.tensor([self._received])
         if dist.get_world_size() > 1:
             received = device.tensor_to_device(received)
@@ -43,8 +43,8 @@ class StopRequests:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Receive signals meanwhile; outside of the main thread there are none to receive."""
-        before: dict[signal.Signals, Any] = {}  # functions, or numbers that stand for one
+        """Handle signals within the context; has no effect outside the main thread."""
+        before: dict[signal.Signals, Any] = {}  # handlers: functions, or numbers such as SIG_DFL
         try:
             for number in _SIGNALS:
                 before[number] = signal.signal(number, self.receive)

@@ -1,7 +1,7 @@
-"""What a run starts from: nothing, a checkpoint, or the weights of one made without attention.
+"""What a run starts from: scratch, a checkpoint, or the weights of one made without attention.
 
-Composer loads a checkpoint into a model of the same parts alone, optimizer and all. One that a run
-without attention wrote is loaded here, as weights, once the attention is in.
+Composer loads a checkpoint, optimizer included, only into a model with the same modules. The
+checkpoint of a run without attention is loaded here, as weights only, after the surgery.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Start:
     """What a run starts from.
 
     Attributes:
-        text: for people; ``None`` where it starts from nothing.
-        load_path: what Composer loads, if anything.
-        weights: the checkpoint made without attention whose weights are loaded, if any.
+        text: description for users; ``None`` if it starts from scratch.
+        load_path: the path that Composer loads, if any.
+        weights: the checkpoint without attention whose weights are loaded, if any.
     """
 
     text: str | None = None
@@ -36,11 +36,12 @@ class Start:
 
 
 def find_start(config: RunConfig) -> Start:
-    """Look into the checkpoint that a run is to start from.
+    """Determine what a run starts from, checking the checkpoint if it is local.
 
     Raises:
-        CheckpointError: it is not safe, or not whole.
-        ConfigError: it was made with another attention, or the ranks cannot take its weights.
+        CheckpointError: it is unsafe or incomplete.
+        ConfigError: it was made with another attention, or the parallelism does not permit loading
+            its weights.
     """
     path = config.load_path
     if path is None:
@@ -48,7 +49,7 @@ def find_start(config: RunConfig) -> Start:
     what = "weights of" if config.load_weights_only else "checkpoint"
     whole = Start(f"{what} {path}", load_path=path)
     file = local_file(path)
-    if file is None:  # elsewhere: Composer has it checked once it is here
+    if file is None:  # remote: checked by Composer's hook once it is downloaded
         return whole
     asked = {name: class_of(name) for name in config.algorithms if name in attention_names()}
     made_with = [name for name in check_checkpoint(file) if _is_ours(_named(name))]
@@ -79,14 +80,14 @@ class WeightsWithoutAttention(Callback):
     """Loads the weights of a checkpoint made without attention, after surgery.
 
     Args:
-        path: the checkpoint.
+        path: path of the checkpoint.
     """
 
     def __init__(self, path: str):
         self.path = path
 
     def before_load(self, state: State, logger: Logger) -> None:
-        """Load: every surgery is over, the model neither wrapped nor compiled."""
+        """Load after all surgery, before the model is wrapped or compiled."""
         load_weights(state.model, self.path)
 
 

@@ -1,4 +1,4 @@
-"""What a run came to: printed at its end, and kept as ``summary.json``."""
+"""The results of a run, printed at its end and saved as ``summary.json``."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -24,26 +24,26 @@ FILE = "summary.json"
 
 @dataclass(frozen=True)
 class Summary:
-    """The closing figures of a run.
+    """The final figures of a run.
 
     Attributes:
         run_name: name of the run.
-        metrics: the evaluation's metrics at the end, by name.
-        attended_layers: number of modules with attention of ours.
-        parameters_before: of the network as built.
-        parameters_after: of the network as trained.
-        macs: multiply-accumulates of one image's forward pass; None where parameters are spread
+        metrics: the final evaluation metrics by name.
+        attended_layers: number of modules with added attention.
+        parameters_before: number of parameters of the network as built.
+        parameters_after: number of parameters of the network as trained.
+        macs: multiply-accumulates of the forward pass of one image; None if parameters are sharded
             over ranks.
-        images_per_second: training throughput over all ranks, evaluation not counted.
-        seconds: wall time of training, evaluation not counted.
-        peak_memory: bytes, of this rank: on the GPU, or else of the process.
-        skipped_images: how often a file of the training data was left out, unreadable, since this
-            process started, over all ranks.
+        images_per_second: training throughput over all ranks, excluding evaluation.
+        seconds: wall time of training, excluding evaluation.
+        peak_memory: peak memory of this rank in bytes, on the GPU or else of the process.
+        skipped_images: how often an unreadable training image was skipped since this process
+            started, over all ranks.
         ranks: number of processes.
-        versions: of Python and the packages that matter.
-        save_folder: where checkpoints, config and summary are.
-        passed_over_files: how many files of the training data were not taken for images, by ending.
-        started_from: the checkpoint of ``load_path``, and what was taken of it; None without one.
+        versions: versions of Python and of the relevant packages.
+        save_folder: the folder of checkpoints, config and summary.
+        passed_over_files: number of training data files ignored as not being images, by suffix.
+        started_from: the checkpoint of ``load_path``, and what was loaded of it; None without one.
     """
 
     run_name: str
@@ -63,10 +63,10 @@ class Summary:
     started_from: str | None = None
 
     def write(self) -> None:
-        """Write ``summary.json`` into the save folder."""
+        """Write ``summary.json`` to the save folder."""
         path = Path(self.save_folder) / FILE
         values = asdict(self)
-        # JSON has no nan: null stands for what is no number.
+        # JSON has no nan: null represents non-finite numbers.
         values["metrics"] = {n: v if isfinite(v) else None for n, v in self.metrics.items()}
         path.write_text(json.dumps(values, indent=2) + "\n")
 
@@ -99,7 +99,7 @@ class Summary:
 def summarize(
     config: RunConfig, parts: Parts, trainer: Trainer, parameters_before: int, folder: str
 ) -> Summary:
-    """Take a run's closing figures from its Trainer; on every rank alike."""
+    """Collect a run's final figures from its Trainer; call it on every rank."""
     state = trainer.state
     seconds = state.timestamp.total_wct.total_seconds()
     samples = state.timestamp.sample.value
@@ -127,10 +127,10 @@ def summarize(
 
 
 def macs_of(config: RunConfig, parts: Parts) -> int | None:
-    """Count the multiply-accumulates of one image, where one rank holds all parameters."""
+    """Count the multiply-accumulates of one image; None if the parameters are sharded."""
     if config.parallelism != "ddp":
         return None
-    network = cast(nn.Module, parts.model.module)  # of a ComposerClassifier
+    network = cast(nn.Module, parts.model.module)  # the module in a ComposerClassifier
     parameter = next(network.parameters())
     image = torch.zeros(1, *parts.train_source.image_shape)
     return count_macs(network, image.to(parameter.device, parameter.dtype))

@@ -1,4 +1,4 @@
-"""Train what a config describes."""
+"""Train the run that a config describes."""
 
 import os
 import re
@@ -24,15 +24,15 @@ from composer_attn.runs.training.summary import Summary, summarize
 
 
 def train(config: RunConfig) -> Summary:
-    """Build, train, evaluate and summarize a run; on every rank alike.
+    """Build, train, evaluate and summarize a run; call it on every rank.
 
-    A run that was resumed when it had already come to its end is evaluated and summarized again.
+    Resuming a run that was already finished evaluates and summarizes it again.
 
     Raises:
-        ConfigError: something in the config does not work out; nothing was trained.
-        CheckpointError: the checkpoint to go on from is not safe; nothing in it has run.
-        RanksError: the ranks were given different configs, or have different versions.
-        SaveError: the save folder takes no more.
+        ConfigError: something in the config is invalid; nothing was trained.
+        CheckpointError: the checkpoint to resume from is unsafe; nothing in it was executed.
+        RanksError: the ranks have different configs or versions.
+        SaveError: the save folder cannot be written.
         RunStoppedError: SIGINT or SIGTERM asked the run to stop; it has been saved.
     """
     join_ranks(config)
@@ -61,7 +61,7 @@ def train(config: RunConfig) -> Summary:
 
 
 def _evaluated_at_end(trainer: Trainer) -> bool:
-    """Say whether the metrics are those of the last step."""
+    """Return whether the metrics are those of the final step."""
     return trainer.state.eval_timestamp.batch.value > 0 and all(
         metric.update_called for ms in trainer.state.eval_metrics.values() for metric in ms.values()
     )
@@ -69,7 +69,7 @@ def _evaluated_at_end(trainer: Trainer) -> bool:
 
 @contextmanager
 def _save_folder(config: RunConfig) -> Iterator[str]:
-    """Make the save folder, on rank 0, and tell all ranks; a run that fails leaves no empty one."""
+    """Create the save folder on rank 0 and share its path; a failed run removes it if empty."""
     made: list[Path] = []
     answer: list[str | ComposerAttnError] = [""]
     if dist.get_global_rank() == 0:
@@ -88,14 +88,14 @@ def _save_folder(config: RunConfig) -> Iterator[str]:
     try:
         yield answer[0]
     except BaseException:
-        with suppress(OSError):  # of the first that holds something
+        with suppress(OSError):  # raised by the first non-empty folder
             for each in made:
                 each.rmdir()
         raise
 
 
 def _make(folder: Path, reuse: bool, made: list[Path]) -> str:
-    """Make a folder, where it can be written, and add to ``made`` what was not there before."""
+    """Create a writable folder, adding it and its newly created parents to ``made``."""
     folder = folder if reuse else unused(folder)
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _make(folder: Path, reuse: bool, made: list[Path]) -> str:
 
 
 def unused(folder: Path) -> Path:
-    """Return a folder's path, or with -2, -3, ... behind it, that holds nothing yet."""
+    """Return the folder's path, with a suffix -2, -3, ... if it already has content."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder
     taken = [
