@@ -15,9 +15,13 @@ _BIN = Path(sys.executable).parent
 
 def run(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run one of this environment's commands, one thread per process; return its output."""
-    return subprocess.run(
+    done = subprocess.run(
         command, cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout
     )
+    # torchao, which transformers imports where it is installed, logs which torch it was built for.
+    lines = done.stderr.splitlines(keepends=True)
+    done.stderr = "".join(line for line in lines if "torchao" not in line)
+    return done
 
 
 def start(*command: str, cwd: Path) -> subprocess.Popen[str]:

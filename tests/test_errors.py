@@ -25,6 +25,7 @@ BUILT_IN = {
     "RunStoppedError": RuntimeError,
     "ConfigError": ValueError,
     "NothingAttendedWarning": UserWarning,
+    "NothingFoldedWarning": UserWarning,
     "BackendWarning": UserWarning,
     "UntrainedAttentionWarning": UserWarning,
     "IdleGatesWarning": UserWarning,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import composer_attn
-from composer_attn.surgery import tensor_functions
+from composer_attn.fusion import tensor_functions
 from tests.commands import ROOT
 
 PACKAGE = Path(composer_attn.__file__).parent
