@@ -1,6 +1,7 @@
 """The losses and metrics of a run over time, appended line by line to ``history.jsonl``."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from math import isfinite, nan
 from pathlib import Path
@@ -11,6 +12,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 from omegaconf import OmegaConf
 
+from composer_attn.errors import SaveError
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import Source
 from composer_attn.runs.training.checkpoint_saver import saving
@@ -78,6 +80,15 @@ class History(Callback):
         metrics = state.eval_metrics.get(state.dataloader_label or "", {})
         self._add("eval", state, {name: float(m.compute()) for name, m in metrics.items()})
 
+    def close(self, state: State, logger: Logger) -> None:
+        """Record an epoch after whose last batch the run was stopped.
+
+        A resumed run begins with the next epoch, and never ends that one.
+        """
+        if self._losses and state.timestamp.batch_in_epoch == state.dataloader_len:
+            with suppress(SaveError):
+                self._add_losses(state, ended=1)
+
     def write_config(self) -> None:
         """Write ``config.yaml`` with all interpolations resolved."""
         if dist.get_global_rank() == 0:
@@ -85,17 +96,19 @@ class History(Callback):
             with saving(path):
                 OmegaConf.save(OmegaConf.structured(self.config), path)
 
-    def _add_losses(self, state: State) -> None:
+    def _add_losses(self, state: State, ended: int = 0) -> None:
         if self._losses:
-            self._add("train", state, {"loss": sum(self._losses) / len(self._losses)})
+            figures = {"loss": sum(self._losses) / len(self._losses)}
+            self._add("train", state, figures, ended)
             self._losses = []
 
-    def _add(self, kind: str, state: State, figures: dict[str, float]) -> None:
+    def _add(self, kind: str, state: State, figures: dict[str, float], ended: int = 0) -> None:
+        # ``ended`` counts epochs that are over, and that Composer does not count yet.
         if dist.get_global_rank() != 0:
             return
         now = state.timestamp
         seconds = now.total_wct.total_seconds() if now.total_wct else 0.0
-        counts = (now.batch.value, now.epoch.value, now.sample.value)
+        counts = (now.batch.value, now.epoch.value + ended, now.sample.value)
         # JSON has no nan: null represents non-finite numbers.
         kept = {name: value if isfinite(value) else None for name, value in figures.items()}
         path = self.folder / FILE

@@ -1,13 +1,15 @@
 """What a run keeps of its losses and metrics, also across interruptions."""
 
 import json
+import os
+import signal
 from math import isnan
 
 import pytest
 import yaml
 from composer import Callback
 
-from composer_attn.errors import ConfigError
+from composer_attn.errors import ConfigError, RunStoppedError
 from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.training import build
 from composer_attn.runs.training.history import read_history
@@ -53,6 +55,30 @@ def test_a_run_that_ends_within_an_epoch_keeps_what_it_has(config, tmp_path):
     train(config("max_duration=3ba"))
     history = read_history(tmp_path / "runs" / "small")
     assert [(m.kind, m.batch, m.epoch) for m in history][-2:] == [("train", 3, 1), ("eval", 3, 1)]
+
+
+def test_an_epoch_after_whose_last_batch_a_run_was_stopped_is_kept(config, tmp_path, monkeypatch):
+    class StopsAtTheLast(Callback):
+        def batch_end(self, state, logger):
+            if state.timestamp.batch == 2:  # of an epoch of two
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped(*overrides):
+        table = dict(build.CALLBACKS.table, lr_monitor=StopsAtTheLast)
+        with monkeypatch.context() as patch:
+            patch.setattr(build, "CALLBACKS", type(build.CALLBACKS)("callback", table))
+            with pytest.raises(RunStoppedError, match="after batch 2"):
+                train(config(*overrides, "callbacks={lr_monitor: {}}"))
+
+    stopped("save_folder=cut")
+    train(config("save_folder=cut", "autoresume=true"))
+    train(config("save_folder=whole"))
+    cut, whole = (
+        [(m.batch, m.epoch, m.figures) for m in read_history(tmp_path / name) if m.kind == "train"]
+        for name in ("cut", "whole")
+    )
+    assert [moment[:2] for moment in cut] == [(2, 1), (4, 2)]
+    assert cut == whole
 
 
 def test_the_config_is_there_from_the_first_step_on(config, tmp_path, monkeypatch):
