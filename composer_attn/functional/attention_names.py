@@ -47,6 +47,11 @@ def foreign_attention(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return blocks
 
 
+def is_inside(site: str, block: str) -> bool:
+    """Return whether a module is a block, or inside it; an empty name is the whole model's."""
+    return not block or f"{site}.".startswith(f"{block}.")
+
+
 def in_our_names(
     weights: Mapping[str, Tensor], state: Mapping[str, Tensor], sites: Iterable[str], path: object
 ) -> dict[str, Tensor]:
@@ -67,7 +72,7 @@ def in_our_names(
         return dict(weights)
     sites, found = list(sites), dict(weights)
     for block, tensors in blocks.items():
-        inside = [site for site in sites if not block or f"{site}.".startswith(f"{block}.")]
+        inside = [site for site in sites if is_inside(site, block)]
         ours = {f"{site}.{CHILD}.{layer}" for site in inside for layer in tensors}
         held = {name for site in inside for name in state if name.startswith(f"{site}.{CHILD}.")}
         if len(inside) != 1 or ours != held:

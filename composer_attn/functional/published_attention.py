@@ -13,6 +13,7 @@ from composer_attn.functional.attention_names import (
     describe,
     foreign_attention,
     in_names_of,
+    is_inside,
 )
 from composer_attn.functional.files import save_safetensors
 from composer_attn.functional.weights import read_weights
@@ -72,7 +73,8 @@ def plan_from_weights(model: nn.Module, path: str | os.PathLike) -> FittingSurge
     """
     check_model(model)
     weights = read_weights(model, path)
-    blocks = foreign_attention(name for name in weights if name not in model.state_dict())
+    state = model.state_dict()
+    blocks = foreign_attention(name for name in weights if name not in state)
     if not blocks:
         raise CheckpointError(
             f"{path} holds no attention under a name that is known, such as "
@@ -84,7 +86,7 @@ def plan_from_weights(model: nn.Module, path: str | os.PathLike) -> FittingSurge
         candidates = ()
     sites = {}
     for block, tensors in blocks.items():
-        inside = [s for s in candidates if not block or f"{s.name}.".startswith(f"{block}.")]
+        inside = [site for site in candidates if is_inside(site.name, block)]
         channels = len(weights[tensors["fc2.weight"]]) if "fc2.weight" in tensors else None
         if len(inside) != 1 or channels not in (None, inside[0].channels):
             raise CheckpointError(
