@@ -50,7 +50,7 @@ def of_optimizer(optimizer: Optimizer) -> list:
            for key, value in group.items()]
         for group in optimizer.param_groups
     ]  # fmt: skip
-    state = [(id(parameter), frozen(items)) for parameter, items in optimizer.state.items()]
+    state = {id(parameter): frozen(items) for parameter, items in optimizer.state.items()}
     return [groups, state]
 
 

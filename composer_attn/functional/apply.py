@@ -20,8 +20,8 @@ from composer_attn.surgery.optimizers import (
     as_optimizers,
     find_homes,
     join,
-    leave,
     restorer,
+    set_aside,
 )
 from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.recipe import Recipe
@@ -112,7 +112,7 @@ def _attend_all(
                 occupy(model, slot, point.module)
             if is_replacement(point.module):
                 kept = point.module.kept
-                kept.places = leave(live, kept.module, model)
+                kept.places = set_aside(live, kept.module, model)
             for home in homes.get(point.name, ()):
                 join(home, attention)
         undo.callback(allow_folding, model)

@@ -7,12 +7,17 @@ added later, and wrappers such as SAM share the group objects with the optimizer
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from composer_attn.errors import OptimizerError
 from composer_attn.surgery.attend import CHILD
+from composer_attn.surgery.optimizer_states import (
+    fill_state,
+    keep_state,
+    keeps_fused_momentum,
+    take_up_state,
+)
 from composer_attn.surgery.stand_ins import Place
 
 Optimizers = Optimizer | Iterable[Optimizer] | None
@@ -104,7 +109,7 @@ def join(home: Home, attention: nn.Module) -> None:
         home.group["params"].append(parameter)
         if "param_names" in home.group:
             home.group["param_names"].append(f"{home.prefix}{CHILD}.{name}")
-    _fill_state(home.optimizer, home.group, list(attention.parameters()))
+    fill_state(home.optimizer, home.group, list(attention.parameters()))
 
 
 def restorer(optimizers: Iterable[Optimizer]) -> Callable[[], None]:
@@ -159,6 +164,17 @@ def leave(
     return tuple(places)
 
 
+def set_aside(
+    optimizers: Iterable[Optimizer], module: nn.Module, model: nn.Module
+) -> tuple[Place, ...]:
+    """Do as :func:`leave` does, and keep the states for :func:`rejoin`."""
+    held = list(optimizers)
+    parameters = list(module.parameters())
+    for optimizer in held:
+        keep_state(optimizer, parameters)
+    return leave(held, module, model)
+
+
 def places_of(optimizers: Iterable[Optimizer], module: nn.Module) -> tuple[Place, ...]:
     """Return the positions of a module's parameters in optimizers, last of each group first."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -172,7 +188,10 @@ def places_of(optimizers: Iterable[Optimizer], module: nn.Module) -> tuple[Place
 
 
 def rejoin(optimizers: list[Optimizer], module: nn.Module, places: Iterable[Place]) -> None:
-    """Put parameters back where :func:`leave` found them, where that group still exists."""
+    """Put parameters back where :func:`leave` found them, where that group still exists.
+
+    An optimizer from which :func:`set_aside` removed a parameter takes up its state again.
+    """
     parameters = dict(module.named_parameters())
     for place in places:
         groups = [o.param_groups for o in optimizers][place.optimizer : place.optimizer + 1]
@@ -183,7 +202,7 @@ def rejoin(optimizers: list[Optimizer], module: nn.Module, places: Iterable[Plac
             group["params"].insert(place.position, parameter)
             if "param_names" in group:
                 group["param_names"].insert(place.position, place.known_as or place.parameter)
-            _fill_state(optimizers[place.optimizer], group, [parameter])
+            take_up_state(optimizers[place.optimizer], group, parameter)
 
 
 def _check_index(param_group: object, groups: int) -> None:
@@ -228,31 +247,6 @@ def _prefix(name: str, full: str, group: dict, index: int) -> str:
     return prefix.removeprefix(full.removesuffix(known)) if full.endswith(known) else prefix
 
 
-def _fill_state(optimizer: Optimizer, group: dict, parameters: list[nn.Parameter]) -> None:
-    """Create the state that an optimizer expects parameters to have and never creates later.
-
-    Adagrad is the only optimizer of torch that creates its state at construction. SGD's fused
-    kernel takes momentum buffers for all parameters or, at its first step, for none.
-    """
-    if isinstance(optimizer, torch.optim.Adagrad):
-        arguments = {key: group[key] for key in optimizer.defaults}
-        optimizer.state.update(torch.optim.Adagrad(parameters, **arguments).state)
-    elif _keeps_fused_momentum(optimizer, group):
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
-def _keeps_fused_momentum(optimizer: Optimizer, group: dict) -> bool:
-    """Return whether a group's parameters have momentum buffers that a fused kernel reads."""
-    if not isinstance(optimizer, torch.optim.SGD) or not (group["fused"] and group["momentum"]):
-        return False
-    return any(
-        optimizer.state[parameter].get("momentum_buffer") is not None
-        for parameter in group["params"]
-        if parameter in optimizer.state
-    )
-
-
 def _check_momentum(homes: Iterable[Home]) -> None:
     """Reject optimizers whose first step on new parameters would differ from SGD's.
 
@@ -260,7 +254,7 @@ def _check_momentum(homes: Iterable[Home]) -> None:
     """
     for home in homes:
         dampening = home.group.get("dampening", 0)
-        if dampening and _keeps_fused_momentum(home.optimizer, home.group):
+        if dampening and keeps_fused_momentum(home.optimizer, home.group):
             raise OptimizerError(
                 f"SGD(fused=True, dampening={dampening}) that has stepped cannot take new "
                 "parameters: apply the surgery before its first step, or build it with fused=False"

@@ -5,7 +5,13 @@ import torch
 import torchvision
 from torch import nn
 
-from composer_attn.functional import attended_modules, detach_attention, remove_attention
+from composer_attn.functional import (
+    apply_eca,
+    attended_modules,
+    detach_attention,
+    remove_attention,
+)
+from tests import snapshots
 from tests.own_attention import own_attentions, with_se
 from tests.surgeries import each_surgery, train_step
 
@@ -63,6 +69,28 @@ def test_optimizers_follow_there_and_back(surgery, build):
     assert groups_of(optimizers) == before
     for optimizer in optimizers:
         train_step(model, optimizer, x)
+
+
+@each_surgery
+@each_optimizers
+def test_what_optimizers_knew_of_the_old_ones_comes_back(surgery, build):
+    model = torchvision.models.mobilenet_v3_small(num_classes=10)
+    optimizers = build(model)
+    for optimizer in optimizers:
+        train_step(model, optimizer, torch.randn(4, 3, 32, 32))
+    before = [snapshots.of_optimizer(o) for o in optimizers]
+    surgery.apply(model, replace=True, optimizers=optimizers)
+    detach_attention(model, optimizers)
+    assert [snapshots.of_optimizer(o) for o in optimizers] == before
+
+
+def test_another_optimizer_of_the_same_class_starts_afresh():
+    model, _ = with_se()
+    first, second = (torch.optim.Adam(model.parameters(), lr=0.1) for _ in range(2))
+    train_step(model, first, torch.randn(4, 3, 8, 8))
+    apply_eca(model, min_channels=16, replace=True, optimizers=first)
+    detach_attention(model, second)
+    assert not second.state
 
 
 @each_surgery

@@ -121,10 +121,10 @@ def test_a_failure_half_way_through_joining_a_group(surgery, build, monkeypatch)
     # After the parameters are listed, before their state is filled.
     network = NETWORKS["resnet"]
     model, optimizers = prepared(network, build)
-    real = joining._fill_state
+    real = joining.fill_state
 
     def patch(patched, at):
-        patched.setattr(joining, "_fill_state", failing(real, at, "before"))
+        patched.setattr(joining, "fill_state", failing(real, at, "before"))
 
     fails_at(surgery, model, optimizers, monkeypatch, patch, len(network.sites))
 
