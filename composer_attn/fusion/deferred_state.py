@@ -8,6 +8,7 @@ from torch import Tensor
 
 from composer_attn.errors import ModelError
 from composer_attn.ops.begun import Begun
+from composer_attn.ops.recorded import Recorded
 from composer_attn.ops.stages import Excited, Normalized
 
 Stage = Excited | Normalized | Begun
@@ -94,7 +95,7 @@ class Standing:
         return not self.is_outdated() and torch.equal(self.numbers, self.compute())
 
 
-class Plus(torch.autograd.Function):
+class Plus(Recorded):
     """Autograd node of a sum that is computed later."""
 
     @staticmethod
@@ -108,7 +109,7 @@ class Plus(torch.autograd.Function):
         return None, d, d
 
 
-class PlusInPlace(torch.autograd.Function):
+class PlusInPlace(Recorded):
     """Autograd node of an in-place sum that is computed later."""
 
     @staticmethod
@@ -123,7 +124,7 @@ class PlusInPlace(torch.autograd.Function):
         return d, d
 
 
-class Become(torch.autograd.Function):
+class Become(Recorded):
     """Autograd node of a tensor whose values were replaced by another's in place."""
 
     @staticmethod
@@ -138,7 +139,7 @@ class Become(torch.autograd.Function):
         return None, d
 
 
-class Alias(torch.autograd.Function):
+class Alias(Recorded):
     """Autograd node of an ordinary, non-view tensor with the values of a deferred one."""
 
     @staticmethod

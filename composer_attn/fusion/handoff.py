@@ -138,6 +138,7 @@ def can_be_deferred(x: Tensor) -> bool:
         and not x.is_neg()
         and 3 <= x.dim() <= 5
         and (x.is_contiguous() or is_last(x))
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     )
 
 

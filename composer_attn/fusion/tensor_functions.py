@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer_attn.ops.activations import Activation
+from composer_attn.ops.activations import RELU, Activation
 
 ADDITIONS_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, *ADDITIONS_IN_PLACE}
@@ -49,6 +49,8 @@ def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation,
     if found is None or not args:
         return None
     name, options = found
+    if name == "relu" and len(args) == 1 and kwargs.keys() <= options.keys():  # the usual case
+        return RELU, bool(kwargs.get("inplace", options.get("inplace", False)))
     if len(args) > 1 + len(options) or not kwargs.keys() <= options.keys():
         return None
     given = dict(options)

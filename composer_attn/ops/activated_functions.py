@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from composer_attn.ops.activations import IDENTITY, RELU, Activation
 from composer_attn.ops.backends import activated_reference as plain_activated
@@ -30,6 +29,7 @@ from composer_attn.ops.backends.layout import empty_numbers
 from composer_attn.ops.fused_functions import in_dtypes_of, in_full_precision, needs_plain_passes
 from composer_attn.ops.logits import cast_parameters
 from composer_attn.ops.manual_gradients import Excitation, Norm
+from composer_attn.ops.recorded import Recorded, differentiable_once
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _squeezed(stages: Stages, x: Tensor, bias: Tensor | None, of_norm) -> Tensor
     return stages.activated.activated_means(x, scale, shift, stages.activation)
 
 
-class Activated(torch.autograd.Function):
+class Activated(Recorded):
     """:func:`compute`, with a manual gradient."""
 
     @staticmethod
@@ -132,7 +132,7 @@ class Activated(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, differentiate attention and norm, and write ``dx``."""
         return gradients(ctx, ctx.saved_tensors, dy)
@@ -185,7 +185,7 @@ def add(
     return y, (y if stages.activation == RELU else None, mean, variance, scale, *rest)
 
 
-class Added(torch.autograd.Function):
+class Added(Recorded):
     """:func:`add`, with a manual gradient."""
 
     @staticmethod
@@ -197,7 +197,7 @@ class Added(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, differentiate the norm, and write the gradient of ``x``."""
         return gradients_of_sum(ctx, dy)

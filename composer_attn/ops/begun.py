@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_attn.ops.activated_functions import (
@@ -27,8 +26,8 @@ from composer_attn.ops.autograd_path import running_statistics
 from composer_attn.ops.backends import activated_reference
 from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.excitations import Described
-from composer_attn.ops.fused_functions import in_full_precision
 from composer_attn.ops.manual_gradients import Excitation, Norm
+from composer_attn.ops.recorded import PlainArithmetic, Recorded, differentiable_once
 
 if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
@@ -114,7 +113,7 @@ class Begun:
 
     def _attended(self, excitation: Excitation, parameters: tuple[Tensor | None, ...]) -> "Begun":
         stages = replace(self.stages, excitation=excitation)
-        with in_full_precision(self.x), torch.no_grad():
+        with PlainArithmetic(self.x):
             s, m, hidden = excited(stages, self.x, self.parameters[1], self.of_norm, parameters)
         given = (*self.parameters, *parameters)
         return replace(self, stages=stages, parameters=given, s=s, of_attention=(m, hidden))
@@ -142,7 +141,7 @@ class _Given(NamedTuple):
         return self.begun.values(self.relu, shortcut) if self.make is None else self.make()
 
 
-class Finished(torch.autograd.Function):
+class Finished(Recorded):
     """A region with a manual gradient, whose forward was partly computed before."""
 
     @staticmethod
@@ -155,7 +154,7 @@ class Finished(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Apply the mask of the ReLU, if any, then differentiate the region."""
         mask, *saved = ctx.saved_tensors
@@ -164,7 +163,7 @@ class Finished(torch.autograd.Function):
         return gradients(ctx, saved, dy)
 
 
-class FinishedInPlace(torch.autograd.Function):
+class FinishedInPlace(Recorded):
     """:class:`Finished`, applied in place to the tensor that represented the previous stage."""
 
     @staticmethod
@@ -180,7 +179,7 @@ class FinishedInPlace(torch.autograd.Function):
         return *Finished.backward(ctx, dy), None
 
 
-class Summed(torch.autograd.Function):
+class Summed(Recorded):
     """A norm and an optional addition, with a manual gradient."""
 
     @staticmethod
@@ -194,7 +193,7 @@ class Summed(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Differentiate the sum; without an addition there is no gradient of the shortcut."""
         _, dx, d_shortcut, *of_norm = gradients_of_sum(ctx, dy)
@@ -214,7 +213,7 @@ def begin(x: Tensor, norm: _BatchNorm, backend: str) -> Begun:
     # The backend's activation passes are looked up, and built, when an activation is called.
     passes = find_passes(backend, x)
     stages = Stages(passes, activated_reference, IDENTITY, of_norm, None)
-    with in_full_precision(x), torch.no_grad():
+    with PlainArithmetic(x):
         found = normalized(stages, x, norm.weight, norm.bias)
     return Begun(x, backend, stages, found, (norm.weight, norm.bias))
 

@@ -223,8 +223,11 @@ def _fits(x: Tensor, norm: nn.Module) -> bool:
         return False
     if not (norm.momentum is None or isinstance(norm.momentum, _NUMBERS)):
         return False
-    held = [each for each in (norm.weight, norm.bias, mean, variance) if each is not None]
-    return all(
-        each.shape == x.shape[1:2] and each.device == x.device and each.dtype == held[0].dtype
-        for each in held
-    ) and (not held or held[0].dtype in (x.dtype, passes.statistics_dtype(x)))
+    shape, device, dtype = x.shape[1:2], x.device, None
+    for each in (norm.weight, norm.bias, mean, variance):
+        if each is None:
+            continue
+        if each.shape != shape or each.device != device or each.dtype != (dtype or each.dtype):
+            return False
+        dtype = each.dtype
+    return dtype in (None, x.dtype, passes.statistics_dtype(x))

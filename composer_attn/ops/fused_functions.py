@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from composer_attn.ops.autograd_path import traced
 from composer_attn.ops.backends import reference as plain
 from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.manual_gradients import Excitation
+from composer_attn.ops.recorded import Recorded, differentiable_once
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Region:
         return _backward_passes(self.passes, *gradients)
 
 
-class Moments(torch.autograd.Function):
+class Moments(Recorded):
     """``x -> mean, variance, way``, the last only for :class:`Affine`."""
 
     @staticmethod
@@ -63,7 +63,7 @@ class Moments(torch.autograd.Function):
         return mean, variance, x
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(
         ctx, d_mean: Tensor | None, d_variance: Tensor | None, g: Tensor | None
     ) -> tuple[Tensor, None]:
@@ -77,7 +77,7 @@ class Moments(torch.autograd.Function):
         return region.back(g, d_mean, d_variance).input_gradient(g, x, *arguments), None
 
 
-class Affine(torch.autograd.Function):
+class Affine(Recorded):
     """``relu(scale (x - centre) + shift + shortcut)``; ``Moments`` computes its input gradient.
 
     Its gradient for the way is the output's, propagated only through the addition: ``Moments``
@@ -107,7 +107,7 @@ class Affine(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space."""
         passes, needed = ctx.region.back(dy), ctx.needs_input_grad
@@ -124,7 +124,7 @@ def in_full_precision(x: Tensor) -> AbstractContextManager:
     return torch.autocast(kind, enabled=False)
 
 
-class Whole(torch.autograd.Function):
+class Whole(Recorded):
     """The output of attention and batch norm, whose scale and shift are computed already.
 
     ``stage`` is a :class:`composer_attn.ops.stages.Normalized` with a manual gradient.
@@ -151,7 +151,7 @@ class Whole(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, differentiate norm and attention, and write ``dx``."""
         saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
@@ -172,7 +172,7 @@ class Whole(torch.autograd.Function):
         return None, None, None, dx, dy if ctx.joined else None, *of_norm, *of_layers
 
 
-class Scaled(torch.autograd.Function):
+class Scaled(Recorded):
     """The output of attention alone, whose scales are computed already, with manual gradient."""
 
     @staticmethod
@@ -191,7 +191,7 @@ class Scaled(torch.autograd.Function):
         return make()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Compute ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means."""
         x, mean, s, hidden, *parameters = ctx.saved_tensors
@@ -207,7 +207,7 @@ class Scaled(torch.autograd.Function):
         return None, None, None, None, dx, *of_layers
 
 
-class Shifted(torch.autograd.Function):
+class Shifted(Recorded):
     """``scale (x - centre) + shift``, with separate gradients of ``x``, scale and shift."""
 
     @staticmethod
@@ -226,7 +226,7 @@ class Shifted(torch.autograd.Function):
         return make()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, dy: Tensor):
         """Compute ``dx = scale dy``, and the other two gradients by sums over space."""
         x, scale, centre = ctx.saved_tensors

@@ -28,10 +28,10 @@ from composer_attn.ops.fused_functions import (
     Scaled,
     Shifted,
     Whole,
-    in_full_precision,
 )
 from composer_attn.ops.manual_gradients import AttentionFirst, Excitation, Norm, NormFirst, Order
 from composer_attn.ops.module_calls import Called
+from composer_attn.ops.recorded import PlainArithmetic
 
 if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # a circular import at run time
 Make = Callable[[], Tensor]
 
 
-@dataclass
+@dataclass(slots=True)
 class Excited:
     """A feature map, and the excitation that will scale it.
 
@@ -103,7 +103,7 @@ class Excited:
                 *(x, self.passes, centre, *found),
                 way=self.way, region=self.region, backend=self.backend,
             )  # fmt: skip
-        with in_full_precision(x), torch.no_grad():
+        with PlainArithmetic(x):
             of_norm = Norm(
                 norm.eps, autograd_path.running_statistics(norm, x.numel() // x.shape[1])
             )
@@ -116,7 +116,7 @@ class Excited:
         return Normalized(*of_map, by_hand, parameters, backend=self.backend)
 
 
-@dataclass
+@dataclass(slots=True)
 class _ByHand:
     """What a manual gradient needs in addition to the saved tensors."""
 
@@ -126,7 +126,7 @@ class _ByHand:
     kept: tuple[Tensor | None, ...]
 
 
-@dataclass
+@dataclass(slots=True)
 class Normalized:
     """A feature map, and the scale and shift that turn it into the output of a norm.
 
@@ -232,7 +232,7 @@ def excite(x: Tensor, attention: "ChannelAttention", backend: str, called: bool 
         s = autograd_path.attention_alone(mean, attention)
         return Excited(x, found, mean, variance, s, way=way, region=region, backend=backend)
     excitation, parameters = _excitation(attention, called, *by_hand)
-    with in_full_precision(x), torch.no_grad():
+    with PlainArithmetic(x):
         mean, variance = found.moments(x)
         s, hidden = AttentionFirst.excited(found, mean, excitation, parameters)
     of_map = (x, found, mean, variance, s)
@@ -262,7 +262,7 @@ def normalize(
         of_map = (x, found, centre, scale, shift)
         return Normalized(*of_map, way=way, region=region, backend=backend)
     excitation, parameters = _excitation(attention, called, *by_hand)
-    with in_full_precision(x), torch.no_grad():
+    with PlainArithmetic(x):
         mean, variance = found.moments(x)
         of_norm = Norm(norm.eps, autograd_path.running_statistics(norm, x.numel() // x.shape[1]))
         scale, shift, kept = NormFirst.forward(
