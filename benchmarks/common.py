@@ -16,11 +16,14 @@ from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+
+from composer_attn.ops import recompute
 
 RESULTS = Path(__file__).parent / "results"
 # Formats the result of `ratios`.
@@ -125,7 +128,10 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
         # Detached, because a node that saved its own output would keep itself alive.
         return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    # Inputs that are computed again (``fuse_attention(model, recompute=True)``) would be kept for
+    # the sake of these hooks.
+    unnoticed = mock.patch.object(recompute, "hooks_are_active", return_value=False)
+    with unnoticed, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     del result
     return sum(kept.values())

@@ -24,6 +24,7 @@ class Variant:
         build: builds the network from the name of a model.
         fused: whether attention is fused with batch norm.
         norms: whether every other norm is fused, too.
+        recompute: whether convolutions compute fused inputs again in backward.
         compiled: whether the whole network goes through torch.compile.
         folded: whether its norms are folded into its convolutions, for evaluation alone.
     """
@@ -33,6 +34,7 @@ class Variant:
     fused: bool = False
     compiled: bool = False
     norms: bool = False
+    recompute: bool = False
     folded: bool = False
 
     def make(self, model: str, backend: str) -> nn.Module:
@@ -41,7 +43,7 @@ class Variant:
         if self.folded:
             fold_norms(network.eval())
         if self.fused:
-            fuse_attention(network, backend, norms=self.norms)
+            fuse_attention(network, backend, norms=self.norms, recompute=self.recompute)
         return network
 
 
@@ -121,6 +123,8 @@ def _table() -> dict[str, Variant]:
         Variant("own", _plain),
         Variant("own_fused", _plain, fused=True),
         Variant("own_fused_norms", _plain, fused=True, norms=True),
+        Variant("own_fused_recompute", _plain, fused=True, recompute=True),
+        Variant("own_fused_norms_recompute", _plain, fused=True, norms=True, recompute=True),
         Variant("eca_replaced", _eca_replaced),
         Variant("eca_replaced_fused", _eca_replaced, fused=True),
     ]
@@ -144,7 +148,10 @@ COMPILED = (
 FOLDED = ("plain_folded", "se", "se_folded", "eca", "eca_folded", "timm_se", "timm_se_folded")
 
 
-OWN = ("own", "own_fused", "own_fused_norms", "eca_replaced", "eca_replaced_fused")
+OWN = (
+    *("own", "own_fused", "own_fused_norms", "own_fused_recompute", "own_fused_norms_recompute"),
+    *("eca_replaced", "eca_replaced_fused"),
+)
 
 
 def chosen(names: str) -> list[Variant]:

@@ -28,31 +28,36 @@ class ComposerAttnFuseAttention(Algorithm):
     Args:
         backend: see :func:`composer_attn.fuse_attention`.
         norms: whether to fuse every other batch norm, too, with what follows it.
+        recompute: whether convolutions compute fused inputs again in backward instead of keeping
+            them.
 
     Attributes:
         fusion: the fusion plan that was applied; available after ``Event.AFTER_LOAD``.
 
     Raises:
-        ArgumentError: there is no such backend, or ``norms`` is not a bool.
+        ArgumentError: there is no such backend, or ``norms`` or ``recompute`` is not a bool.
 
     Example:
         >>> from composer_attn import FuseAttention
         >>> FuseAttention(norms=True)
-        ComposerAttnFuseAttention(backend='auto', norms=True)
+        ComposerAttnFuseAttention(backend='auto', norms=True, recompute=False)
     """
 
     key = "fuse_attention"
 
-    def __init__(self, backend: str = "auto", norms: bool = False):
-        if not isinstance(norms, bool):
-            raise ArgumentError(f"norms must be True or False; got {norms!r}")
+    def __init__(self, backend: str = "auto", norms: bool = False, recompute: bool = False):
+        for name, value in (("norms", norms), ("recompute", recompute)):
+            if not isinstance(value, bool):
+                raise ArgumentError(f"{name} must be True or False; got {value!r}")
         self.backend = check_backend(backend)
         self.norms = norms
+        self.recompute = recompute
         self.fusion: FusionPlan | None = None
 
     def __repr__(self) -> str:
         # Composer evaluates this string from checkpoints, and compares it as text.
-        return f"{type(self).__name__}(backend={self.backend!r}, norms={self.norms!r})"
+        arguments = f"backend={self.backend!r}, norms={self.norms!r}, recompute={self.recompute!r}"
+        return f"{type(self).__name__}({arguments})"
 
     def match(self, event: Event, state: State) -> bool:
         """Run after all surgery, including that of a checkpoint, and before DDP wraps the model."""
@@ -68,7 +73,7 @@ class ComposerAttnFuseAttention(Algorithm):
             check_model(model)
             backends = dict.fromkeys([*wanted, *find_own(model)], self.backend)
             backends.update({m: how for m, how in backends_of(model).items() if m in wanted})
-            self.fusion = fuse(model, backends, self.backend * self.norms)
+            self.fusion = fuse(model, backends, self.backend * self.norms, self.recompute)
         except ModelError as error:  # a sharded model, for example: it is computed unfused
             log.warning("%r fuses nothing: %s", self, error)
             return

@@ -11,7 +11,9 @@ from composer_attn.ops import check_backend, prepare
 from composer_attn.surgery import check_model, find_attended
 
 
-def fuse_attention(model: nn.Module, backend: str = "auto", *, norms: bool = False) -> FusionPlan:
+def fuse_attention(
+    model: nn.Module, backend: str = "auto", *, norms: bool = False, recompute: bool = False
+) -> FusionPlan:
     """Fuse the attentions of a network with the norms and activations that they are connected to.
 
     Attention and batch norm both read a feature map through moments, and both write it through a
@@ -37,6 +39,9 @@ def fuse_attention(model: nn.Module, backend: str = "auto", *, norms: bool = Fal
         backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``; see docs/fusion.md.
         norms: whether to fuse every other batch norm, too, with the activation or the addition
             that follows it.
+        recompute: whether to keep less for backward. A convolution whose input is the output of
+            what is fused then keeps no copy of it, and computes it again in backward, in one pass,
+            from what that keeps anyway. Results and gradients are the same, bit for bit.
 
     Returns:
         The plan that was applied: for each attended site, what it is fused with, or why it is not.
@@ -65,7 +70,9 @@ def fuse_attention(model: nn.Module, backend: str = "auto", *, norms: bool = Fal
     check_backend(backend)
     check_model(model)
     ours = list(find_attended(model).values())
-    plan = fuse(model, dict.fromkeys([*ours, *find_own(model)], backend), backend * norms)
+    plan = fuse(
+        model, dict.fromkeys([*ours, *find_own(model)], backend), backend * norms, recompute
+    )
     if not ours and not plan.fused and not plan.norms:
         message = "the model has no added attention, and none of its own that can be fused"
         warnings.warn(message, NothingAttendedWarning, stacklevel=2)

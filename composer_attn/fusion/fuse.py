@@ -1,6 +1,6 @@
 """Fuse attended sites with the batch norms next to them, and undo it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from torch import nn
@@ -22,9 +22,10 @@ from composer_attn.fusion.fused_norms import (
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
 from composer_attn.fusion.handoff import Ending, Link, Producer
 from composer_attn.fusion.planning import plan, role_of_beginning
-from composer_attn.surgery.attend import is_attended, original_class, set_class
+from composer_attn.fusion.recomputing import Recomputing, can_recompute
+from composer_attn.surgery.attend import attention_of, is_attended, original_class, set_class
 
-_ROLES = (AttendedNorm, NextNorm, BeginningNorm, BeginningNormAct, OwnAttention)
+_ROLES = (AttendedNorm, NextNorm, BeginningNorm, BeginningNormAct, OwnAttention, Recomputing)
 _ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_begins", "_attn_own")
 # The outputs of these modules are new tensors, held by no one else.
 _FRESH = {
@@ -34,7 +35,9 @@ _FRESH = {
 }
 
 
-def _fuse(model: nn.Module, backends: Mapping[nn.Module, str], norms: str) -> FusionPlan:
+def _fuse(
+    model: nn.Module, backends: Mapping[nn.Module, str], norms: str, recompute: bool
+) -> FusionPlan:
     """Fuse modules of a network in which nothing is fused yet."""
     found, pairs = plan(model, backends, bool(norms))
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -48,9 +51,10 @@ def _fuse(model: nn.Module, backends: Mapping[nn.Module, str], norms: str) -> Fu
                 _join(modules, each, backends[modules[each.name]])
         for each in pairs:
             _begin(modules[each.norm], norms, each)
+        recomputing = _recompute(model, backends) if recompute else ()
         undo.pop_all()
     kinds = ", ".join(dict.fromkeys([*backends.values(), *([norms] if norms else [])]))
-    return FusionPlan(kinds, tuple(found), tuple(pairs))
+    return FusionPlan(kinds, tuple(found), tuple(pairs), recomputing)
 
 
 def backends_of(model: nn.Module) -> dict[nn.Module, str]:
@@ -71,6 +75,11 @@ def norms_of(model: nn.Module) -> str:
     """Return the backend of the norms that are fused without attention, or "" if there are none."""
     begun = (m._attn_begins for m in model.modules() if isinstance(m, BeginningNorm))
     return next((each.backend for each in begun if not each.until_attention), "")
+
+
+def recomputes(model: nn.Module) -> bool:
+    """Return whether convolutions compute their inputs again, where these are fused outputs."""
+    return any(isinstance(module, Recomputing) for module in model.modules())
 
 
 def unfuse(model: nn.Module) -> Callable[[], None]:
@@ -108,7 +117,10 @@ def unfuse(model: nn.Module) -> Callable[[], None]:
 
 
 def fuse(
-    model: nn.Module, backends: Mapping[nn.Module, str], norms: str | None = None
+    model: nn.Module,
+    backends: Mapping[nn.Module, str],
+    norms: str | None = None,
+    recompute: bool | None = None,
 ) -> FusionPlan:
     """Compute attentions with the given backends, fused with their norms where that is proved.
 
@@ -118,14 +130,17 @@ def fuse(
             that is to be fused.
         norms: the backend of all other batch norms, which are fused with what follows them; if
             empty, they are not fused; by default, as before.
+        recompute: whether convolutions compute their inputs again instead of keeping them for
+            backward, where these are outputs of what is fused; by default, as before.
 
     Returns:
         The plan that was applied.
     """
     norms = norms_of(model) if norms is None else norms
+    recompute = recomputes(model) if recompute is None else recompute
     bring_back = unfuse(model)
     try:
-        return _fuse(model, backends, norms)
+        return _fuse(model, backends, norms, recompute)
     except BaseException:
         bring_back()
         raise
@@ -134,7 +149,7 @@ def fuse(
 @contextmanager
 def temporarily_unfused(model: nn.Module) -> Iterator[None]:
     """Undo all fusions of a model for an operation, and fuse the same modules again afterwards."""
-    backends, norms = backends_of(model), norms_of(model)
+    backends, norms, recompute = backends_of(model), norms_of(model), recomputes(model)
     bring_back = unfuse(model)
     try:
         yield
@@ -142,7 +157,17 @@ def temporarily_unfused(model: nn.Module) -> Iterator[None]:
         bring_back()
         raise
     if backends or norms:
-        _fuse(model, backends, norms)
+        _fuse(model, backends, norms, recompute)
+
+
+def _recompute(model: nn.Module, sites: Iterable[nn.Module]) -> tuple[str, ...]:
+    attentions = (attention_of(site) if is_attended(site) else site for site in sites)
+    within = {module for attention in attentions for module in attention.modules()}
+    named = model.named_modules()
+    names = {m: name for name, m in named if m not in within and can_recompute(m)}
+    for module in names:
+        set_class(module, joined_class(type(module), Recomputing))
+    return tuple(names.values())
 
 
 def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> None:

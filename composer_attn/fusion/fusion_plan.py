@@ -48,11 +48,14 @@ class FusionPlan:
         backend: name of the backend that computes them.
         sites: every attended site, and every attention of the network's own.
         norms: the norms without attention that are fused with what follows them.
+        recomputing: the convolutions that compute their input again in backward instead of keeping
+            it, where it is the output of something fused.
     """
 
     backend: str
     sites: tuple[FusedSite, ...]
     norms: tuple[FusedSite, ...] = ()
+    recomputing: tuple[str, ...] = ()
 
     @property
     def fused(self) -> tuple[FusedSite, ...]:
@@ -72,6 +75,8 @@ class FusionPlan:
         )
         if self.norms:
             head += f"; {len(self.norms)} other norms, {_count(self.norms)}"
+        if self.recomputing:
+            head += f"; {len(self.recomputing)} convolutions recompute fused inputs"
         rows: list[tuple[str, ...]] = [
             ("site", "kind", "norm", "activation", "addition", "fused"),
             *map(_row, self.sites),

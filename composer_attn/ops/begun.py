@@ -149,7 +149,7 @@ class Finished(Recorded):
         """Compute the output, or create the tensor that represents it."""
         y, begun = given.output(shortcut), given.begun
         ctx.stages, ctx.joined, ctx.parameters = begun.stages, shortcut is not None, len(parameters)
-        mask = y if given.relu else None
+        ctx.masked, mask = given.relu, y if given.relu else None
         ctx.save_for_backward(mask, x, *parameters, *begun.kept())
         return y
 

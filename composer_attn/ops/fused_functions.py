@@ -145,7 +145,7 @@ class Whole(Recorded):
         by_hand = stage.by_hand
         ctx.excitation, ctx.order, ctx.fixed = by_hand.excitation, by_hand.order, by_hand.fixed
         ctx.passes, ctx.joined, ctx.parameters = stage.passes, shortcut is not None, len(parameters)
-        masked_by = (y if ctx.joined else stage.shift) if relu else None
+        ctx.masked, masked_by = relu, (y if ctx.joined else stage.shift) if relu else None
         of_map = (x, stage.scale, stage.centre, masked_by)
         ctx.save_for_backward(*of_map, *parameters, *by_hand.kept)
         return y

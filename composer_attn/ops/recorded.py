@@ -28,7 +28,7 @@ class Recorded(torch.autograd.Function):
         """Run the forward, and record it."""
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)
-        return super(torch.autograd.Function, cls).apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]  # in C++
 
 
 def differentiable_once(backward: _Backward) -> _Backward:

@@ -52,6 +52,16 @@ def test_it_trains_as_without_and_is_logged():
     assert list(weights(fused.state.model)) == list(weights(plain.state.model))
 
 
+def test_it_recomputes_where_asked_to():
+    algorithm = FuseAttention("reference", recompute=True)
+    again, fused = run_of([algorithm]), run_of([FuseAttention("reference")])
+    convolutions = [name.removeprefix("module.") for name in joined(again)]
+    assert set(algorithm.fusion.recomputing) < {f"module.{name}" for name in convolutions}
+    assert len(joined(again)) == len(joined(fused)) + len(algorithm.fusion.recomputing)
+    assert losses(again) == losses(fused)
+    assert_same(weights(again.state.model), weights(fused.state.model))
+
+
 @pytest.mark.parametrize("passed", [True, False])
 def test_it_resumes(passed, tmp_path):
     options = {"save_interval": f"{INTERRUPTED_AT}ba", "save_filename": "ba{batch}.pt"}
@@ -89,5 +99,7 @@ def test_bad_arguments_are_refused_and_no_effect_is_warned_of():
         FuseAttention("cuda")
     with pytest.raises(ArgumentError, match="norms must be True or False"):
         FuseAttention(norms=1)
+    with pytest.raises(ArgumentError, match="recompute must be True or False"):
+        FuseAttention(recompute="yes")
     with pytest.warns(NoEffectWarning, match="has no attention that can be fused"):
         trainer([FuseAttention("reference")], network="residual")

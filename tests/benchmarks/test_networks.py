@@ -91,8 +91,11 @@ def test_variants_are_what_they_are_called():
 
 
 def test_variants_with_own_attention_fuse_it():
-    names = ["own", "own_fused", "own_fused_norms", "eca_replaced", "eca_replaced_fused"]
+    ours = ["own_fused", "own_fused_norms", "own_fused_recompute", "own_fused_norms_recompute"]
+    names = ["own", *ours, "eca_replaced", "eca_replaced_fused"]
     assert [variant.name for variant in chosen("with_own")] == ["plain", *names]
     found = [VARIANTS[name].make("timm/seresnet18", "reference") for name in names]
-    # 8 attentions, each with a norm, and 8 first norms of blocks, the stem's and 3 shortcuts'.
-    assert [sum(map(is_joined, model.modules())) for model in found] == [0, 16, 25, 0, 8]
+    # 8 attentions, each with a norm, and 8 first norms of blocks, the stem's and 3 shortcuts'; to
+    # recompute, 20 convolutions.
+    joined = [sum(map(is_joined, model.modules())) for model in found]
+    assert joined == [0, 16, 25, 16 + 20, 25 + 20, 0, 8]

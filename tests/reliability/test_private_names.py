@@ -36,6 +36,10 @@ OF_MODULES = {
 OF_TENSORS = {"_version"}
 # Of every batch norm.
 OF_NORMS = {"_check_input_dim"}
+# Of every convolution.
+OF_CONVOLUTIONS = {"_conv_forward"}
+# Of the class of an autograd function's node.
+OF_NODES = {"_forward_cls"}
 # Other names of torch's that are not public: what has them.
 OF_TORCH = {
     "torch._C",
@@ -129,6 +133,23 @@ def test_batch_norms_have_each(name):
     assert callable(getattr(nn.BatchNorm2d, name))
 
 
+@pytest.mark.parametrize("name", sorted(OF_CONVOLUTIONS))
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_convolutions_have_each(name, kind):
+    assert callable(getattr(kind, name))
+
+
+@pytest.mark.parametrize("name", sorted(OF_NODES))
+def test_nodes_have_each(name):
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+    node = Same.apply(torch.ones(1, requires_grad=True)).grad_fn
+    assert getattr(type(node), name) is Same
+
+
 @pytest.mark.parametrize("name", sorted(OF_TORCH))
 def test_torch_has_each(name):
     parent, _, own = name.rpartition(".")
@@ -149,7 +170,8 @@ def test_the_docs_list_them_all():
     table = text.partition("## Private names of torch")[2].partition("\n## ")[0]
     listed = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
     modules = OF_TORCH & set(sys.modules)
-    assert listed == OF_MODULES | OF_TENSORS | OF_NORMS | OF_SCRIPTING | (OF_TORCH - modules)
+    others = OF_MODULES | OF_TENSORS | OF_NORMS | OF_CONVOLUTIONS | OF_NODES | OF_SCRIPTING
+    assert listed == others | (OF_TORCH - modules)
 
 
 def test_the_search_finds_what_it_is_for():
