@@ -24,7 +24,7 @@ class Running(NamedTuple):
     mean: Tensor
     variance: Tensor
     momentum: float | Tensor
-    number: int
+    number: int | Tensor
     fixed: bool = False
 
     def move(self, mean: Tensor, variance: Tensor) -> None:
@@ -35,6 +35,31 @@ class Running(NamedTuple):
                 # By .data, which leaves the version counter unchanged, as torch does: other calls
                 # of the norm may have saved them for backward.
                 running.data.lerp_(new.to(running.dtype), self.momentum)
+
+
+def uses_batch(norm) -> bool:
+    """Return whether a norm normalizes by the batch statistics."""
+    return norm.training or (norm.running_mean is None and norm.running_var is None)
+
+
+def running_statistics(norm, count: int) -> Running | None:
+    """Return the running statistics to use, or to update by ``count`` values per channel.
+
+    Also increment the norm's batch counter. As in ``nn.BatchNorm``, the current attributes of the
+    norm apply, whatever it was built with. A momentum of ``None`` averages over all batches.
+    """
+    if not uses_batch(norm):
+        return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
+    if not (norm.training and norm.track_running_stats):
+        return None
+    kept, momentum, batches = norm.running_mean, norm.momentum, norm.num_batches_tracked
+    if batches is not None:
+        batches.add_(1)
+    if kept is None:
+        return None
+    if momentum is None:
+        momentum = 0.0 if batches is None else batches.to(kept).reciprocal()
+    return Running(kept, norm.running_var, momentum, count)
 
 
 def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:
