@@ -103,8 +103,8 @@ class ByChannelGroup(_Within):
 
     def average(self, numbers: Tensor) -> Tensor:
         """Average over the channels of each group."""
-        apart = numbers.unflatten(1, (self.groups, -1))
-        return apart.mean(2, keepdim=True).expand_as(apart).flatten(1)
+        apart = numbers.reshape(len(numbers), self.groups, -1)
+        return apart.mean(2, keepdim=True).expand_as(apart).reshape(numbers.shape)
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,13 @@ class BySampleGroup(_Within):
 
     def average(self, numbers: Tensor) -> Tensor:
         """Average over the samples of each group."""
-        whole = len(numbers) - len(numbers) % self.size
-        parts = [numbers[:whole].unflatten(0, (-1, self.size)), numbers[whole:][None]]
-        averages = [part.mean(1, keepdim=True).expand_as(part) for part in parts if part.numel()]
-        return torch.cat([each.flatten(0, 1) for each in averages])
+        samples, channels = numbers.shape
+        whole = samples - samples % self.size
+        parts = [numbers[:whole].reshape(-1, self.size, channels)]
+        if whole < samples:
+            parts.append(numbers[whole:].reshape(1, -1, channels))
+        averages = [part.mean(1, keepdim=True).expand_as(part) for part in parts]
+        return torch.cat([each.reshape(-1, channels) for each in averages])
 
     def update(self, mu: Tensor, var: Tensor) -> None:
         """Update by one group after the other."""

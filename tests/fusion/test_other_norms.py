@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from composer.algorithms import apply_ghost_batchnorm
+from composer.algorithms.ghost_batchnorm import apply_ghost_batchnorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
