@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from composer.algorithms.ghost_batchnorm import ghost_batchnorm
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -14,6 +13,8 @@ def _of(kind: str, dimensions: int, channels: int, **options) -> nn.Module:
 
 
 def _ghost(dimensions: int, channels: int, size: int = 2, **options) -> nn.Module:
+    from composer.algorithms.ghost_batchnorm import ghost_batchnorm  # slow to import
+
     kind = getattr(ghost_batchnorm, f"GhostBatchNorm{dimensions}d")
     return kind(_of("BatchNorm", dimensions, channels, **options), size)
 

@@ -31,7 +31,7 @@ from composer_attn.fusion.handoff import (
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
 from composer_attn.ops.fused import fits_norm, joinable
 from composer_attn.ops.module_calls import keeping
-from composer_attn.ops.norm_kinds import BatchKind, kind_of
+from composer_attn.ops.norm_kinds import BATCH_NORMS
 from composer_attn.ops.normalization import uses_batch
 from composer_attn.ops.stages import Excited, Normalized, normalize
 from composer_attn.surgery.attend import building, set_class, staying
@@ -119,7 +119,7 @@ class AttendedNorm(JoinedNorm):
         if has_hooks_before(self.attention) or not can_be_joined(self.attention):
             return False
         # Hooks see the attention's input, which only a batch norm's arithmetic gives here.
-        if is_watched(self.attention) and kind_of(self) is not BatchKind:
+        if is_watched(self.attention) and not isinstance(self, BATCH_NORMS):
             return False
         # An input that the backends do not support would be passed back to this module.
         return joinable(x, self.attention, self)
@@ -134,7 +134,7 @@ class NextNorm(JoinedNorm):
         """Normalize the input, which may be a deferred attended output."""
         if torch.compiler.is_compiling():
             found = self._attn_takes.take(input)
-            if found is None or kind_of(self) is not BatchKind:
+            if found is None or not isinstance(self, BATCH_NORMS):
                 return super().forward(input)
             x, giver = found
             # Fusion has set a backend, and fuses only this package's attention.

@@ -12,7 +12,7 @@ from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.reference import spread
 from composer_attn.ops.backends.table import check_backend, find_activated
 from composer_attn.ops.manual_gradients import AttentionFirst, NormFirst
-from composer_attn.ops.norm_kinds import BatchKind, kind_of
+from composer_attn.ops.norm_kinds import BATCH_NORMS, BatchKind, kind_of
 from composer_attn.ops.squeeze_and_scale import scale_channels
 from composer_attn.ops.stages import excite, normalize
 
@@ -207,8 +207,9 @@ def fits_norm(x: Tensor, norm: nn.Module) -> bool:
     """Return whether a norm accepts ``x`` and can be computed by the passes."""
     if x.dim() not in (3, 4, 5) or not takes(x, x.shape[1]):
         return False
-    # Where tracing is active, other norms are computed by their modules.
-    kind = kind_of(norm)
-    if kind is None or (kind is not BatchKind and autograd_path.traced()):
+    if isinstance(norm, BATCH_NORMS):
+        return BatchKind.fits(x, norm)
+    if autograd_path.traced():  # other norms are traced as the modules that they are
         return False
-    return kind.fits(x, norm)
+    kind = kind_of(norm)
+    return kind is not None and kind.fits(x, norm)

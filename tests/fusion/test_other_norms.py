@@ -10,6 +10,7 @@ from composer.algorithms.ghost_batchnorm import apply_ghost_batchnorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from composer_attn.attention import EfficientChannelAttention
 from composer_attn.functional import (
     apply_eca,
     apply_squeeze_excite,
@@ -18,6 +19,7 @@ from composer_attn.functional import (
 )
 from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.surgery.attend import attend
 from tests.fusion.networks import Net
 from tests.fusion.own_networks import CHANNELS, assert_same, everything, small
 from tests.other_norms import NORMS, OTHERS, at_random
@@ -210,7 +212,7 @@ def test_ghost_batch_norm_around_another_norm_is_left_alone():
         if change == "class":
             inner.__class__ = Hidden
         else:
-            apply_eca(plain, include="norm.batchnorm", placement="norm", min_channels=1)
+            attend(inner, EfficientChannelAttention(CHANNELS).double())
         fused = copy.deepcopy(plain)
         plan = fuse_attention(fused, "reference", norms=True)
         assert not [site for site in (*plan.fused, *plan.norms) if site.norm == "norm"]

@@ -1,6 +1,7 @@
 """Two ranks with synchronized batch norm compute what one computes on the whole batch."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -71,22 +72,30 @@ NETWORKS = {
 }
 
 
-def network(name: str) -> nn.Module:
+def network(name: str, convert: Callable = lambda model: model) -> nn.Module:
+    """Build a network, convert its norms, then attend it."""
     torch.manual_seed(2)
     build, surgery, options = NETWORKS[name]
-    model = at_random(build()).double()
+    model = convert(at_random(build()).double())
     if surgery is not None:
         surgery(model, **options)
     return model
 
 
-def synchronized(name: str, fused: bool) -> nn.Module:
-    """Convert before the fusion. On CPU only our norms can be computed by themselves."""
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(network(name))
-    for module in model.modules():
-        if type(module) is nn.SyncBatchNorm and not fused:
+TORCHS = nn.SyncBatchNorm.convert_sync_batchnorm
+
+
+def ours(model: nn.Module) -> nn.Module:
+    """Convert to norms that can be computed by themselves on CPU, which torch's cannot."""
+    for module in TORCHS(model).modules():
+        if type(module) is nn.SyncBatchNorm:
             module.__class__ = SyncBatchNorm
-    if fused:
+    return model
+
+
+def synchronized(name: str, way: str) -> nn.Module:
+    model = network(name, ours if way == "ours" else TORCHS)
+    if way == "fused":
         fuse_attention(model, "reference", norms=True)
     return model
 
@@ -101,12 +110,12 @@ def all_of(rank: int) -> dict:
     found = {}
     for order, kind, backend in CASES:
         norm, attention = modules(KINDS[kind])
-        (norm,) = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(norm))
+        norm = TORCHS(norm)
         function = partial(ORDERS[order][1], b=backend)
         found[order, kind, backend] = of_operation(function, norm, attention, SHARES[rank])
     for name in NETWORKS:
-        for fused in (True, False):
-            found[name, fused] = of_network(synchronized(name, fused), SHARES[rank])
+        for way in ("fused", "ours"):
+            found[name, way] = of_network(synchronized(name, way), SHARES[rank])
     single = SyncBatchNorm(6).double()
     found["single"] = single(torch.full((1, 6, 1, 1), float(rank), dtype=torch.float64))
     found["variance"] = single.running_var
@@ -140,9 +149,9 @@ def test_two_ranks_agree_with_the_whole_batch_on_one(case, ranks):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("fused", [True, False])
-def test_networks_on_two_ranks_agree_with_the_whole_batch_on_one(name, fused, ranks):
-    compare([each[name, fused] for each in ranks], of_network(network(name), WHOLE))
+@pytest.mark.parametrize("way", ["fused", "ours"])
+def test_networks_on_two_ranks_agree_with_the_whole_batch_on_one(name, way, ranks):
+    compare([each[name, way] for each in ranks], of_network(network(name), WHOLE))
 
 
 def test_one_value_on_each_rank_is_enough(ranks):
@@ -156,7 +165,7 @@ def test_one_value_on_each_rank_is_enough(ranks):
 
 def test_the_same_keys_and_modules_after_undoing():
     for name in NETWORKS:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(network(name))
+        model = network(name, TORCHS)
         before, kinds = model.state_dict(), [type(m) for m in model.modules()]
         state = copy.deepcopy(before)
         plan = fuse_attention(model, "reference", norms=True)
