@@ -97,13 +97,14 @@ def norm_then_attention(
 def norm_alone(x: Tensor, norm, moments) -> tuple[Tensor, Tensor, Tensor]:
     """Return centre, scale and shift ``(N, C)`` of ``norm(x)``; ``moments`` is a function."""
     of_norm, *of_each = settings(norm, x.shape)
-    if not of_norm.fixed:
+    running = of_norm.running
+    if running is not None and running.fixed:
+        mu, var = running.mean, running.variance
+        centre = mu.expand(x.shape[:2])
+    else:
         mean, variance = moments(x)
         centre = finite(mean)
         mu, var = _statistics(lambda: (mean, variance), of_norm)
-    else:
-        mu, var = of_norm.running[:2]
-        centre = mu.expand(x.shape[:2])
     weight, bias = _rescaling(var, of_norm.eps, *of_each)
     return centre, weight.expand_as(centre), _plus(weight * (centre - mu), bias)
 

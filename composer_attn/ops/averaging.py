@@ -175,7 +175,7 @@ class Synchronized:
     def update(self, mu: Tensor, var: Tensor) -> None:
         """Update by the statistics of all ranks, the same on each."""
         if self.running is not None:
-            self.running._replace(number=self.total.to(var.dtype)).move(mu, var)
+            self.running.blend(mu, var * (self.total / (self.total - 1)))
 
     def sum_over_ranks(self, *numbers: Tensor) -> Tensor:
         """Sum tensors of equal shape over the ranks, in one collective."""

@@ -24,12 +24,15 @@ class Running(NamedTuple):
     mean: Tensor
     variance: Tensor
     momentum: float | Tensor
-    number: int | Tensor
+    number: int
     fixed: bool = False
 
     def move(self, mean: Tensor, variance: Tensor) -> None:
         """Update them by the statistics of a batch, as ``nn.BatchNorm`` does."""
-        unbiased = variance * (self.number / (self.number - 1))
+        self.blend(mean, variance * (self.number / (self.number - 1)))
+
+    def blend(self, mean: Tensor, unbiased: Tensor) -> None:
+        """Update them by new ones, of which the variance is unbiased already."""
         with torch.no_grad():
             for running, new in ((self.mean, mean), (self.variance, unbiased)):
                 # By .data, which leaves the version counter unchanged, as torch does: other calls

@@ -103,12 +103,12 @@ class Excited:
                 way=self.way, region=self.region, backend=self.backend,
             )  # fmt: skip
         with in_full_precision(x), torch.no_grad():
-            of_norm, *of_each = settings(norm, x.shape)
+            of_norm, weight, bias = settings(norm, x.shape)
             scale, shift, kept = AttentionFirst.normalized(
-                self.passes, mean, variance, self.s, self.hidden, *of_each, of_norm
+                self.passes, mean, variance, self.s, self.hidden, weight, bias, of_norm
             )
         by_hand = _ByHand(AttentionFirst, of_norm, self.excitation, kept)
-        parameters = (*of_each, *self.parameters)
+        parameters = (weight, bias, *self.parameters)
         of_map = (x, self.passes, mean, scale, shift)
         return Normalized(*of_map, by_hand, parameters, backend=self.backend)
 
@@ -261,12 +261,12 @@ def normalize(
     excitation, parameters = _excitation(attention, called, *by_hand)
     with in_full_precision(x), torch.no_grad():
         mean, variance = found.moments(x)
-        of_norm, *of_each = settings(norm, x.shape)
+        of_norm, weight, bias = settings(norm, x.shape)
         scale, shift, kept = NormFirst.forward(
-            found, mean, variance, *of_each, of_norm, excitation, parameters
+            found, mean, variance, weight, bias, of_norm, excitation, parameters
         )
     hand = _ByHand(NormFirst, of_norm, excitation, kept)
-    parameters = (*of_each, *parameters)
+    parameters = (weight, bias, *parameters)
     return Normalized(x, found, mean, scale, shift, hand, parameters, backend=backend)
 
 

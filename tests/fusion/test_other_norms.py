@@ -141,7 +141,9 @@ def test_copies_pickles_and_checkpoints(network, name):
 
 
 @each_case
-@pytest.mark.parametrize("way", ["no_grad", "inference_mode", "trace"])
+@pytest.mark.parametrize(
+    "way", ["no_grad", "inference_mode", pytest.param("trace", marks=pytest.mark.slow)]
+)
 def test_without_gradients_and_traced(network, name, way):
     plain, fused = (model.eval() for model in pair(network, name))
     x = draw()
@@ -245,6 +247,7 @@ def test_timms_norms_with_an_activation(name, training):
     assert_same(everything(fused, x), everything(plain, x))
 
 
+@pytest.mark.slow
 def test_torch_compile_computes_the_modules():
     plain, fused = pair("norm, activation, attention", "group")
     x = draw()
