@@ -74,12 +74,12 @@ class SyncKind(BatchKind):
     def accepts(x: Tensor, norm: Any) -> bool:
         """Also accept a single value on each of several ranks."""
         checks = type(norm)._check_input_dim is nn.SyncBatchNorm._check_input_dim
-        return checks and (x.numel() > x.shape[1] or _ranks_of(norm) is not None)
+        return checks and (x.numel() > x.shape[1] or ranks_of(norm) is not None)
 
     @staticmethod
     def settings(norm: Any, shape: torch.Size) -> Norm:
         """Average over the ranks, in training on several."""
-        of_batch, group = BatchKind.settings(norm, shape), _ranks_of(norm)
+        of_batch, group = BatchKind.settings(norm, shape), ranks_of(norm)
         if group is None:
             return of_batch
         given = (group, shape[2:].numel(), norm.eps, of_batch.running)
@@ -188,7 +188,7 @@ _BY_NAME: dict[tuple[str, str], type[BatchKind]] = {
     ("timm", "FrozenBatchNorm2d"): FrozenKind,
     ("timm", "FrozenBatchNormAct2d"): FrozenKind,
     ("composer", "_GhostBatchNorm"): GhostKind,
-    ("composer_attn", "SyncBatchNorm"): SyncKind,  # which is computed by these kinds itself
+    ("composer_attn", "SyncBatchNorm"): SyncKind,  # which itself uses this table
 }
 _BY_CLASS: dict[type[nn.Module], type[BatchKind]] = {
     **dict.fromkeys(BATCH_NORMS, BatchKind),
@@ -264,7 +264,7 @@ def _group_size(samples: int, norm: Any) -> int:
     return ceil(samples / ceil(samples / norm.ghost_batch_size))
 
 
-def _ranks_of(norm: Any) -> Any:
+def ranks_of(norm: Any) -> Any:
     """Return the process group to synchronize over, or ``None`` if there is nothing to do."""
     distributed = torch.distributed
     if not norm.training or not distributed.is_available() or not distributed.is_initialized():

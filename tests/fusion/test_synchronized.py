@@ -15,6 +15,7 @@ from composer_attn.functional import (
     fuse_attention,
     unfuse_attention,
 )
+from composer_attn.ops import attend_then_normalize
 from composer_attn.ops.sync_batch_norm import SyncBatchNorm
 from tests.fusion.networks import Net
 from tests.fusion.own_networks import small
@@ -116,10 +117,20 @@ def all_of(rank: int) -> dict:
     for name in NETWORKS:
         for way in ("fused", "ours"):
             found[name, way] = of_network(synchronized(name, way), SHARES[rank])
+    norm, attention = modules(SqueezeExcitation)
+    x = of_size(rank).requires_grad_()
+    y = attend_then_normalize(x, attention, TORCHS(norm), activation="silu")
+    found["sizes"] = y.detach(), torch.autograd.grad(y.square().sum(), x)[0]
     single = SyncBatchNorm(6).double()
     found["single"] = single(torch.full((1, 6, 1, 1), float(rank), dtype=torch.float64))
     found["variance"] = single.running_var
     return found
+
+
+def of_size(rank: int) -> torch.Tensor:
+    """Images of another size on each rank."""
+    torch.manual_seed(4)
+    return torch.randn(2, 6, 3 + 2 * rank, 4, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +163,22 @@ def test_two_ranks_agree_with_the_whole_batch_on_one(case, ranks):
 @pytest.mark.parametrize("way", ["fused", "ours"])
 def test_networks_on_two_ranks_agree_with_the_whole_batch_on_one(name, way, ranks):
     compare([each[name, way] for each in ranks], of_network(network(name), WHOLE))
+
+
+def test_images_of_another_size_on_each_rank(ranks):
+    norm, attention = modules(SqueezeExcitation)
+    inputs = [of_size(rank).requires_grad_() for rank in (0, 1)]
+    parts = [attention(x).transpose(0, 1).flatten(1) for x in inputs]
+    norm = nn.BatchNorm1d(6).double().requires_grad_(False)
+    norm.load_state_dict(modules(SqueezeExcitation)[0].state_dict())
+    # As positions of one sample, values of both sizes are normalized together.
+    joined = nn.functional.silu(norm(torch.cat(parts, 1)[None]))[0]
+    gradients = torch.autograd.grad(joined.square().sum(), inputs)
+    outputs = joined.split([len(part[0]) for part in parts], 1)
+    for found, x, y, dx in zip(ranks, inputs, outputs, gradients, strict=True):
+        expected = y.unflatten(1, (2, *x.shape[2:])).transpose(0, 1)
+        assert distance(found["sizes"][0], expected) < 1e-12
+        assert distance(found["sizes"][1], dx) < 1e-12
 
 
 def test_one_value_on_each_rank_is_enough(ranks):

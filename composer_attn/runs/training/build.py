@@ -70,7 +70,8 @@ def build_parts(config: RunConfig) -> Parts:
         model = build_model(section)
     _check_labels(sources, num_classes_of(section))
     if config.sync_batch_norm:
-        _synchronize(model)
+        with at("sync_batch_norm"):
+            _synchronize(model, config)
     with at("optimizer"):
         optimizer = build_optimizer(model, config.optimizer)
         group = attention_group(config.optimizer)
@@ -167,14 +168,14 @@ def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
     return source, data
 
 
-def _synchronize(model: ComposerModel) -> None:
+def _synchronize(model: ComposerModel, config: RunConfig) -> None:
     """Convert the batch norms if there are several ranks; warn if there are no batch norms."""
     norms = [each for each in model.modules() if isinstance(each, _BatchNorm)]
     if not norms and dist.get_local_rank() == 0:
         message = "sync_batch_norm: true has no effect: the model has no batch norm"
         warnings.warn(message, NoEffectWarning, stacklevel=3)
     if dist.get_world_size() > 1:
-        synchronize_norms(model)
+        synchronize_norms(model, on_cpu=get_device(config.device).name == "cpu")
 
 
 def _check_labels(sources: dict[str, Source], width: int) -> None:

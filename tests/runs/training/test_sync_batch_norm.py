@@ -7,7 +7,7 @@ import torch
 from composer.algorithms.warnings import NoEffectWarning
 from torch import nn
 
-from composer_attn.errors import ConfigError
+from composer_attn.errors import ConfigError, ModelError
 from composer_attn.functional import fuse_attention
 from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.models import synchronize_norms
@@ -59,7 +59,10 @@ def test_timms_norms_keep_their_activation():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.BatchNorm2d(8))
     x = torch.randn(2, 3, 5, 5)
     expected = model(x)
-    assert synchronize_norms(model) == 2
+    with pytest.raises(ModelError, match="timm's BatchNormAct2d cannot be synchronized on CPU"):
+        synchronize_norms(model, on_cpu=True)
+    assert type(model[2]) is nn.BatchNorm2d
+    synchronize_norms(model, on_cpu=False)
     assert [type(m).__name__ for m in model[1:]] == ["SyncBatchNormAct", "SyncBatchNorm"]
     torch.testing.assert_close(model(x), expected)
     assert [site.function for site in fuse_attention(model, "reference", norms=True).norms] == [
