@@ -189,7 +189,7 @@ class Synchronized:
         What is sent is what ``nn.SyncBatchNorm`` sends, so that both can meet in one collective: a
         rank's module computes an empty batch by itself.
         """
-        sent = torch.cat([mean, torch.rsqrt(var + self.eps), mean.new_tensor([count])])
+        sent = torch.cat([mean, torch.rsqrt(var + self.eps), mean.new_full((1,), count)])
         ranks = torch.distributed.get_world_size(self.group)
         if sent.is_cpu or torch.distributed.get_backend(self.group) == "gloo":
             each = [torch.empty_like(sent) for _ in range(ranks)]

@@ -113,6 +113,23 @@ def test_no_map_is_written_between_the_parts(network, name, monkeypatch):
     assert not written
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_two_maps_are_kept_for_backward(name):
+    _, fused = pair("norm, activation, attention", name)
+    kept = set()
+
+    def keep(value):
+        if value.dim() == 4 and value.shape[1:3] == (CHANNELS, IMAGES[2] - 2):
+            kept.add(value.data_ptr())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        y = fused(draw())
+    # The first convolution's output, and the second's input, while the graph lives.
+    assert len(kept) == 2
+    y.sum().backward()
+
+
 @each_case
 def test_state_dicts_are_equal_and_fusion_is_undone(network, name):
     plain, fused = pair(network, name)
