@@ -27,7 +27,7 @@ class ComposerAttnFuseAttention(Algorithm):
 
     Args:
         backend: see :func:`composer_attn.fuse_attention`.
-        norms: whether to fuse every other batch norm, too, with what follows it.
+        norms: whether to fuse every other norm, too, with what follows it.
         recompute: whether convolutions compute fused inputs again in backward instead of keeping
             them.
 

@@ -22,12 +22,13 @@ def fuse_attention(
     rounding.
 
     An attended module is fused if a trace of the enclosing forward shows that its output goes to a
-    batch norm; so is an attended batch norm. The addition and the activation that follow are fused
+    norm; so is an attended norm (batch norm, synchronized, ghost and frozen batch norm, group norm
+    and instance norm). The addition and the activation that follow are fused
     as well. All other attentions are computed by the backend on their own.
 
     The network's own attention (torchvision's ``SqueezeExcitation``; timm's ``SqueezeExcite``,
     ``SEModule``, ``EffectiveSEModule`` and ``EcaModule``), or the one that replaced it, is fused
-    with the batch norm and the activation before it: no surgery is needed. Only the convolution's
+    with the norm and the activation before it: no surgery is needed. Only the convolution's
     output is kept for backward then, neither the norm's output nor the activation's.
 
     If the output of a fused module is used in any other way, now or later, it has the value of the
@@ -37,7 +38,7 @@ def fuse_attention(
         model: a network with attention, not wrapped or compiled yet. A network that is already
             fused is fused again with this backend.
         backend: ``auto``, ``reference``, ``cpp``, ``inductor`` or ``triton``; see docs/fusion.md.
-        norms: whether to fuse every other batch norm, too, with the activation or the addition
+        norms: whether to fuse every other norm, too, with the activation or the addition
             that follows it.
         recompute: whether to keep less for backward. A convolution whose input is the output of
             what is fused then keeps no copy of it, and computes it again in backward, in one pass,
@@ -85,7 +86,9 @@ def fuse_attention(
 def prepare_fused(model: nn.Module, backend: str, plan: FusionPlan) -> None:
     """Build a backend's kernels for a plan, so that no timing includes building them."""
     norms = (model.get_submodule(site.norm) for site in plan.norms)
-    devices = (p.device for each in (*backends_of(model), *norms) for p in each.parameters())
+    modules = (*backends_of(model), *norms)
+    # The parameters of a frozen norm are buffers.
+    devices = (t.device for each in modules for t in (*each.parameters(), *each.buffers()))
     prepare(backend, devices, {s.function for s in (*plan.fused, *plan.norms)} - {""})
 
 

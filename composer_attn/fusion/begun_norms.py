@@ -39,7 +39,7 @@ class Beginning:
 
 
 class BeginningNorm(JoinedNorm):
-    """A batch norm fused with the activation, and possibly the attention, that follows it."""
+    """A norm fused with the activation, and possibly the attention, that follows it."""
 
     _attn_begins: Beginning  # set when it is fused
 
@@ -60,7 +60,7 @@ class BeginningNorm(JoinedNorm):
 
 
 class BeginningNormAct(BeginningNorm):
-    """timm's batch norm with a built-in activation."""
+    """One of timm's norms with a built-in activation."""
 
     drop: Any
     act: Any

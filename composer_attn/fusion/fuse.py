@@ -21,7 +21,8 @@ from composer_attn.fusion.fused_norms import (
 )
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
 from composer_attn.fusion.handoff import Ending, Link, Producer
-from composer_attn.fusion.planning import plan, role_of_beginning
+from composer_attn.fusion.norm_checks import role_of_beginning
+from composer_attn.fusion.planning import plan
 from composer_attn.fusion.recomputing import Recomputing, can_recompute
 from composer_attn.surgery.attend import attention_of, is_attended, original_class, set_class
 

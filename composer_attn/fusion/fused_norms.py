@@ -1,4 +1,4 @@
-"""Classes of batch norms that are computed jointly with attention.
+"""Classes of norms that are computed jointly with attention.
 
 Like an attended module (:mod:`composer_attn.surgery.attend`), a fused module is the same object as
 before, with a class that extends its original class.
@@ -29,9 +29,10 @@ from composer_attn.fusion.handoff import (
     needs_plain_operations,
 )
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
-from composer_attn.ops.autograd_path import uses_batch
 from composer_attn.ops.fused import fits_norm, joinable
 from composer_attn.ops.module_calls import keeping
+from composer_attn.ops.norm_kinds import BATCH_NORMS
+from composer_attn.ops.normalization import uses_batch
 from composer_attn.ops.stages import Excited, Normalized, normalize
 from composer_attn.surgery.attend import building, set_class, staying
 from composer_attn.surgery.folding import refuse_fuse_modules
@@ -80,7 +81,7 @@ class JoinedNorm(Joined, _Norm):
 
 
 class AttendedNorm(JoinedNorm):
-    """An attended batch norm: computes ``attention(norm(x))`` jointly."""
+    """An attended norm: computes ``attention(norm(x))`` jointly."""
 
     attention: ChannelAttention  # no other attention is fused
     _attn_fused: Producer  # set when it is fused
@@ -117,12 +118,15 @@ class AttendedNorm(JoinedNorm):
         # Forward pre-hooks may change the input.
         if has_hooks_before(self.attention) or not can_be_joined(self.attention):
             return False
+        # Hooks see the attention's input, which only a batch norm's arithmetic gives here.
+        if is_watched(self.attention) and not isinstance(self, BATCH_NORMS):
+            return False
         # An input that the backends do not support would be passed back to this module.
         return joinable(x, self.attention, self)
 
 
 class NextNorm(JoinedNorm):
-    """The batch norm after an attended module: computes ``norm(attention(x))`` jointly."""
+    """The norm after an attended module: computes ``norm(attention(x))`` jointly."""
 
     _attn_takes: Link  # set when it is fused
 
@@ -130,7 +134,7 @@ class NextNorm(JoinedNorm):
         """Normalize the input, which may be a deferred attended output."""
         if torch.compiler.is_compiling():
             found = self._attn_takes.take(input)
-            if found is None:
+            if found is None or not isinstance(self, BATCH_NORMS):
                 return super().forward(input)
             x, giver = found
             # Fusion has set a backend, and fuses only this package's attention.
@@ -152,7 +156,7 @@ def joined_class(original: type[nn.Module], role: type[Joined]) -> type[Joined]:
             "__module__": original.__module__,
             "_attn_role": role,
             "__init__": building(original, unjoined_class),
-            "forward": staying(role, one_input=issubclass(original, _BatchNorm)),
+            "forward": staying(role, one_input=issubclass(role, JoinedNorm)),
         }
         made = type(f"Joined{original.__name__}", (role, original), attributes)
         found = cast(type[Joined], made)  # its first base is a Joined

@@ -16,6 +16,7 @@ from composer_attn.surgery.attend import is_attended, original_class
 
 # timm's classes are matched by name, so that timm need not be installed.
 _TIMMS_ACTIVATIONS = {"Swish": "silu", "Mish": "mish", "HardSwish": "hardswish", "GELU": "gelu"}
+_NORMS_WITH_ACT = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d", "GroupNormAct")
 _GATES = {nn.Sigmoid: "sigmoid", nn.Hardsigmoid: "hard_sigmoid", nn.Tanh: "tanh", nn.ReLU: "relu"}
 _TIMMS_GATES = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tanh"}
 
@@ -146,7 +147,7 @@ def activation_in(module: nn.Module) -> Activation | None:
 
 
 def activation_of_norm(norm: nn.Module) -> Activation | None:
-    """Describe the built-in activation of timm's ``BatchNormAct2d``; ``None`` if unknown."""
+    """Describe the built-in activation of one of timm's norms; ``None`` if unknown."""
     if type(getattr(norm, "drop", None)) is not nn.Identity:
         return None
     act = norm._modules.get("act")
@@ -154,8 +155,11 @@ def activation_of_norm(norm: nn.Module) -> Activation | None:
 
 
 def norm_with_activation(cls: type) -> bool:
-    """Return whether a class is timm's ``BatchNormAct2d``, or a subclass with its forward."""
-    found = next((each for each in cls.__mro__ if is_from(each, "timm", "BatchNormAct2d")), None)
+    """Return whether a class is one of timm's norms that end with ``act(drop(...))``.
+
+    So is a subclass with its forward.
+    """
+    found = next((each for each in cls.__mro__ if is_from(each, "timm", *_NORMS_WITH_ACT)), None)
     return found is not None and cls.forward is found.forward  # type: ignore[attr-defined]
 
 

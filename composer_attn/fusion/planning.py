@@ -4,15 +4,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.parametrize import is_parametrized
 
-from composer_attn.fusion.begun_norms import BeginningNorm, BeginningNormAct, OwnAttention
+from composer_attn.fusion.begun_norms import OwnAttention
 from composer_attn.fusion.dataflow import Proofs, UnprovedError
 from composer_attn.fusion.epilogue import find_finish
-from composer_attn.fusion.fused_norms import AttendedNorm, Joined, NextNorm, joined_class
+from composer_attn.fusion.fused_norms import AttendedNorm, NextNorm
 from composer_attn.fusion.fusion_plan import FusedSite
 from composer_attn.fusion.handoff import is_ours
+from composer_attn.fusion.norm_checks import can_begin, check_beginning, check_class, check_norm
 from composer_attn.fusion.own_attention import (
     activation_in,
     activation_of_norm,
@@ -22,10 +21,9 @@ from composer_attn.fusion.own_attention import (
 )
 from composer_attn.fusion.succession import uses, what_comes_before
 from composer_attn.ops.activations import IDENTITY
+from composer_attn.ops.norm_kinds import kind_of, known_kind
 from composer_attn.surgery.attend import Attends, attended_side, is_attended, original_class
 from composer_attn.surgery.stand_ins import is_replacement
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,10 @@ class _Planning:
         return found, pairs
 
     def _norms(self) -> list[str]:
-        return [names[0] for m, names in self.proofs.names.items() if isinstance(m, _BatchNorm)]
+        kinds = {m: kind for m in self.proofs.names if (kind := kind_of(m)) is not None}
+        # Those that other norms call are no norms of the network's.
+        within = {held for m, kind in kinds.items() if (held := kind.holder(m)) is not m}
+        return [self.proofs.names[m][0] for m in kinds if m not in within]
 
     def _chain(self, name: str) -> Chain | None:
         """Follow a norm to its attention; return None if it cannot be fused with what follows."""
@@ -99,7 +100,7 @@ class _Planning:
                     break
                 activation, function = use.name, use.activation.name
         except UnprovedError:
-            if not _can_begin(norm):
+            if not can_begin(norm):
                 return None
         return Chain(name, activation, function=function)
 
@@ -176,12 +177,12 @@ def check_own(attention: nn.Module) -> None:
     if cls is None:  # callers only pass known classes
         raise UnprovedError(f"{type(attention).__name__} is not known")
     describe(attention, cls)
-    _check_class(attention, OwnAttention)
+    check_class(attention, OwnAttention)
 
 
 def following_norm(proofs: Proofs, site: Attends, name: str) -> str:
     """Return the norm to fuse with an attended module: itself, or the one that follows it."""
-    if isinstance(site, _BatchNorm):
+    if kind_of(site) is not None:
         check_norm(site, original_class(site), AttendedNorm)
         return name
     found = proofs.following(name)
@@ -190,56 +191,9 @@ def following_norm(proofs: Proofs, site: Attends, name: str) -> str:
         if is_attended(norm):
             raise UnprovedError("it is attended itself")
         check_norm(norm, type(norm), NextNorm)
-        if norm.num_features != site.attention.channels:
-            raise UnprovedError(f"it normalizes {norm.num_features} channels")
+        channels = known_kind(norm).channels(norm)
+        if channels != site.attention.channels:
+            raise UnprovedError(f"it normalizes {channels} channels")
     except UnprovedError as error:
         raise UnprovedError(f"{found} ({type(norm).__name__}) follows: {error}") from None
     return found
-
-
-def check_norm(norm: nn.Module, kind: type[nn.Module], role: type[Joined]) -> None:
-    """Check that a norm computes what ``torch.nn.BatchNorm`` does."""
-    if not isinstance(norm, _NORMS):
-        raise UnprovedError("not a BatchNorm1d, 2d or 3d")
-    if is_parametrized(norm):
-        raise UnprovedError("its class is extended by a parametrization")
-    if kind.forward is not nn.BatchNorm2d.forward or "forward" in vars(norm):
-        raise UnprovedError("its forward is its own")
-    _check_class(norm, role)
-
-
-def role_of_beginning(norm: nn.Module) -> type[BeginningNorm]:
-    """Return the role of a norm that starts a fused region; timm's has a built-in activation."""
-    return BeginningNormAct if norm_with_activation(type(norm)) else BeginningNorm
-
-
-def check_beginning(norm: nn.Module) -> None:
-    """Check that a norm can start a fused region."""
-    if is_attended(norm):
-        raise UnprovedError("it is attended itself")
-    if not norm_with_activation(type(norm)):
-        check_norm(norm, type(norm), BeginningNorm)
-        return
-    if is_parametrized(norm) or "forward" in vars(norm):
-        raise UnprovedError("its forward is its own")
-    if activation_of_norm(norm) is None:
-        raise UnprovedError("its activation is not known here")
-    _check_class(norm, BeginningNormAct)
-
-
-def _can_begin(norm: nn.Module) -> bool:
-    try:
-        check_beginning(norm)
-    except UnprovedError:
-        return False
-    return True
-
-
-def _check_class(module: nn.Module, role: type[Joined]) -> None:
-    if is_parametrized(module):
-        raise UnprovedError("its class is extended by a parametrization")
-    try:
-        joined_class(type(module), role)
-    except Exception as error:  # a class may raise anything when it is subclassed
-        name = type(module).__name__
-        raise UnprovedError(f"the class {name} cannot be extended: {error}") from None

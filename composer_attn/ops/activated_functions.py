@@ -95,7 +95,7 @@ def excited(
 def normalized(
     stages: Stages, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Any, ...]:
-    """Return moments, scale, shift ``(N, C)``; mean and inverse standard deviation ``(C,)``."""
+    """Return moments, scale, shift ``(N, C)``; mean and inverse deviation of the norm."""
     one = torch.ones_like(empty_numbers(x, plain.statistics_dtype(x)))
     if stages.norm is None:
         zero = torch.zeros_like(one)
@@ -107,7 +107,7 @@ def normalized(
         variance = mean
     else:
         mean, variance = stages.passes.moments(x)
-    found = stages.passes.normalization(one, mean, variance, weight, bias, *stages.norm)
+    found = stages.norm.forward(stages.passes, one, mean, variance, weight, bias)
     return mean, variance, *found
 
 
@@ -163,8 +163,8 @@ def gradients(ctx, saved: Iterable[Any], dy: Tensor) -> tuple[Any, ...]:
         )
     d_mean, d_variance, d_weight, d_bias = torch.zeros_like(k), None, None, None
     if stages.norm is not None:
-        of_norm = (torch.ones_like(s), mean, variance, mu, inverse, weight, stages.fixed)
-        found = passes.normalization_gradient(d, b, *of_norm)
+        of_norm = (torch.ones_like(s), mean, variance, mu, inverse, weight)
+        found = stages.norm.backward(passes, d, b, *of_norm)
         # None rather than 0, which would turn an infinite value into NaN.
         _, d_mean, d_variance, d_weight, d_bias = found
         d_variance = None if stages.fixed else d_variance
@@ -211,8 +211,8 @@ def gradients_of_sum(ctx, dy: Tensor) -> tuple[Any, ...]:
     mean, scale = spread_out(mean, x), spread_out(scale, x)
     variance = mean if variance is None else variance
     b, d, g = passes.gradient_sums(dy, x, mean, y)
-    of_norm = (torch.ones_like(mean), mean, variance, mu, inverse, weight, stages.fixed)
-    _, d_mean, d_variance, *of_norm = passes.normalization_gradient(d, b, *of_norm)
+    of_norm = (torch.ones_like(mean), mean, variance, mu, inverse, weight)
+    _, d_mean, d_variance, *of_norm = stages.norm.backward(passes, d, b, *of_norm)
     if ctx.needs_input_grad[1]:
         d_variance = None if stages.fixed else d_variance
         dx = passes.input_gradient(g, x, scale, mean, d_mean, d_variance, None)

@@ -1,9 +1,9 @@
 """The arithmetic between the passes: from moments ``(N, C)`` to scale and shift of the output.
 
-``attention`` maps means ``(N, C)`` to an excitation ``s`` of the same shape; ``norm`` is a batch
-norm with weight ``gamma``, bias ``beta`` and ``eps``. The functions named after both return
-``scale`` and ``shift`` such that the output is ``scale (x - centre) + shift``. They consist of
-plain operations, differentiated by autograd.
+``attention`` maps means ``(N, C)`` to an excitation ``s`` of the same shape; ``norm`` is one of
+:mod:`composer_attn.ops.norm_kinds` with weight ``gamma``, bias ``beta`` and
+``eps``. The functions named after both return ``scale`` and ``shift`` such that the output is
+``scale (x - centre) + shift``. They consist of plain operations, differentiated by autograd.
 """
 
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from composer_attn.ops.normalization import Running, weighted
+from composer_attn.ops.manual_gradients import Norm
+from composer_attn.ops.norm_kinds import settings
+from composer_attn.ops.normalization import weighted
 
 if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
@@ -57,15 +59,15 @@ def attention_alone(mean: Tensor, attention: "ChannelAttention") -> Tensor:
 
 
 def attention_then_norm(
-    mean: Tensor, variance: Tensor, centre: Tensor, positions: int, attention, norm
+    mean: Tensor, variance: Tensor, centre: Tensor, shape: torch.Size, attention, norm
 ) -> tuple[Tensor, Tensor]:
     """Return scale and shift of ``norm(attention(x))``."""
     s = attention_alone(mean, attention)
-    return norm_of_scaled(s, mean, variance, centre, positions, norm)
+    return norm_of_scaled(s, mean, variance, centre, shape, norm)
 
 
 def norm_of_scaled(
-    s: Tensor, mean: Tensor, variance: Tensor, centre: Tensor, positions: int, norm
+    s: Tensor, mean: Tensor, variance: Tensor, centre: Tensor, shape: torch.Size, norm
 ) -> tuple[Tensor, Tensor]:
     """Return scale and shift of ``norm(s x)``.
 
@@ -75,75 +77,60 @@ def norm_of_scaled(
 
     which is exact, and free of cancellation.
     """
-    mu, var = _statistics(lambda: (s * mean, s * s * variance), positions, norm)
-    weight, bias = _rescaling(var, norm)
+    of_norm, *of_each = settings(norm, shape)
+    mu, var = _statistics(lambda: (s * mean, s * s * variance), of_norm)
+    weight, bias = _rescaling(var, of_norm.eps, *of_each)
     return s * weight, _plus(weight * (s * centre - mu), bias)
 
 
 def norm_then_attention(
-    mean: Tensor, variance: Tensor, centre: Tensor, positions: int, attention, norm
+    mean: Tensor, variance: Tensor, centre: Tensor, shape: torch.Size, attention, norm
 ) -> tuple[Tensor, Tensor]:
     """Return scale and shift of ``attention(norm(x))``."""
-    mu, var = _statistics(lambda: (mean, variance), positions, norm)
-    weight, bias = _rescaling(var, norm)
+    of_norm, *of_each = settings(norm, shape)
+    mu, var = _statistics(lambda: (mean, variance), of_norm)
+    weight, bias = _rescaling(var, of_norm.eps, *of_each)
     s = attention_alone(_plus(weight * (mean - mu), bias), attention)
     return s * weight, s * _plus(weight * (centre - mu), bias)
 
 
 def norm_alone(x: Tensor, norm, moments) -> tuple[Tensor, Tensor, Tensor]:
     """Return centre, scale and shift ``(N, C)`` of ``norm(x)``; ``moments`` is a function."""
-    if uses_batch(norm):
+    of_norm, *of_each = settings(norm, x.shape)
+    running = of_norm.running
+    if running is not None and running.fixed:
+        mu, var = running.mean, running.variance
+        centre = mu.expand(x.shape[:2])
+    else:
         mean, variance = moments(x)
         centre = finite(mean)
-        mu, var = _statistics(lambda: (mean, variance), x.shape[2:].numel(), norm)
-    else:
-        mu, var = norm.running_mean, norm.running_var
-        centre = mu.expand(x.shape[:2])
-    weight, bias = _rescaling(var, norm)
+        mu, var = _statistics(lambda: (mean, variance), of_norm)
+    weight, bias = _rescaling(var, of_norm.eps, *of_each)
     return centre, weight.expand_as(centre), _plus(weight * (centre - mu), bias)
 
 
-def uses_batch(norm) -> bool:
-    """Return whether a norm normalizes by the batch statistics."""
-    return norm.training or (norm.running_mean is None and norm.running_var is None)
-
-
-def _statistics(moments, positions: int, norm) -> tuple[Tensor, Tensor]:
-    """Return the mean and variance ``(C,)`` to normalize by: the batch's, or the running ones."""
-    if not uses_batch(norm):
-        return norm.running_mean, norm.running_var
+def _statistics(moments, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Return mean and variance to normalize by, and update the running ones."""
+    running = norm.running
+    if running is not None and running.fixed:
+        return running.mean, running.variance
     means, variances = moments()
+    if norm.averaging is not None:
+        mu, var = norm.averaging.statistics(means, variances)
+        norm.averaging.update(mu.detach(), var.detach())
+        return mu, var
     mu = means.mean(0)
     var = variances.mean(0) + (means - mu).square().mean(0)
-    running = running_statistics(norm, positions * means.shape[0])
     if running is not None:
         running.move(mu.detach(), var.detach())
     return mu, var
 
 
-def running_statistics(norm, count: int) -> Running | None:
-    """Return the running statistics to use, or to update by ``count`` values per channel.
-
-    Also increment the norm's batch counter. As in ``nn.BatchNorm``, the current attributes of the
-    norm apply, whatever it was built with. A momentum of ``None`` averages over all batches.
-    """
-    if not uses_batch(norm):
-        return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
-    if not (norm.training and norm.track_running_stats):
-        return None
-    kept, momentum, batches = norm.running_mean, norm.momentum, norm.num_batches_tracked
-    if batches is not None:
-        batches.add_(1)
-    if kept is None:
-        return None
-    if momentum is None:
-        momentum = 0.0 if batches is None else batches.to(kept).reciprocal()
-    return Running(kept, norm.running_var, momentum, count)
-
-
-def _rescaling(var: Tensor, norm) -> tuple[Tensor, Tensor | None]:
+def _rescaling(
+    var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Return ``gamma / sqrt(var + eps)`` and ``beta``."""
-    return weighted(torch.rsqrt(var + norm.eps), norm.weight), norm.bias
+    return weighted(torch.rsqrt(var + eps), weight), bias
 
 
 def _plus(x: Tensor, bias: Tensor | None) -> Tensor:

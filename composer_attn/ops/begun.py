@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
 from composer_attn.ops.activated_functions import (
     Stages,
@@ -22,11 +21,11 @@ from composer_attn.ops.activated_functions import (
     normalized,
 )
 from composer_attn.ops.activations import IDENTITY, RELU, Activation
-from composer_attn.ops.autograd_path import running_statistics
 from composer_attn.ops.backends import activated_reference
 from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.excitations import Described
-from composer_attn.ops.manual_gradients import Excitation, Norm
+from composer_attn.ops.manual_gradients import Excitation
+from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.recorded import PlainArithmetic, Recorded, differentiable_once
 
 if TYPE_CHECKING:  # a circular import at run time
@@ -122,10 +121,12 @@ class Begun:
         """Return what the gradient needs besides the map and the parameters, as few as possible."""
         mean, variance, scale, shift, mu, inverse = self.of_norm
         if self.stages.norm is not None:
-            # These are equal for all samples. The gradient's sums can be centred on the batch mean,
-            # too: the per-sample means then contribute nothing, to the sum of squares or here.
+            # The gradient's sums can be centred on the mean of all values that are normalized
+            # together, too: the per-sample means then contribute nothing, to their sum of squares
+            # or here.
             mean, variance = mu, None
-            scale, shift = scale[:1].clone(), shift[:1].clone()
+            if self.stages.norm.per_channel:
+                scale, shift = scale[:1].clone(), shift[:1].clone()
         return mean, variance, scale, shift, mu, inverse, self.s, *self.of_attention
 
 
@@ -200,22 +201,22 @@ class Summed(Recorded):
         return None, dx, d_shortcut if ctx.needs_input_grad[2] else None, *of_norm
 
 
-def begin(x: Tensor, norm: _BatchNorm, backend: str) -> Begun:
-    """Compute a batch norm up to writing its output.
+def begin(x: Tensor, norm: nn.Module, backend: str) -> Begun:
+    """Compute a norm up to writing its output.
 
     Args:
         x: feature map ``(N, C, *spatial)`` that the norm supports
             (:func:`composer_attn.ops.fused.fits_norm`).
-        norm: the batch norm, in either mode.
+        norm: the norm, in either mode.
         backend: name of the backend.
     """
-    of_norm = Norm(norm.eps, running_statistics(norm, x.numel() // x.shape[1]))
+    of_norm, weight, bias = settings(norm, x.shape)
     # The backend's activation passes are looked up, and built, when an activation is called.
     passes = find_passes(backend, x)
     stages = Stages(passes, activated_reference, IDENTITY, of_norm, None)
     with PlainArithmetic(x):
-        found = normalized(stages, x, norm.weight, norm.bias)
-    return Begun(x, backend, stages, found, (norm.weight, norm.bias))
+        found = normalized(stages, x, weight, bias)
+    return Begun(x, backend, stages, found, (weight, bias))
 
 
 def excitation_of(

@@ -12,6 +12,7 @@ from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.reference import spread
 from composer_attn.ops.backends.table import check_backend, find_activated
 from composer_attn.ops.manual_gradients import AttentionFirst, NormFirst
+from composer_attn.ops.norm_kinds import BATCH_NORMS, BatchKind, kind_of
 from composer_attn.ops.squeeze_and_scale import scale_channels
 from composer_attn.ops.stages import excite, normalize
 
@@ -23,9 +24,6 @@ _HEADS = {
     AttentionFirst: autograd_path.attention_then_norm,
     NormFirst: autograd_path.norm_then_attention,
 }
-# A tuple, not a union, for torch.compile.
-_NUMBERS = (int, float)
-_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 def attend_then_normalize(
@@ -47,7 +45,8 @@ def attend_then_normalize(
         y  = s w x + (beta - mu w)
 
     In evaluation mode ``mu`` and ``var`` are the running statistics, which are updated as by
-    ``nn.BatchNorm``. Statistics are float32 if ``x`` has 16 bits.
+    ``nn.BatchNorm``. Other norms average over other sets of values
+    (:mod:`composer_attn.ops.averaging`). Statistics are float32 if ``x`` has 16 bits.
 
     The forward reads ``x`` twice and writes ``y`` once; the backward reads ``x`` and the gradient
     twice and writes the input gradient once. Saved for backward are ``x``, some ``(N, C)`` tensors,
@@ -57,7 +56,8 @@ def attend_then_normalize(
         x: feature map ``(N, C, *spatial)``, NCHW or channels last, 1 to 3 spatial dimensions.
         attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels. Its
             hooks and those of the norm do not run.
-        norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode.
+        norm: a norm over ``C`` channels, in either mode: ``nn.BatchNorm1d``, ``2d``, ``3d``, or
+            another one of :mod:`composer_attn.ops.norm_kinds`, with its own statistics.
         backend: ``auto``, ``reference``, ``inductor``, ``triton`` or ``cpp``: the implementation of
             the passes (:mod:`composer_attn.ops.backends.table`). Under ``torch.compile``,
             ``torch.export`` and ``torch.jit.trace`` plain operations are used instead.
@@ -180,8 +180,8 @@ def _ending(relu: bool, activation: Activation | str | nn.Module | None) -> Acti
 def _scale_and_shift(x, moments, order, attention, norm) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the arithmetic between the passes under autograd."""
     mean, variance = moments
-    centre, positions = autograd_path.finite(mean), x.shape[2:].numel()
-    return centre, *_HEADS[order](mean, variance, centre, positions, attention, norm)
+    centre = autograd_path.finite(mean)
+    return centre, *_HEADS[order](mean, variance, centre, x.shape, attention, norm)
 
 
 def _end(y: Tensor, activation: Activation, shortcut: Tensor | None) -> Tensor:
@@ -205,29 +205,11 @@ def joinable(x: Tensor, attention: "ChannelAttention", norm: nn.Module) -> bool:
 
 def fits_norm(x: Tensor, norm: nn.Module) -> bool:
     """Return whether a norm accepts ``x`` and can be computed by the passes."""
-    return (
-        x.dim() in _NORMS
-        and takes(x, x.shape[1])
-        and isinstance(norm, _NORMS[x.dim()])
-        and type(norm)._check_input_dim is _NORMS[x.dim()]._check_input_dim
-        # A single value has no variance: batch norm rejects it in training.
-        and x.numel() > x.shape[1]
-        and _fits(x, norm)
-    )
-
-
-def _fits(x: Tensor, norm: nn.Module) -> bool:
-    """Return whether the passes support the norm's current attributes."""
-    mean, variance = norm.running_mean, norm.running_var
-    if (mean is None) != (variance is None) or not isinstance(norm.eps, _NUMBERS):
+    if x.dim() not in (3, 4, 5) or not takes(x, x.shape[1]):
         return False
-    if not (norm.momentum is None or isinstance(norm.momentum, _NUMBERS)):
+    if isinstance(norm, BATCH_NORMS):
+        return BatchKind.fits(x, norm)
+    if autograd_path.traced():  # other norms are traced as the modules that they are
         return False
-    shape, device, dtype = x.shape[1:2], x.device, None
-    for each in (norm.weight, norm.bias, mean, variance):
-        if each is None:
-            continue
-        if each.shape != shape or each.device != device or each.dtype != (dtype or each.dtype):
-            return False
-        dtype = each.dtype
-    return dtype in (None, x.dtype, passes.statistics_dtype(x))
+    kind = kind_of(norm)
+    return kind is not None and kind.fits(x, norm)

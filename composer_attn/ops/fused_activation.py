@@ -14,7 +14,7 @@ from composer_attn.ops.backends.table import check_backend, find_activated, find
 from composer_attn.ops.begun import excitation_of
 from composer_attn.ops.excitations import Described
 from composer_attn.ops.fused_functions import in_full_precision
-from composer_attn.ops.manual_gradients import Norm
+from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.squeeze_and_scale import channel_means, scale_channels
 
 if TYPE_CHECKING:  # a circular import at run time
@@ -47,8 +47,9 @@ def normalize_activate_attend(
 
     Args:
         x: feature map ``(N, C, *spatial)``, NCHW or channels last, 1 to 3 spatial dimensions.
-        norm: ``nn.BatchNorm1d``, ``2d`` or ``3d`` over ``C`` channels, in either mode. Its hooks
-            and those of the attention do not run.
+        norm: a norm over ``C`` channels, in either mode: ``nn.BatchNorm1d``, ``2d``, ``3d``, or
+            another one of :mod:`composer_attn.ops.norm_kinds`. Its hooks and those of the
+            attention do not run.
         activation: one of :data:`composer_attn.ops.activations.ACTIVATIONS`, or such a module.
         attention: a :class:`composer_attn.attention.ChannelAttention` over ``C`` channels, or one
             described by data (:mod:`composer_attn.ops.excitations`). If its layers have no manual
@@ -182,9 +183,7 @@ def _stages(x, norm, activation, attention, backend) -> tuple:
     excitation, parameters = by_hand
     of_norm, weight, bias = None, None, None
     if norm is not None:
-        count = x.numel() // x.shape[1]
-        of_norm = Norm(norm.eps, autograd_path.running_statistics(norm, count))
-        weight, bias = norm.weight, norm.bias
+        of_norm, weight, bias = settings(norm, x.shape)
     found = (find_passes(backend, x), find_activated(backend, x, activation))
     return Stages(*found, activation, of_norm, excitation), weight, bias, *parameters
 

@@ -143,7 +143,7 @@ class Whole(Recorded):
         """Write the output, or create a deferred tensor by ``make``."""
         y = stage.values(relu, shortcut) if make is None else make()
         by_hand = stage.by_hand
-        ctx.excitation, ctx.order, ctx.fixed = by_hand.excitation, by_hand.order, by_hand.fixed
+        ctx.excitation, ctx.order, ctx.norm = by_hand.excitation, by_hand.order, by_hand.norm
         ctx.passes, ctx.joined, ctx.parameters = stage.passes, shortcut is not None, len(parameters)
         ctx.masked, masked_by = relu, (y if ctx.joined else stage.shift) if relu else None
         of_map = (x, stage.scale, stage.centre, masked_by)
@@ -161,12 +161,12 @@ class Whole(Recorded):
         with in_full_precision(dy):
             d_mean, d_variance, d_weight, d_bias, of_layers = ctx.order.backward(
                 passes, d_scale, d_shift, of_map[2],
-                weight, ctx.fixed, ctx.excitation, parameters, kept,
+                weight, ctx.norm, ctx.excitation, parameters, kept,
             )  # fmt: skip
         if ctx.needs_input_grad[3]:
             dy, x, slope, mean, shift = left
             # None rather than 0, which would turn an infinite value into NaN.
-            d_variance = None if ctx.fixed else d_variance
+            d_variance = None if ctx.norm.fixed else d_variance
             dx = passes.input_gradient(dy, x, slope, mean, d_mean, d_variance, shift)
         of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
         return None, None, None, dx, dy if ctx.joined else None, *of_norm, *of_layers

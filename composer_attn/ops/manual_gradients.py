@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from composer_attn.ops import averaging
+from composer_attn.ops.averaging import Averaging
 from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running, weighted
@@ -23,15 +25,56 @@ class Norm(NamedTuple):
     Attributes:
         eps: the constant added to the variance.
         running: the running statistics to update or to normalize by, if any.
+        averaging: what the statistics are averaged over, if not the batch; it updates running
+            statistics by itself.
     """
 
     eps: float
     running: Running | None
+    averaging: Averaging | None = None
 
     @property
     def fixed(self) -> bool:
         """Whether it normalizes by its running statistics."""
         return self.running is not None and self.running.fixed
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether scale and shift are the same for all samples."""
+        return self.averaging is None or self.averaging.per_channel
+
+    def forward(
+        self,
+        passes: Passes,
+        s: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
+        given = (s, mean, variance, weight, bias, self.eps)
+        if self.averaging is not None:
+            return averaging.normalization(self.averaging, *given)
+        return passes.normalization(*given, self.running)
+
+    def backward(
+        self,
+        passes: Passes,
+        d_scale: Tensor,
+        d_shift: Tensor,
+        s: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        mu: Tensor,
+        inverse: Tensor,
+        weight: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Differentiate it (:func:`composer_attn.ops.normalization.normalization_gradient`)."""
+        given = (d_scale, d_shift, s, mean, variance, mu, inverse, weight)
+        if self.averaging is not None:
+            return averaging.normalization_gradient(self.averaging, *given)
+        return passes.normalization_gradient(*given, self.fixed)
 
 
 class Excitation(NamedTuple):
@@ -79,7 +122,7 @@ class Order:
         d_shift: Tensor,
         mean: Tensor,
         weight: Tensor | None,
-        fixed: bool,
+        norm: Norm,
         excitation: Excitation,
         parameters: Parameters,
         kept: tuple[Tensor | None, ...],
@@ -102,7 +145,7 @@ class AttentionFirst(Order):
     @staticmethod
     def normalized(passes, mean, variance, s, hidden, weight, bias, norm):
         """Normalize ``s x``, whose channels have means ``s m`` and variances ``s^2 v``."""
-        found = passes.normalization(s, mean, variance, weight, bias, *norm)
+        found = norm.forward(passes, s, mean, variance, weight, bias)
         scale, shift, mu, inverse = found
         return scale, shift, (s, variance, mu, inverse, hidden)
 
@@ -114,11 +157,11 @@ class AttentionFirst(Order):
         return AttentionFirst.normalized(passes, *arguments)
 
     @staticmethod
-    def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):
+    def backward(passes, d_scale, d_shift, mean, weight, norm, excitation, parameters, kept):
         """Differentiate the norm, then the attention."""
         s, variance, mu, inverse, hidden = kept
-        d_s, d_mean, *rest = passes.normalization_gradient(
-            d_scale, d_shift, s, mean, variance, mu, inverse, weight, fixed
+        d_s, d_mean, *rest = norm.backward(
+            passes, d_scale, d_shift, s, mean, variance, mu, inverse, weight
         )
         d_logits = excitation.gradient(d_s, s)
         d_squeezed, of_layers = excitation.layers.backward(
@@ -134,7 +177,7 @@ class NormFirst(Order):
     def forward(passes, mean, variance, weight, bias, norm, excitation, parameters):
         """Compute the norm as with ``s = 1``, then the attention."""
         one = torch.ones_like(mean)
-        _, shift, mu, inverse = passes.normalization(one, mean, variance, weight, bias, *norm)
+        _, shift, mu, inverse = norm.forward(passes, one, mean, variance, weight, bias)
         w = weighted(inverse, weight)
         # w m + shift would cancel if the mean is large.
         q = (mean - mu).mul_(w)
@@ -144,7 +187,7 @@ class NormFirst(Order):
         return s * w, shift.mul_(s), (s, variance, mu, inverse, hidden, q)
 
     @staticmethod
-    def backward(passes, d_scale, d_shift, mean, weight, fixed, excitation, parameters, kept):
+    def backward(passes, d_scale, d_shift, mean, weight, norm, excitation, parameters, kept):
         """Differentiate the attention, then the norm."""
         s, variance, mu, inverse, hidden, q = kept
         w = weighted(inverse, weight)
@@ -152,7 +195,6 @@ class NormFirst(Order):
         d_logits = excitation.gradient(d_s, s)
         d_squeezed, of_layers = excitation.layers.backward(passes, d_logits, q, hidden, parameters)
         d_q = torch.addcmul(d_squeezed, d_shift, s)
-        _, d_mean, *rest = passes.normalization_gradient(
-            d_scale * s, d_q, torch.ones_like(mean), mean, variance, mu, inverse, weight, fixed
-        )
+        given = (d_scale * s, d_q, torch.ones_like(mean), mean, variance, mu, inverse, weight)
+        _, d_mean, *rest = norm.backward(passes, *given)
         return torch.addcmul(d_mean, d_squeezed, w), *rest, of_layers

@@ -29,12 +29,40 @@ class Running(NamedTuple):
 
     def move(self, mean: Tensor, variance: Tensor) -> None:
         """Update them by the statistics of a batch, as ``nn.BatchNorm`` does."""
-        unbiased = variance * (self.number / (self.number - 1))
+        self.blend(mean, variance * (self.number / (self.number - 1)))
+
+    def blend(self, mean: Tensor, unbiased: Tensor) -> None:
+        """Update them by new ones, of which the variance is unbiased already."""
         with torch.no_grad():
             for running, new in ((self.mean, mean), (self.variance, unbiased)):
                 # By .data, which leaves the version counter unchanged, as torch does: other calls
                 # of the norm may have saved them for backward.
                 running.data.lerp_(new.to(running.dtype), self.momentum)
+
+
+def uses_batch(norm) -> bool:
+    """Return whether a norm normalizes by the batch statistics."""
+    return norm.training or (norm.running_mean is None and norm.running_var is None)
+
+
+def running_statistics(norm, count: int) -> Running | None:
+    """Return the running statistics to use, or to update by ``count`` values per channel.
+
+    Also increment the norm's batch counter. As in ``nn.BatchNorm``, the current attributes of the
+    norm apply, whatever it was built with. A momentum of ``None`` averages over all batches.
+    """
+    if not uses_batch(norm):
+        return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
+    if not (norm.training and norm.track_running_stats):
+        return None
+    kept, momentum, batches = norm.running_mean, norm.momentum, norm.num_batches_tracked
+    if batches is not None:
+        batches.add_(1)
+    if kept is None:
+        return None
+    if momentum is None:
+        momentum = 0.0 if batches is None else batches.to(kept).reciprocal()
+    return Running(kept, norm.running_var, momentum, count)
 
 
 def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
 from composer_attn.ops import autograd_path
 from composer_attn.ops.activation_passes import Ending
@@ -31,6 +30,7 @@ from composer_attn.ops.fused_functions import (
 )
 from composer_attn.ops.manual_gradients import AttentionFirst, Excitation, Norm, NormFirst, Order
 from composer_attn.ops.module_calls import Called
+from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.recorded import PlainArithmetic
 
 if TYPE_CHECKING:  # a circular import at run time
@@ -92,26 +92,23 @@ class Excited:
         zero = torch.zeros_like(self.mean)
         return Affine.apply(self.s, zero, None, self.x.detach(), zero, way, self.region)
 
-    def normalized(self, norm: _BatchNorm) -> "Normalized":
+    def normalized(self, norm: nn.Module) -> "Normalized":
         """Return the stage of a batch norm called on it, up to writing the output."""
         x, mean, variance = self.x, self.mean, self.variance
-        count = x.shape[2:].numel()
         if self.excitation is None:
             centre = autograd_path.finite(mean)
-            found = autograd_path.norm_of_scaled(self.s, mean, variance, centre, count, norm)
+            found = autograd_path.norm_of_scaled(self.s, mean, variance, centre, x.shape, norm)
             return Normalized(
                 *(x, self.passes, centre, *found),
                 way=self.way, region=self.region, backend=self.backend,
             )  # fmt: skip
         with PlainArithmetic(x):
-            of_norm = Norm(
-                norm.eps, autograd_path.running_statistics(norm, x.numel() // x.shape[1])
-            )
+            of_norm, weight, bias = settings(norm, x.shape)
             scale, shift, kept = AttentionFirst.normalized(
-                self.passes, mean, variance, self.s, self.hidden, norm.weight, norm.bias, of_norm
+                self.passes, mean, variance, self.s, self.hidden, weight, bias, of_norm
             )
-        by_hand = _ByHand(AttentionFirst, of_norm.fixed, self.excitation, kept)
-        parameters = (norm.weight, norm.bias, *self.parameters)
+        by_hand = _ByHand(AttentionFirst, of_norm, self.excitation, kept)
+        parameters = (weight, bias, *self.parameters)
         of_map = (x, self.passes, mean, scale, shift)
         return Normalized(*of_map, by_hand, parameters, backend=self.backend)
 
@@ -121,7 +118,7 @@ class _ByHand:
     """What a manual gradient needs in addition to the saved tensors."""
 
     order: type[Order]
-    fixed: bool
+    norm: Norm
     excitation: Excitation
     kept: tuple[Tensor | None, ...]
 
@@ -242,7 +239,7 @@ def excite(x: Tensor, attention: "ChannelAttention", backend: str, called: bool 
 def normalize(
     x: Tensor,
     attention: "ChannelAttention",
-    norm: _BatchNorm,
+    norm: nn.Module,
     backend: str,
     called: bool = False,
 ) -> Normalized:
@@ -255,21 +252,21 @@ def normalize(
     if by_hand is None:
         region = Region(found, relu=False)
         mean, variance, way = Moments.apply(x, region)
-        centre, count = autograd_path.finite(mean), x.shape[2:].numel()
+        centre = autograd_path.finite(mean)
         scale, shift = autograd_path.norm_then_attention(
-            mean, variance, centre, count, attention, norm
+            mean, variance, centre, x.shape, attention, norm
         )
         of_map = (x, found, centre, scale, shift)
         return Normalized(*of_map, way=way, region=region, backend=backend)
     excitation, parameters = _excitation(attention, called, *by_hand)
     with PlainArithmetic(x):
         mean, variance = found.moments(x)
-        of_norm = Norm(norm.eps, autograd_path.running_statistics(norm, x.numel() // x.shape[1]))
+        of_norm, weight, bias = settings(norm, x.shape)
         scale, shift, kept = NormFirst.forward(
-            found, mean, variance, norm.weight, norm.bias, of_norm, excitation, parameters
+            found, mean, variance, weight, bias, of_norm, excitation, parameters
         )
-    hand = _ByHand(NormFirst, of_norm.fixed, excitation, kept)
-    parameters = (norm.weight, norm.bias, *parameters)
+    hand = _ByHand(NormFirst, of_norm, excitation, kept)
+    parameters = (weight, bias, *parameters)
     return Normalized(x, found, mean, scale, shift, hand, parameters, backend=backend)
 
 

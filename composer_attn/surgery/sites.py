@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from composer_attn.errors import ArgumentError, PlacementError, first_line
+from composer_attn.ops.sync_batch_norm import SyncBatchNorm
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.block_tracing import traced_block
 from composer_attn.surgery.blocks import Block, known_block
@@ -22,6 +23,7 @@ NORMS = (
     nn.BatchNorm2d,
     nn.BatchNorm3d,
     nn.SyncBatchNorm,
+    SyncBatchNorm,
     nn.GroupNorm,
     nn.InstanceNorm1d,
     nn.InstanceNorm2d,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks.common import saved_bytes
 from composer_attn import apply_eca, apply_squeeze_excite, fuse_attention, unfuse_attention
@@ -30,9 +31,9 @@ class Branches(nn.Module):
         return self.one(y) * self.two(y) + y
 
 
-def sequence(activation: nn.Module, last: nn.Module | None = None, channels: int = 16):
-    last = last or nn.Conv2d(channels, 4, 3)
-    norm = nn.BatchNorm2d(channels)
+def sequence(activation: nn.Module, last: nn.Module | None = None, norm=nn.BatchNorm2d):
+    last = last or nn.Conv2d(16, 4, 3)
+    channels, norm = 16, norm(16)
     return nn.Sequential(nn.Conv2d(3, channels, 3), norm, activation, last)
 
 
@@ -61,6 +62,9 @@ NETWORKS = {
     "norm, SiLU": lambda: sequence(nn.SiLU()),
     "norm, ReLU in place": lambda: sequence(nn.ReLU(inplace=True)),
     "branches": Branches,
+    "group norm": lambda: sequence(nn.SiLU(), norm=lambda c: nn.GroupNorm(4, c)),
+    "instance norm": lambda: sequence(nn.SiLU(), norm=lambda c: nn.InstanceNorm2d(c, affine=True)),
+    "frozen norm": lambda: sequence(nn.ReLU(), norm=FrozenBatchNorm2d),
 }
 
 

@@ -35,6 +35,7 @@ class RunConfig:
         train: the parts to train, with all others frozen: ``[attention, classifier]`` and patterns
             of parameter names; everything by default.
         freeze_norms: whether batch norms frozen by ``train`` also keep their running statistics.
+        sync_batch_norm: whether batch norms normalize by the batches of all ranks.
         algorithms: ``{eca: {min_channels: 64}, ...}``, in any order.
         optimizer: ``{name: decoupled_sgdw, lr: 0.1, ...}``.
         scheduler: ``{name: cosine_annealing_with_warmup, t_warmup: 5ep, ...}``; constant if null.
@@ -65,6 +66,7 @@ class RunConfig:
     device_train_microbatch_size: Any = None
     train: list[Any] | None = None
     freeze_norms: bool = False
+    sync_batch_norm: bool = False
     algorithms: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] | None = None

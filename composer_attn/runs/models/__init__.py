@@ -7,6 +7,7 @@ from composer_attn.runs.models.build import (
     num_classes_of,
     with_num_classes,
 )
+from composer_attn.runs.models.sync_norms import synchronize_norms
 from composer_attn.runs.models.table import MODELS
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "build_model",
     "build_network",
     "num_classes_of",
+    "synchronize_norms",
     "with_num_classes",
 ]

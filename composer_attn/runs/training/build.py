@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from composer import Trainer
+from composer.algorithms.warnings import NoEffectWarning
 from composer.core import DataSpec
 from composer.models import ComposerModel
 from composer.utils import dist, get_device, reproducibility
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from composer_attn.algorithms.base import AttentionAlgorithm
@@ -19,7 +21,12 @@ from composer_attn.runs.config.config_errors import Mistake, at, foreign
 from composer_attn.runs.config.parallelism import SharedBuffers, parallelism_config
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
-from composer_attn.runs.models import build_model, num_classes_of, with_num_classes
+from composer_attn.runs.models import (
+    build_model,
+    num_classes_of,
+    synchronize_norms,
+    with_num_classes,
+)
 from composer_attn.runs.training.checkpoint_safety import guarded
 from composer_attn.runs.training.checkpoint_saver import LATEST, SafeCheckpointSaver
 from composer_attn.runs.training.frozen import TrainOnly
@@ -62,6 +69,9 @@ def build_parts(config: RunConfig) -> Parts:
     with at("model"):
         model = build_model(section)
     _check_labels(sources, num_classes_of(section))
+    if config.sync_batch_norm:
+        with at("sync_batch_norm"):
+            _synchronize(model, config)
     with at("optimizer"):
         optimizer = build_optimizer(model, config.optimizer)
         group = attention_group(config.optimizer)
@@ -156,6 +166,16 @@ def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
         source = DATASET_KIND.table[section.pop("name")](**section)
         data = build_loader(source, config.batch_size, train=train, seed=config.seed, **options)
     return source, data
+
+
+def _synchronize(model: ComposerModel, config: RunConfig) -> None:
+    """Convert the batch norms if there are several ranks; warn if there are no batch norms."""
+    norms = [each for each in model.modules() if isinstance(each, _BatchNorm)]
+    if not norms and dist.get_local_rank() == 0:
+        message = "sync_batch_norm: true has no effect: the model has no batch norm"
+        warnings.warn(message, NoEffectWarning, stacklevel=3)
+    if dist.get_world_size() > 1:
+        synchronize_norms(model, on_cpu=get_device(config.device).name == "cpu")
 
 
 def _check_labels(sources: dict[str, Source], width: int) -> None:

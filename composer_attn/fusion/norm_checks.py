@@ -1,0 +1,74 @@
+"""Check that a norm computes what its class in the table of norms does, so that it can be fused."""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from composer_attn.fusion.begun_norms import BeginningNorm, BeginningNormAct
+from composer_attn.fusion.dataflow import UnprovedError
+from composer_attn.fusion.fused_norms import Joined, joined_class
+from composer_attn.fusion.own_attention import activation_of_norm, norm_with_activation
+from composer_attn.ops.norm_kinds import base_of, known_kind
+from composer_attn.surgery.attend import is_attended
+
+
+def check_norm(norm: nn.Module, kind: type[nn.Module], role: type[Joined]) -> None:
+    """Check that a norm, whose class before attention is ``kind``, computes what its base does."""
+    found: Any = base_of(kind)
+    if found is None:
+        raise UnprovedError("not a norm that can be fused")
+    if is_parametrized(norm):
+        raise UnprovedError("its class is extended by a parametrization")
+    if kind.forward is not found.forward or "forward" in vars(norm) or norm_with_activation(kind):
+        raise UnprovedError("its forward is its own")
+    held: nn.Module = known_kind(norm).holder(norm)
+    if held is not norm:
+        _check_within(held)
+    check_class(norm, role)
+
+
+def _check_within(norm: nn.Module) -> None:
+    """Check the norm that a norm calls."""
+    plain = type(norm).forward is nn.BatchNorm2d.forward and "forward" not in vars(norm)
+    if is_attended(norm) or is_parametrized(norm) or not plain:
+        raise UnprovedError("the norm within it is not a plain batch norm")
+
+
+def role_of_beginning(norm: nn.Module) -> type[BeginningNorm]:
+    """Return the role of a norm that starts a fused region; timm's has a built-in activation."""
+    return BeginningNormAct if norm_with_activation(type(norm)) else BeginningNorm
+
+
+def check_beginning(norm: nn.Module) -> None:
+    """Check that a norm can start a fused region."""
+    if is_attended(norm):
+        raise UnprovedError("it is attended itself")
+    if not norm_with_activation(type(norm)):
+        check_norm(norm, type(norm), BeginningNorm)
+        return
+    if is_parametrized(norm) or "forward" in vars(norm):
+        raise UnprovedError("its forward is its own")
+    if activation_of_norm(norm) is None:
+        raise UnprovedError("its activation is not known here")
+    check_class(norm, BeginningNormAct)
+
+
+def can_begin(norm: nn.Module) -> bool:
+    """Return whether :func:`check_beginning` finds nothing to refuse."""
+    try:
+        check_beginning(norm)
+    except UnprovedError:
+        return False
+    return True
+
+
+def check_class(module: nn.Module, role: type[Joined]) -> None:
+    """Check that the class of a module can be extended by a role."""
+    if is_parametrized(module):
+        raise UnprovedError("its class is extended by a parametrization")
+    try:
+        joined_class(type(module), role)
+    except Exception as error:  # a class may raise anything when it is subclassed
+        name = type(module).__name__
+        raise UnprovedError(f"the class {name} cannot be extended: {error}") from None
