@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -32,6 +31,7 @@ class SyncBatchNorm(_BatchNorm):
         ModelError: it is traced while it has to synchronize ranks.
 
     Example:
+        >>> import torch
         >>> x, norm = torch.randn(4, 3, 5, 5), SyncBatchNorm(3)
         >>> torch.equal(norm(x), nn.BatchNorm2d(3)(x))
         True
@@ -60,8 +60,8 @@ class SyncBatchNorm(_BatchNorm):
         return super().forward(input) if ranks_of(self) is None else _over_ranks(self, input)
 
 
-@torch.compiler.disable
 def _over_ranks(norm: SyncBatchNorm, x: Tensor) -> Tensor:
+    # Under torch.compile this leaves the call to Python.
     if not fits_norm(x, norm):
         raise ModelError(
             f"synchronized batch norm over several ranks computes batches of images that are not "
