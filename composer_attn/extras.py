@@ -23,8 +23,10 @@ _EXTRAS = {
     "timm": "timm",
     "safetensors": "safetensors",
     "sklearn": "demo",
+    "onnx": "quantize",
     "onnxruntime": "export",
     "openvino": "openvino",
+    "torchao": "quantize",
 }
 
 
