@@ -26,7 +26,6 @@ _EXTRAS = {
     "onnx": "quantize",
     "onnxruntime": "export",
     "openvino": "openvino",
-    "torchao": "quantize",
 }
 
 

@@ -36,7 +36,6 @@ NEEDS = {
     "composer_attn/runs/inference/onnx": "export",
     "composer_attn/runs/inference/onnx_int8": "quantize",
     "composer_attn/runs/inference/openvino": "openvino",
-    "composer_attn/runs/inference/torch_int8": "quantize",
     "composer_attn/runs/data/mds": "streaming",
     "composer_attn/runs/data/loader": "streaming",
     "composer_attn/runs/models": "timm",

@@ -188,7 +188,7 @@ def _variant(
     batch_size = min(run.config.batch_size, _LARGEST_BATCH)
     images = calibration_images(run, int8.calibration_images, batch_size)
     write = partial(format.write_int8, calibration=images)
-    library = str(format.int8_library).partition(".")[0]
+    library = (format.int8_library or "torch").partition(".")[0]
     settings = {
         "bits": 8,
         "calibration_images": sum(map(len, images)),

@@ -38,7 +38,7 @@ class Format:
             format has it not.
         write_int8: like ``write``, in eight-bit integers, given also batches of images to calibrate
             with; None if the format has it not.
-        int8_library: the module that ``write_int8`` requires.
+        int8_library: the module that ``write_int8`` requires, besides torch.
     """
 
     ending: str
@@ -87,7 +87,6 @@ FORMATS = {
         read_torch_export,
         write_dynamic_size=write_torch_export_dynamic_size,
         write_int8=write_torch_export_int8,
-        int8_library="torchao",
     ),
     "torchscript": Format(".torchscript", write_torchscript, read_torchscript, from_others=False),
     "openvino": Format(".xml", write_openvino, read_openvino, "openvino"),

@@ -1,13 +1,14 @@
-"""Post-training quantization of ``torch.export`` programs, by torchao's pt2e."""
+"""Post-training quantization of ``torch.export`` programs, by PyTorch's pt2e."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx import GraphModule
 
-from composer_attn.extras import naming_the_extra
 from composer_attn.runs.inference.torch_file import exported
 
 
@@ -16,8 +17,8 @@ def write_torch_export_int8(
 ) -> None:
     """Write a program with the weights of convolutions and linear layers in eight bits.
 
-    Weights are quantized by output channel, activations by tensor, as the x86 backend of
-    torch.compile computes them; elsewhere they are converted back before each layer.
+    Weights are quantized by output channel, activations by tensor, in the way of XNNPACK. Run by
+    torch, the program converts them to floats before each layer.
 
     Args:
         network: the network, in evaluation mode.
@@ -25,14 +26,29 @@ def write_torch_export_int8(
         path: the file.
         calibration: batches of images, from which the ranges of activations are observed.
     """
-    with naming_the_extra("an eight-bit .pt2 file"):
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    # Imported here, as importing takes long, and newer torch has it elsewhere.
+    from torch.ao.quantization.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torch.ao.quantization.quantizer import xnnpack_quantizer as xnnpack
+
     shapes = {0: Dim("batch")}
-    quantizer = x86.X86InductorQuantizer()
-    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    with warnings.catch_warnings():
+        # Deprecated in favour of torchao's, which is private there, or ExecuTorch's. torchao's x86
+        # quantizer finds layers by their class, and passes over attended ones.
+        warnings.filterwarnings("ignore", "XNNPACKQuantizer is deprecated")
+        quantizer = xnnpack.XNNPACKQuantizer()
+    quantizer.set_global(xnnpack.get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(exported(network, example, shapes).module(), quantizer)
     with torch.no_grad():
         for images in calibration:
             prepared(images)
-    torch.export.save(exported(convert_pt2e(prepared), example, shapes), path)
+    quantized = _without_unused(convert_pt2e(prepared))
+    torch.export.save(exported(quantized, example, shapes), path)
+
+
+def _without_unused(program: GraphModule) -> GraphModule:
+    """Remove the float weights that the quantized ones have replaced."""
+    used = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
+    for name in {**dict(program.named_parameters()), **dict(program.named_buffers())}.keys() - used:
+        parent, _, own = name.rpartition(".")
+        delattr(program.get_submodule(parent), own)
+    return program
