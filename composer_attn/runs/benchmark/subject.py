@@ -1,6 +1,7 @@
 """The network to measure: by name with an attention, or a trained run with its own."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.errors import ArgumentError, ConfigError, NothingAttendedWarning
 from composer_attn.functional import (
     apply_attention,
     attended_modules,
@@ -108,7 +109,9 @@ def _attend(
     name: str, plain: nn.Module, algorithm: str, arguments: dict[str, Any], shape: Shape
 ) -> Subject:
     attended = copy.deepcopy(plain)
-    plan = apply_attention(attended, algorithm, **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingAttendedWarning)  # an error here
+        plan = apply_attention(attended, algorithm, **arguments)
     if not plan.chosen:
         raise ConfigError(Mistake("algorithm", f"{algorithm} attends no module of {name}"))
     given = ", ".join(f"{key}={value}" for key, value in arguments.items())

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -180,14 +179,18 @@ def _variant(
     format, channels = FORMATS[to], source.image_shape[0]
     if dynamic_size and format.write_dynamic_size:
         example = _second_size(run.network, example)
-        shape = ("batch", channels, "height", "width")
-        return _Variant(format.write_dynamic_size, example, shape, {})
+        sizes = ("batch", channels, "height", "width")
+        return _Variant(format.write_dynamic_size, example, sizes, {})
     shape = ("batch", *source.image_shape)
     if int8 is None or format.write_int8 is None:
         return _Variant(format.write, example, shape, {})
     batch_size = min(run.config.batch_size, _LARGEST_BATCH)
     images = calibration_images(run, int8.calibration_images, batch_size)
-    write = partial(format.write_int8, calibration=images)
+    quantize = format.write_int8
+
+    def write(network: nn.Module, example: Tensor, path: Path) -> None:
+        quantize(network, example, path, images)
+
     library = (format.int8_library or "torch").partition(".")[0]
     settings = {
         "bits": 8,

@@ -22,6 +22,7 @@ from composer_attn.runs.inference.torch_int8 import write_torch_export_int8
 
 Compute = Callable[[Tensor], Tensor]
 Write = Callable[[nn.Module, Tensor, Path], None]
+Quantize = Callable[[nn.Module, Tensor, Path, Sequence[Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Format:
     library: str | None = None
     from_others: bool = True
     write_dynamic_size: Write | None = None
-    write_int8: Callable[[nn.Module, Tensor, Path, Sequence[Tensor]], None] | None = None
+    write_int8: Quantize | None = None
     int8_library: str | None = None
 
     def check_library(self) -> None:

@@ -22,7 +22,8 @@ def write_torch_export_dynamic_size(network: nn.Module, example: Tensor, path: P
     The smallest size that it accepts follows from the network: that at which no feature map of the
     example's that has several rows is reduced to one.
     """
-    shapes = {0: Dim("batch"), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    dynamic: Any = Dim  # typed as a function
+    shapes = {0: Dim("batch"), 2: dynamic.DYNAMIC, 3: dynamic.DYNAMIC}
     torch.export.save(exported(network, example, shapes), path)
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,8 @@ def write_torch_export_int8(
         warnings.filterwarnings("ignore", "XNNPACKQuantizer is deprecated")
         quantizer = xnnpack.XNNPACKQuantizer()
     quantizer.set_global(xnnpack.get_symmetric_quantization_config(is_per_channel=True))
-    prepared = prepare_pt2e(exported(network, example, shapes).module(), quantizer)
+    program = cast(GraphModule, exported(network, example, shapes).module())
+    prepared = prepare_pt2e(program, quantizer)
     with torch.no_grad():
         for images in calibration:
             prepared(images)

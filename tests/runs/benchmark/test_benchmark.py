@@ -63,7 +63,7 @@ def test_a_run_is_measured_with_the_attention_that_it_was_trained_with(trained, 
 
 def test_a_run_without_attention_asks_for_one(tmp_path):
     folder = tmp_path / "bare"
-    train_in(folder, "algorithms={}", "max_duration=1ba", "run_name=bare")
+    train_in(folder, "algorithms.squeeze_excite=null", "max_duration=1ba", "run_name=bare")
     with pytest.raises(ArgumentError, match="bare was trained without attention"):
         find_subject(str(folder), None, {}, None)
     found = find_subject(str(folder), "eca", {"min_channels": 256}, None)

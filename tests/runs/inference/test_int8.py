@@ -34,7 +34,7 @@ def loaded(trained):
     return load_run(trained[0])
 
 
-@pytest.mark.parametrize("to", BYTES)
+@pytest.mark.parametrize("to", ["onnx", pytest.param("torch_export", marks=pytest.mark.slow)])
 def test_a_file_in_eight_bits_is_as_accurate_and_a_fraction_of_the_size(
     loaded, to, digit_files, tmp_path, capfd
 ):
