@@ -48,7 +48,7 @@ def run_benchmark(
         "image": "x".join(map(str, subject.image)),
         "rounds": rounds,
     }
-    print("{model}, {attention}, images {image}, {device}, {threads} threads".format(**settings))
+    print("{model}, {attention}, images {image}, {device}, threads: {threads}".format(**settings))
     rows: list[Row] = []
     for found in measure(subject, batches, device, rounds, variants):
         show(found)

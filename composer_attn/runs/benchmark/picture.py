@@ -24,7 +24,7 @@ def draw(rows: Sequence[Row], settings: Mapping[str, Any], path: Path) -> None:
             _panel(axes, [row for row in rows if row.batch == batch], batch)
         panels[0].set_yticks(range(len(names)), names)
         panels[0].invert_yaxis()
-        title = "{model}, {attention}, {image}, {device}, {threads} threads".format(**settings)
+        title = "{model}, {attention}, {image}, {device}, threads: {threads}".format(**settings)
         figure.suptitle(f"{title}\nlatency; lines: quartiles; in brackets: relative to plain")
         figure.savefig(path, facecolor="white", dpi=130)
 
@@ -44,3 +44,4 @@ def _panel(axes: Axes, rows: Sequence[Row], batch: int) -> None:
     axes.set_xlim(0, 1.75 * largest)  # leaves space for the labels
     axes.set_xlabel(f"ms, batch {batch}")
     axes.grid(axis="y", visible=False)
+    axes.set_axisbelow(True)

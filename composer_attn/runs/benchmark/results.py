@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from composer_attn.extras import naming_the_extra
@@ -33,12 +32,14 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
     console = console or Console()
     table = Table(title=f"batch {rows[0].batch}", title_justify="left", box=None)
     table.add_column("network", no_wrap=True)
-    for column in ("median, ms", "quartiles", "images/s", "ratio to plain (quartiles)"):
+    for column in ("median, ms", "quartiles", "images/s", "ratio to plain\n(quartiles)"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
     for row in rows:
-        table.add_row(row.variant, *_figures(row), escape(row.note))
+        table.add_row(row.variant, *_figures(row))
     console.print(table)
+    for row in rows:
+        if row.note:
+            console.print(f"{row.variant}: {row.note}", markup=False)
 
 
 def write_results(rows: Sequence[Row], settings: Mapping[str, Any], output: Path) -> None:
