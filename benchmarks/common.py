@@ -4,16 +4,11 @@ import csv
 import ctypes
 import gc
 import os
-import platform
 import re
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import date
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +19,28 @@ from rich.table import Table
 from torch import nn
 
 from composer_attn.ops import recompute
+from composer_attn.runs.benchmark.machine import machine
+from composer_attn.runs.benchmark.timing import ratios, synchronize, take_turns, timed
+
+__all__ = [
+    "RATIO",
+    "RESULTS",
+    "Device",
+    "Layout",
+    "Precision",
+    "append",
+    "empty_compile_cache",
+    "machine",
+    "mebibytes",
+    "peak_bytes",
+    "ratios",
+    "saved_bytes",
+    "show",
+    "surroundings",
+    "synchronize",
+    "take_turns",
+    "timed",
+]
 
 RESULTS = Path(__file__).parent / "results"
 # Formats the result of `ratios`.
@@ -65,47 +82,6 @@ class Precision(str, Enum):
             return nullcontext()
         dtype = torch.bfloat16 if self is Precision.BF16 else torch.float16
         return torch.autocast(device, dtype)
-
-
-def take_turns(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Time actions in interleaved rounds, each of which starts with a different action.
-
-    Returns:
-        For each action, its times in seconds, one per round.
-    """
-    seconds: list[list[float]] = [[] for _ in actions]
-    for number in range(rounds):
-        for place in range(len(actions)):
-            index = (number + place) % len(actions)
-            seconds[index].append(timed(actions[index]))
-    return seconds
-
-
-def timed(action: Callable[[], Any]) -> float:
-    """Return the seconds that an action takes, including its work on a GPU."""
-    synchronize()
-    start = time.perf_counter()
-    action()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def synchronize() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def ratios(figures: list[float], base: list[float]) -> dict[str, float]:
-    """Compare two actions round by round: the median ratio and its quartiles."""
-    low, median, high = statistics.quantiles(
-        [a / b for a, b in zip(figures, base, strict=True)], n=4, method="inclusive"
-    )
-    return {
-        "ratio": round(median, 3),
-        "ratio_lower_quartile": round(low, 3),
-        "ratio_upper_quartile": round(high, 3),
-    }
 
 
 @contextmanager
@@ -170,25 +146,6 @@ def mebibytes(count: int | None) -> str:
 def surroundings(device: str) -> dict[str, Any]:
     """Describe the machine and the versions of the packages involved."""
     return machine(device, _VERSIONS, threads=torch.get_num_threads())
-
-
-def machine(device: str, packages: Sequence[str], **used: Any) -> dict[str, Any]:
-    """Describe the machine, what is used of it, and the versions of some packages."""
-    return {
-        "date": date.today().isoformat(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        **used,
-        "load_before": round(os.getloadavg()[0], 2),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "python": platform.python_version(),
-    } | {name: version(name) for name in packages}
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-    return names[0] if names else platform.machine()
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -23,6 +23,7 @@ _EXTRAS = {
     "timm": "timm",
     "safetensors": "safetensors",
     "sklearn": "demo",
+    "onnx": "quantize",
     "onnxruntime": "export",
     "openvino": "openvino",
 }

@@ -45,6 +45,7 @@ def test_help_names_the_verbs_without_loading_torch(tmp_path):
         ["evaluate"],
         ["predict"],
         ["export"],
+        ["benchmark"],
     ],
 )
 def test_h_is_help_of_every_verb(verb, capfd):

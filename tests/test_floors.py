@@ -30,7 +30,7 @@ LAYERS = [
     ["runs.components"],
     ["runs.training", "runs.planning"],
     ["runs.inference", "runs.report"],
-    ["runs.study"],
+    ["runs.benchmark", "runs.study"],
     ["runs"],
     ["cli"],
     ["__main__", "__init__"],

@@ -1,7 +1,7 @@
 """The verbs that use a trained run: evaluate, predict, export."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,16 +74,52 @@ def export(
     samples: Annotated[
         int | None, typer.Option(help="How many evaluation images to compare on; default: all.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Of outputs, in units of the largest.")] = 1e-4,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Of outputs, in units of the largest; default: 1e-4."),
+    ] = None,
     fold: Annotated[bool, typer.Option(help="Fold the norms into the convolutions first.")] = True,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Accept images of any size, where possible.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantize to eight-bit integers (onnx, torch_export).")
+    ] = False,
+    calibration_images: Annotated[
+        int | None,
+        typer.Option(help="Training images to calibrate --int8 with; default: 128."),
+    ] = None,
+    accuracy_drop: Annotated[
+        float | None, typer.Option(help="Accepted loss of accuracy with --int8; default: 0.01.")
+    ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(
+            help="Accepted share of images with the same class with --int8; default: 0.95."
+        ),
+    ] = None,
     checkpoint: _Checkpoint = "best",
     json: _Json = False,
 ) -> None:
     """Export a trained run; keep the file only if it computes the same on evaluation data."""
     with refusing():
+        from composer_attn.errors import ArgumentError
         from composer_attn.runs.inference import load_run
         from composer_attn.runs.inference.export import export as write
+        from composer_attn.runs.inference.int8 import Int8
 
+        settings: dict[str, Any] = {
+            "calibration_images": calibration_images,
+            "accuracy_drop": accuracy_drop,
+            "agreement": agreement,
+        }
+        given = {name: value for name, value in settings.items() if value is not None}
+        if given and not int8:
+            option = next(iter(given)).replace("_", "-")
+            raise ArgumentError(f"--{option} is for quantization: add --int8")
+        chosen = Int8(**given) if int8 else None
         loaded = load_run(run, checkpoint=checkpoint, overrides=data or [])
-        path, card = write(loaded, to, out, samples, tolerance, fold)
+        path, card = write(
+            loaded, to, out, samples, tolerance, fold, int8=chosen, dynamic_size=dynamic_size
+        )
     print(card.as_json() if json else f"{path}\n{card.as_text()}")

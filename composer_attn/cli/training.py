@@ -3,19 +3,16 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from composer_attn.cli.attention_options import Algorithm, takes_attention
 from composer_attn.cli.command import INTERRUPTED, INVALID, app, imported, refusing
 
 # Readability is not checked by typer: an unreadable file is reported like any other mistake.
 _File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
 _Files = Annotated[list[Path], typer.Argument(readable=False, help="YAML files of runs.")]
-
-_Patterns = Annotated[list[str] | None, typer.Option(help="Glob of names; repeatable.")]
-_Text = Annotated[str | None, typer.Option()]
-_Number = Annotated[float | None, typer.Option()]
 
 
 @app.command()
@@ -80,36 +77,13 @@ def validate(configs: _Files) -> None:
 
 
 @app.command()
+@takes_attention
 def plan(
     model: Annotated[str, typer.Argument(help="A network's name, or a run's YAML file.")],
-    own: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ARGUMENT=VALUE]...", help="The attention's arguments, like reduction=4."
-        ),
-    ] = None,
-    algorithm: Annotated[
-        str | None, typer.Option(help="An attention's name, like eca or squeeze_excite.")
-    ] = None,
+    arguments: dict[str, Any],
+    algorithm: Algorithm = None,
     image: Annotated[str | None, typer.Option(help="Like 3x224x224.")] = None,
     batch: Annotated[int, typer.Option(help="Number of images.")] = 1,
-    placement: Annotated[
-        str | None, typer.Option(help="conv, norm, residual, pre, post, identity.")
-    ] = None,
-    min_channels: Annotated[int | None, typer.Option()] = None,
-    latent_channels: Annotated[str | None, typer.Option(help="Like 64 or 1/16.")] = None,
-    kernel_size: Annotated[
-        list[str] | None, typer.Option(help="Odd, or PATTERN=SIZE; repeatable.")
-    ] = None,
-    gamma: _Number = None,
-    b: _Number = None,
-    include: _Patterns = None,
-    exclude: _Patterns = None,
-    gate: _Text = None,
-    squeeze: _Text = None,
-    start: _Text = None,
-    bias: Annotated[bool | None, typer.Option()] = None,
-    replace: Annotated[bool | None, typer.Option()] = None,
     everything: Annotated[bool, typer.Option("--all", help="List passed-over sites.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="One row a site.")] = False,
@@ -119,33 +93,12 @@ def plan(
     An option that is not given is as the algorithm's default, or as in the YAML file.
     """
     from composer_attn.errors import ArgumentError
-    from composer_attn.runs.config.shorthands import parse_number
-    from composer_attn.runs.planning.network_plan import (
-        make_plan,
-        parse_arguments,
-        parse_kernel_sizes,
-    )
+    from composer_attn.runs.planning.network_plan import make_plan
     from composer_attn.runs.planning.plan_report import as_json, show, write_csv
 
     with refusing():
         if json and csv:
             raise ArgumentError("--json and --csv exclude each other")
-        latent = latent_channels and parse_number("latent_channels", latent_channels)
-        arguments = {
-            "placement": placement,
-            "min_channels": min_channels,
-            "latent_channels": latent,
-            "kernel_size": parse_kernel_sizes(kernel_size),
-            "gamma": gamma,
-            "b": b,
-            "include": include,
-            "exclude": exclude,
-            "gate": gate,
-            "squeeze": squeeze,
-            "start": start,
-            "bias": bias,
-            "replace": replace,
-        } | parse_arguments(own or [])
         planned = make_plan(model, algorithm, arguments, image, batch)
     if json:
         print(as_json(planned))

@@ -12,7 +12,13 @@ BLOCKS = dict(re.findall(r'^```python title="(.+?)"\n(.*?)^```$', PAGE, re.DOTAL
 
 def test_the_page_has_a_block_for_each_package():
     packages = {title.partition(",")[0] for title in BLOCKS}
-    assert packages == {"lightning", "accelerate", "segmentation_models_pytorch", "monai"}
+    assert packages == {
+        "lightning",
+        "accelerate",
+        "segmentation_models_pytorch",
+        "monai",
+        "ultralytics",
+    }
     assert len(re.findall(r"^```python\n", PAGE, re.MULTILINE)) == 3
 
 

@@ -2,21 +2,18 @@
 
 import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from composer import Trainer
 from composer.core import DataSpec
 from composer.utils import get_device
-from torch.utils.data import Subset
 
-from composer_attn.errors import ArgumentError, ComposerAttnError, ConfigError
-from composer_attn.runs.components.registry import DATASET_KIND
+from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
-from composer_attn.runs.config.schema import RunConfig
-from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.inference.load_run import LoadedRun
+from composer_attn.runs.inference.run_data import evaluation_data
 
 
 @dataclass(frozen=True)
@@ -84,65 +81,6 @@ def evaluate(run: LoadedRun) -> Evaluation:
         source.skipped(),
         metrics,
     )
-
-
-def evaluation_data(
-    run: LoadedRun, batch_size: int, samples: int | None = None
-) -> tuple[Source, DataSpec]:
-    """Build the evaluation data of a run, from its config with overrides applied.
-
-    Args:
-        run: a loaded run.
-        batch_size: total over all ranks.
-        samples: number of images, evenly spread over the data; by default, and for a stream, all.
-
-    Raises:
-        ConfigError: the config names no evaluation data, it does not exist, or its classes differ.
-    """
-    section = dict(_section(run.config))
-    options = {name: section.pop(name) for name in LOADER_ARGUMENTS if name in section}
-    with at("eval_dataset"):
-        source = DATASET_KIND.table[section.pop("name")](**section)
-        _check_classes(source, run.classes)
-        if samples is not None and not source.streams:
-            source = _spread(source, samples)
-        data = build_loader(source, batch_size, train=False, seed=run.config.seed, **options)
-    return source, data
-
-
-def _section(config: RunConfig) -> dict[str, Any]:
-    if not config.eval_dataset:
-        message = (
-            f"{config.run_name} was trained without one: name the data to evaluate on, like "
-            "eval_dataset.name=image_folder eval_dataset.root=photos/val "
-            "eval_dataset.augmentation=center_crop"
-        )
-        raise ConfigError(Mistake("eval_dataset", message))
-    return config.eval_dataset
-
-
-def _spread(source: Source, samples: int) -> Source:
-    """Select images spread over the whole dataset, which may be sorted by class."""
-    dataset: Any = source.dataset
-    count = min(samples, len(dataset))
-    indices = [index * len(dataset) // count for index in range(count)]
-    return replace(source, dataset=Subset(dataset, indices))
-
-
-def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
-    """Check that each label of the data corresponds to the network output of that index."""
-    if source.num_classes > len(classes):
-        raise ArgumentError(
-            f"it has {source.num_classes} classes, and the network {len(classes)} outputs"
-        )
-    named = classes != tuple(str(index) for index in range(len(classes)))
-    expected = classes[: len(source.classes)]
-    if source.classes and named and source.classes != expected:
-        differing = sorted(set(source.classes) ^ set(expected))
-        raise ArgumentError(
-            f"its classes are not the network's, {', '.join(classes[:3])}, ...; only in one: "
-            f"{', '.join(differing[:3])}"
-        )
 
 
 def _trainer(run: LoadedRun, data: DataSpec) -> Trainer:

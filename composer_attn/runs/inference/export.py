@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import inf
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer.core import DataSpec
 from torch import Tensor, nn
 
 from composer_attn.checks import unknown, whole_number
@@ -25,10 +23,17 @@ from composer_attn.errors import (
 )
 from composer_attn.functional import fold_norms
 from composer_attn.runs.data import Source
-from composer_attn.runs.inference.evaluate import evaluation_data
-from composer_attn.runs.inference.formats import FORMATS, Compute, Format
+from composer_attn.runs.inference.comparison import Comparison, compare, enlarged
+from composer_attn.runs.inference.formats import FORMATS, Compute, Write
+from composer_attn.runs.inference.int8 import Int8
 from composer_attn.runs.inference.load_run import LoadedRun
 from composer_attn.runs.inference.model_card import ModelCard, sha256_of
+from composer_attn.runs.inference.run_data import (
+    batches,
+    calibration_images,
+    evaluation_data,
+    first_images,
+)
 from composer_attn.runs.inference.tensor_names import INPUT
 from composer_attn.runs.training.checkpoint_saver import saving
 from composer_attn.runs.training.rank_consistency import versions
@@ -38,20 +43,20 @@ _LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Comparison of a network and its exported file on the same images.
+class _Variant:
+    """How a file is written, and what its card says of that.
 
     Attributes:
-        samples: number of images.
-        accuracy_before: accuracy of the network, from 0 to 1.
-        accuracy_after: accuracy of the file, from 0 to 1.
-        largest_difference: between their outputs, in units of the largest output (at least 1).
+        write: writes a network to a file, given the example.
+        example: a batch of two images.
+        shape: of the file's input; dynamic dimensions are named.
+        quantization: settings and library of the quantization; empty if there is none.
     """
 
-    samples: int
-    accuracy_before: float
-    accuracy_after: float
-    largest_difference: float
+    write: Write
+    example: Tensor
+    shape: tuple[int | str, ...]
+    quantization: dict[str, Any]
 
 
 def export(
@@ -59,8 +64,11 @@ def export(
     to: str,
     out: str | Path | None = None,
     samples: int | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     fold: bool = True,
+    *,
+    int8: Int8 | None = None,
+    dynamic_size: bool = False,
 ) -> tuple[Path, ModelCard]:
     """Export a run's network to a file that accepts any batch size, with a model card beside it.
 
@@ -70,59 +78,65 @@ def export(
     Args:
         run: a loaded run.
         to: ``onnx``, ``torch_export``, ``torchscript`` or ``openvino``.
-        out: the file; by default ``model`` with the format's suffix, beside the checkpoint.
+        out: the file; by default ``model`` (``model-int8``) with the format's suffix, beside the
+            checkpoint.
         samples: number of images to compare on, evenly spread over the data; by default all.
         tolerance: the largest accepted difference between outputs, in units of the largest output
-            (at least 1).
+            (at least 1); by default 1e-4. Not with ``int8``, which has limits of its own.
         fold: whether to fold the norms into the convolutions first, in a copy
             (:func:`composer_attn.fold_norms`); the comparison uses the unfolded network.
+        int8: how to quantize weights and activations to eight-bit integers, after calibration on
+            training images; by default they stay floats. For ``onnx`` and ``torch_export``.
+        dynamic_size: whether the file also accepts images of any height and width, if the network
+            does, which is checked at a second size. For ``onnx`` and ``torch_export``, and not
+            together with ``int8``, which is calibrated at one size.
 
     Returns:
         The file, and the content of its card.
 
     Raises:
         ArgumentError: there is no such format, or an argument is invalid.
-        ConfigError: there is no evaluation data.
+        ConfigError: there is no evaluation data, or no training data to calibrate with.
         ExportError: the network cannot be exported, or the file's outputs differ; no file is left.
         MissingExtraError: the library that writes the format is not installed.
         SaveError: the folder cannot be written.
     """
     _check_arguments(to, out, samples, tolerance)
-    format = FORMATS[to]
-    path = Path(out) if out is not None else run.checkpoint.parent / f"model{format.ending}"
+    _check_variant(to, tolerance, int8, dynamic_size)
+    name = f"model{'-int8' if int8 else ''}{FORMATS[to].ending}"
+    path = Path(out) if out is not None else run.checkpoint.parent / name
     batch_size = min(run.config.batch_size, _LARGEST_BATCH)
     source, data = evaluation_data(run, batch_size, samples)
+    variant = _variant(run, to, source, first_images(source, data), int8, dynamic_size)
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = tempfile.mkdtemp(prefix=".export-", dir=path.parent)
+        folder = tempfile.mkdtemp(prefix=".export-", dir=path.parent)
     try:
-        written = Path(partial, path.name)
-        compute = _write(run, format, written, _first_images(source, data), to, fold)
-        compared = compare(run, compute, _batches(source, data, samples))
-        if not compared.largest_difference <= tolerance:
-            raise ExportError(
-                f"{path} was not kept: on {compared.samples:,} evaluation images its outputs "
-                f"differ from the network's by up to {compared.largest_difference:.1e} of the "
-                f"largest, more than the tolerance of {tolerance:g}"
-            )
-        card = _card(run, to, written, source, compared)
+        written = Path(folder, path.name)
+        compute = _write(run.network, to, variant, written, fold)
+        compared = compare(run.network, compute, batches(source, data, samples), dynamic_size)
+        limit = TOLERANCE if tolerance is None else tolerance
+        objection = compared.objection_to_int8(int8) if int8 else compared.objection(limit)
+        if objection:
+            raise ExportError(f"{path} was not kept: {objection}")
+        card = _card(run, to, written, variant, compared)
         with saving(path):
             card.write(written)
-            for each in sorted(Path(partial).iterdir()):
+            for each in sorted(Path(folder).iterdir()):
                 os.replace(each, path.with_name(each.name))
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return path, card
 
 
 def _check_arguments(
-    to: str, out: str | Path | None, samples: int | None, tolerance: float
+    to: str, out: str | Path | None, samples: int | None, tolerance: float | None
 ) -> None:
     if to not in FORMATS:
         raise ArgumentError(unknown("format", to, FORMATS))
     if samples is not None:
         whole_number("samples", samples, minimum=1)
-    if not 0 < tolerance < inf:
+    if tolerance is not None and not 0 < tolerance < inf:
         raise ArgumentError(f"tolerance must be more than 0; got {tolerance}")
     ending = FORMATS[to].ending
     if out is not None and Path(out).suffix != ending:
@@ -130,49 +144,84 @@ def _check_arguments(
     FORMATS[to].check_library()
 
 
-def compare(
-    run: LoadedRun, compute: Compute, batches: Iterator[tuple[Tensor, Tensor]]
-) -> Comparison:
-    """Compare a run's network with its exported function on batches of images and labels."""
-    count, right, largest = 0, [0, 0], 0.0
-    for images, labels in batches:
-        # Also the first image alone, as an exporter may have fixed the batch size of its example.
-        parts = [images[:1], images] if not count else [images]
-        with torch.inference_mode():
-            pairs = [(run.network(part), _computed(compute, part)) for part in parts]
-        for expected, found in pairs:
-            largest = max(largest, _difference(expected, found))
-        right = [
-            n + int((o.argmax(1) == labels).sum()) for n, o in zip(right, pairs[-1], strict=True)
-        ]
-        count += len(labels)
-    return Comparison(count, right[0] / count, right[1] / count, largest)
+def _check_variant(to: str, tolerance: float | None, int8: Int8 | None, dynamic_size: bool) -> None:
+    """Check that the format can be quantized, or accept images of any size, if requested."""
+    if dynamic_size and FORMATS[to].write_dynamic_size is None:
+        able = ", ".join(n for n, f in FORMATS.items() if f.write_dynamic_size is not None)
+        raise ArgumentError(f"{to} files have images of one size: dynamic_size is for {able}")
+    if int8 is None:
+        return
+    if FORMATS[to].write_int8 is None:
+        able = ", ".join(n for n, f in FORMATS.items() if f.write_int8 is not None)
+        raise ArgumentError(f"{to} files are not quantized here: int8 is for {able}")
+    if dynamic_size:
+        raise ArgumentError(
+            "int8 and dynamic_size exclude each other: the ranges of activations are calibrated "
+            "for images of one size"
+        )
+    if tolerance is not None:
+        raise ArgumentError(
+            "tolerance is not for int8, whose outputs are rounded: set the accepted accuracy_drop "
+            "and agreement"
+        )
+    FORMATS[to].check_int8_library()
 
 
-def _computed(compute: Compute, images: Tensor) -> Tensor:
+def _variant(
+    run: LoadedRun,
+    to: str,
+    source: Source,
+    example: Tensor,
+    int8: Int8 | None,
+    dynamic_size: bool,
+) -> _Variant:
+    """Return how to write the file; calibration images are read here."""
+    format, channels = FORMATS[to], source.image_shape[0]
+    if dynamic_size and format.write_dynamic_size:
+        example = _second_size(run.network, example)
+        sizes = ("batch", channels, "height", "width")
+        return _Variant(format.write_dynamic_size, example, sizes, {})
+    shape = ("batch", *source.image_shape)
+    if int8 is None or format.write_int8 is None:
+        return _Variant(format.write, example, shape, {})
+    batch_size = min(run.config.batch_size, _LARGEST_BATCH)
+    images = calibration_images(run, int8.calibration_images, batch_size)
+    quantize = format.write_int8
+
+    def write(network: nn.Module, example: Tensor, path: Path) -> None:
+        quantize(network, example, path, images)
+
+    library = (format.int8_library or "torch").partition(".")[0]
+    settings = {
+        "bits": 8,
+        "calibration_images": sum(map(len, images)),
+        "accepted": {"accuracy_drop": int8.accuracy_drop, "agreement": int8.agreement},
+        "library": f"{library} {version(library)}",
+    }
+    return _Variant(write, example, shape, settings)
+
+
+def _second_size(network: nn.Module, images: Tensor) -> Tensor:
+    """Return images of a second size, if the network accepts them."""
+    images = enlarged(images)
     try:
-        return compute(images)
-    except Exception as error:  # from the library that runs the file
+        with torch.inference_mode():
+            network(images)
+    except Exception as error:  # of any type, from third-party code
+        height, width = images.shape[2:]
         raise ExportError(
-            f"the exported file does not run on {len(images)} images: {first_line(error)}"
+            "dynamic_size: the network does not accept images of another size, such as "
+            f"{height}x{width}: {first_line(error)}"
         ) from error
+    return images
 
 
-def _difference(expected: Tensor, found: Tensor) -> float:
-    if expected.shape != found.shape:
-        return inf
-    difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1))
-    return difference if difference >= 0 else inf  # NaN compares false
-
-
-def _write(
-    run: LoadedRun, format: Format, path: Path, example: Tensor, to: str, fold: bool
-) -> Compute:
+def _write(network: nn.Module, to: str, variant: _Variant, path: Path, fold: bool) -> Compute:
     """Write the file, and read it back."""
     with saving(path):
         try:
-            format.write(_folded(run.network) if fold else run.network, example, path)
-            return format.read(path)
+            variant.write(_folded(network) if fold else network, variant.example, path)
+            return FORMATS[to].read(path)
         except (ComposerAttnError, OSError):
             raise
         except Exception as error:  # exporters may raise anything
@@ -186,33 +235,11 @@ def _folded(network: nn.Module) -> nn.Module:
         return fold_norms(network, inplace=False)
 
 
-def _first_images(source: Source, data: DataSpec) -> Tensor:
-    images, _ = next(_batches(source, data, None))
-    return torch.cat([images, images])[:2]  # a batch of one would be exported as a constant size
-
-
-def _batches(
-    source: Source, data: DataSpec, samples: int | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield preprocessed images and labels, up to ``samples`` images."""
-    left: Any = inf if samples is None else samples
-    for images, labels in data.dataloader:
-        if left <= 0:
-            return
-        images, labels = (part[: int(min(left, len(labels)))] for part in (images, labels))
-        left -= len(labels)
-        prepared = source.device_transform(images) if source.device_transform else images
-        yield prepared.contiguous(), labels
-
-
-def _library(format: Format) -> dict[str, str]:
-    return {format.library: version(format.library)} if format.library else {}
-
-
 def _card(
-    run: LoadedRun, to: str, written: Path, source: Source, compared: Comparison
+    run: LoadedRun, to: str, written: Path, variant: _Variant, compared: Comparison
 ) -> ModelCard:
     files = sorted(path.name for path in written.parent.iterdir())
+    library = FORMATS[to].library
     return ModelCard(
         file=written.name,
         format=to,
@@ -222,8 +249,9 @@ def _card(
         model={**run.config.model, "algorithms": run.config.algorithms},
         classes=run.classes,
         activation=run.activation,
-        input={"name": INPUT, "shape": ["batch", *source.image_shape], "type": "float32"},
+        input={"name": INPUT, "shape": list(variant.shape), "type": "float32"},
         preprocessing=run.preprocessing,
         evaluation={"dataset": run.config.eval_dataset, **vars(compared)},
-        versions=versions() | _library(FORMATS[to]),
+        versions=versions() | ({library: version(library)} if library else {}),
+        quantization=variant.quantization,
     )

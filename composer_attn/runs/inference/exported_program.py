@@ -4,6 +4,7 @@
 Python, and looks up any function of torch that a node names. Here all of these are checked first.
 """
 
+import importlib
 import io
 import json
 import re
@@ -21,12 +22,16 @@ _PROGRAM = "serialized_exported_program.json"
 _PICKLES = ("serialized_state_dict.pt", "serialized_constants.pt", "serialized_example_inputs.pt")
 _PARTS = {_PROGRAM, "version", *_PICKLES}
 # Functions that traced networks consist of: operations on tensors (except the one that opens
-# files), and arithmetic on their sizes.
+# files), conversions to and from eight-bit integers, and arithmetic on their sizes.
 _OPERATION = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+"
+    r"|torch\.ops\.quantized_decomposed\.(de)?quantize_per_(tensor|channel)\.(default|tensor)"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|eq|ne|lt|le|gt|ge)"
     r"|torch\.sym_(max|min|float|int|ite|not)"
 )
+# Eight-bit integers: the operations, and the module of torch whose import makes them known.
+_QUANTIZED = "torch.ops.quantized_decomposed."
+_REGISTERS_QUANTIZED = "torch.ao.quantization.quantize_pt2e"
 # Sizes are strings evaluated by sympy, such as Mul(Integer(4), Symbol('s0', integer=True)).
 _SIZE = re.compile(r"[\w\s+\-*/(),<>=']*", re.ASCII)
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -50,7 +55,8 @@ def load_exported_program(path: Path) -> ExportedProgram:
         CheckpointError: it is not such a file, incomplete, or contains something else.
     """
     try:
-        _check(path)
+        if _QUANTIZED in _check(path):
+            importlib.import_module(_REGISTERS_QUANTIZED)
         return torch.export.load(path)
     except CheckpointError:
         raise
@@ -61,7 +67,8 @@ def load_exported_program(path: Path) -> ExportedProgram:
         ) from error
 
 
-def _check(path: Path) -> None:
+def _check(path: Path) -> str:
+    """Check a file, and return its program as JSON."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -76,12 +83,13 @@ def _check(path: Path) -> None:
             raise CheckpointError(f"{path} holds a program that is larger than any network's")
         for name in _PICKLES:
             _check_pickle(archive.read(name), name, path)
-        program = json.loads(archive.read(_PROGRAM))
-    for key, text in _texts("", program):
+        program = archive.read(_PROGRAM).decode()
+    for key, text in _texts("", json.loads(program)):
         if not _is_harmless(key, text):
             raise CheckpointError(
                 f"{path} holds more than operations on tensors: {key} is {text[:60]!r}"
             )
+    return program
 
 
 def _check_pickle(content: bytes, name: str, path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,12 @@ class ModelCard:
         input: name, shape (the first dimension is the batch, of any size) and dtype.
         preprocessing: the transform from an image to such an input.
         evaluation: the data, the number of images, the accuracy of the network and of the file, and
-            the largest difference between their outputs.
+            the share of images for which both name the same class, and the largest difference
+            between their outputs.
         versions: versions of Python and of the relevant packages.
         licence: to be filled in by whoever distributes the file.
+        quantization: number of bits, of calibration images, accepted losses and the library;
+            empty if the file has floats.
     """
 
     file: str
@@ -46,6 +49,7 @@ class ModelCard:
     evaluation: dict[str, Any]
     versions: dict[str, str]
     licence: str = ""
+    quantization: dict[str, Any] = field(default_factory=dict)
 
     def write(self, exported: Path) -> None:
         """Write the JSON and the Markdown file beside the exported file."""
@@ -60,9 +64,10 @@ class ModelCard:
     def as_text(self) -> str:
         """Return a one-line result of the evaluation of the file."""
         tested = self.evaluation
+        same = f"the same class for {tested['agreement']:.2%}; " if self.quantization else ""
         return (
             f"accuracy {tested['accuracy_after']:.2%} on {tested['samples']:,} images, of the "
-            f"network {tested['accuracy_before']:.2%}; outputs differ by up to "
+            f"network {tested['accuracy_before']:.2%}; {same}outputs differ by up to "
             f"{tested['largest_difference']:.1e} of the largest"
         )
 
@@ -83,8 +88,10 @@ class ModelCard:
             "evaluated on": f"{tested['samples']:,} images of {_flat(tested['dataset'])}",
             "accuracy before export": f"{tested['accuracy_before']:.2%}",
             "accuracy of this file": f"{tested['accuracy_after']:.2%}",
+            "images with the same class": f"{tested['agreement']:.2%}",
             "largest difference of outputs": f"{tested['largest_difference']:.1e} of the largest "
             "output",
+            "quantization": _flat(self.quantization) or "none: floats",
             "made with": ", ".join(f"{name} {v}" for name, v in self.versions.items()),
         }
         table = "".join(f"| {name} | {_cell(text)} |\n" for name, text in rows.items())

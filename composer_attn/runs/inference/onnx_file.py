@@ -13,6 +13,15 @@ from composer_attn.runs.inference.tensor_names import INPUT, OUTPUT
 
 def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
     """Write a network that accepts any batch size; ``example`` is a batch of two."""
+    _write(network, example, path, {0: "batch"})
+
+
+def write_onnx_dynamic_size(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Write a network that accepts any batch size, height and width."""
+    _write(network, example, path, {0: "batch", 2: "height", 3: "width"})
+
+
+def _write(network: nn.Module, example: Tensor, path: Path, axes: dict[int, str]) -> None:
     with warnings.catch_warnings():
         # The exporter warns about tracing, traced constants and its own deprecation.
         warnings.simplefilter("ignore")
@@ -23,7 +32,7 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
             dynamo=False,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            dynamic_axes={INPUT: axes, OUTPUT: {0: "batch"}},
         )
 
 

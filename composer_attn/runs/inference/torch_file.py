@@ -2,20 +2,35 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from composer_attn.runs.inference.exported_program import load_exported_program
 
 
 def write_torch_export(network: nn.Module, example: Tensor, path: Path) -> None:
     """Write a network as an exported program that accepts any batch size."""
-    shapes = ({0: Dim("batch")},)
+    torch.export.save(exported(network, example, {0: Dim("batch")}), path)
+
+
+def write_torch_export_dynamic_size(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Write a network as a program that accepts any batch size, height and width.
+
+    The smallest size that it accepts follows from the network: that at which no feature map of the
+    example's that has several rows is reduced to one.
+    """
+    dynamic: Any = Dim  # typed as a function
+    shapes = {0: Dim("batch"), 2: dynamic.DYNAMIC, 3: dynamic.DYNAMIC}
+    torch.export.save(exported(network, example, shapes), path)
+
+
+def exported(network: nn.Module, example: Tensor, shapes: dict[int, Any]) -> ExportedProgram:
+    """Export a network with some dimensions of its input dynamic."""
     with torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
-    torch.export.save(program, path)
+        return torch.export.export(network, (example,), dynamic_shapes=(shapes,))
 
 
 def read_torch_export(path: Path) -> Callable[[Tensor], Tensor]:

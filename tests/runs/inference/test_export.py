@@ -145,7 +145,7 @@ def test_a_file_that_differs_is_not_kept(loaded, found, tmp_path, monkeypatch):
     faulty = {"torch_export": type(before)(before.ending, write, lambda path: computed)}
     monkeypatch.setattr(exporting, "FORMATS", faulty)
     words = {
-        "raises": "does not run on 1 images: it takes batches of 2$",
+        "raises": "does not run on 1 images of 8x8: it takes batches of 2$",
         "fixed": "does not run on 1 images",
         "another": r"was not kept: on 64 evaluation .* by up to .*e-0[23] of the largest",
     }.get(found, "by up to inf")

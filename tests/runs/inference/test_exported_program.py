@@ -69,6 +69,7 @@ def test_what_torch_wrote_is_read(exported, tmp_path):
         replaced("torch.ops.aten.conv2d.default", "torch.ops.load_library"),
         replaced("torch.ops.aten.conv2d.default", "torch.ops.aten.from_file.default"),
         replaced("torch.ops.aten.conv2d.default", "_operator.methodcaller"),
+        replaced("torch.ops.aten.conv2d.default", "torch.ops.quantized_decomposed.add.default"),
         replaced('"name": "conv2d"', '"name": "x = open(1) #"'),
         replaced("builtins.tuple", "collections.defaultdict"),
         {"code/__init__.py": lambda _: b"import os"},

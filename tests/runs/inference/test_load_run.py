@@ -13,6 +13,7 @@ from composer_attn import attended_modules, load_run
 from composer_attn.errors import ArgumentError, CheckpointError, ConfigError
 from composer_attn.runs.data.digits import digits
 from composer_attn.runs.inference.evaluate import evaluate
+from composer_attn.runs.inference.export import export
 from composer_attn.runs.models import build_network
 from composer_attn.runs.models.weights import arguments_by_weights
 from composer_attn.runs.training import class_names
@@ -94,6 +95,20 @@ def test_whatever_the_algorithms_its_evaluation_is_that_of_the_summary(small, ov
     assert run.classes == ("class0", "class1", "class2")
     activation = "sigmoid" if "loss" in overrides[-1] else "softmax"
     assert run.activation == activation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "algorithms", ["{squeeze_excite: {min_channels: 256}}", "{eca: {}, ema: {half_life: 1ba}}"]
+)
+def test_a_run_that_was_compiled_is_loaded_uncompiled(small, algorithms, tmp_path):
+    folder, summary = small("compile=true", f"algorithms={algorithms}")
+    run = load_run(folder, checkpoint="last")
+    assert evaluate(run).metrics == pytest.approx(summary.metrics, rel=1e-4)
+    assert len(attended_modules(run.network)) == summary.attended_layers
+    assert not [name for name, _ in run.network.named_parameters() if "_orig_mod" in name]
+    path, _ = export(run, "torch_export", tmp_path / "model.pt2")
+    assert path.is_file()
 
 
 def test_neither_the_data_nor_first_weights_need_be_there(small, tmp_path):
