@@ -2,7 +2,7 @@
 
 from composer_attn.cli import training  # isort: split
 
-from composer_attn.cli import inference
+from composer_attn.cli import inference, scaling
 from composer_attn.cli.command import app
 
-__all__ = ["app", "inference", "training"]
+__all__ = ["app", "inference", "scaling", "training"]
