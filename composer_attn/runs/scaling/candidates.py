@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from composer_attn.checks import is_real, whole_number
 from composer_attn.errors import ArgumentError, ConfigError
-from composer_attn.runs.components.config_check import find_mistakes, try_components
+from composer_attn.runs.components.config_check import find_mistakes
 from composer_attn.runs.components.variants import Variant
 from composer_attn.runs.config.config_errors import Mistake
 from composer_attn.runs.config.schema import RunConfig
@@ -18,7 +18,7 @@ from composer_attn.runs.scaling.dimensions import POWERS, Dimensions, scaled
 from composer_attn.runs.scaling.sizes import Data, Size, size_of
 
 SMALLEST_BUDGET, LARGEST_GROWTH = 1.1, 16.0
-MOST_STEPS = 10
+MOST_STEPS = MOST_PHI = 10
 _ONE = Scale(1.0, 1.0, 1.0)
 _GREEK = {"depth": "alpha", "width": "beta", "resolution": "gamma"}
 
@@ -53,7 +53,7 @@ class Terms(NamedTuple):
                 f"budget must be a number of at least {SMALLEST_BUDGET}, by which operations grow; "
                 f"got {self.budget!r}"
             )
-        whole_number("phi", self.phi)
+        whole_number("phi", self.phi, 1, MOST_PHI)
         count = len(dimensions.names)
         whole_number(f"steps for {', '.join(dimensions.names)}", self.steps, count, MOST_STEPS)
         if self.phi * log2(self.budget) > log2(LARGEST_GROWTH) + 1e-9:
@@ -200,7 +200,7 @@ def make_plan(config: RunConfig, dimensions: Dimensions, data: Data, terms: Term
     def candidate(base: Scale, phi: int) -> Candidate:
         own = scaled(config, dimensions, power(base, phi))
         try:
-            mistakes = find_mistakes(own) or try_components(own)
+            mistakes = find_mistakes(own)
             if mistakes:
                 raise ConfigError(*mistakes)
             measured = size_of(own, data)

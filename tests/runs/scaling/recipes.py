@@ -1,6 +1,7 @@
 """Recipes to scale, their plans, and runs of these with given accuracies."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def recipe(model: dict[str, Any] = SMALL, size: int = 40, **config: Any) -> RunC
 def plan_of(config: RunConfig, **terms: Any) -> Plan:
     """Return the plan of a search."""
     return make_plan(config, find_dimensions(config), read_data(config), Terms(**terms))
+
+
+@cache
+def small_plan(**terms: Any) -> Plan:
+    """Return the plan of a search on the small recipe, made once for all tests."""
+    return plan_of(recipe(), **terms)
 
 
 def write_runs(
