@@ -1,5 +1,6 @@
 """The figure of a search: accuracy against operations, one dimension at a time and all together."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -13,6 +14,7 @@ from composer_attn.runs.scaling.results import TOGETHER, Line, Result, Results
 NAME = "accuracy_by_macs"
 # The places of the lines among the series of the report; the first is grey.
 _SERIES = {"depth": 1, "width": 2, "resolution": 3, TOGETHER: 4}
+_LABELS = {name: name if name == TOGETHER else f"{name} alone" for name in _SERIES}
 _OTHER = series(0)["color"]
 
 
@@ -25,7 +27,7 @@ def draw(results: Results, folder: Path) -> tuple[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     alt = describe(results)
     with rc_context(RC):
-        figure = Figure(figsize=(8, 4.6), layout="constrained")
+        figure = Figure(figsize=(6.8, 4.8), layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, results)
         figure.savefig(folder / f"{NAME}.svg", facecolor="white", metadata={"Date": None})
@@ -59,16 +61,26 @@ def _draw(axes: Axes, results: Results) -> None:
     if results.recipe.accuracies:
         x, y = _macs(results.recipe), _percent(results.recipe)
         axes.plot(x, y, "o", color=INK, ms=8, zorder=5)
-        axes.annotate("the recipe", (x, y), (-8, -16), textcoords="offset points", fontsize=10)
+        _draw_errors(axes, [results.recipe], INK)
+        axes.annotate("the recipe", (x, y), (10, -12), textcoords="offset points", fontsize=10)
     _ring_best(axes, results)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _si(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.12)
     axes.set(xlabel="multiply-accumulates of an image (log scale)", ylabel="accuracy (%)")
-    axes.figure.legend(loc="outside right upper", fontsize=10, title="scaled")
+    handles, labels = axes.get_legend_handles_labels()
+    # The lines first, in the order of their columns.
+    order = sorted(range(len(labels)), key=lambda i: labels[i] not in _LABELS.values())
+    axes.figure.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside lower center",
+        fontsize=10,
+        ncols=2,
+    )
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
@@ -78,13 +90,18 @@ def _draw_line(axes: Axes, line: Line) -> None:
     style = series(_SERIES[line.name]) | {"ms": 7}
     if line.name == TOGETHER:
         style |= {"linestyle": "solid", "linewidth": 3, "zorder": 4}
-    label = line.name if line.name == TOGETHER else f"{line.name} alone"
     xs, ys = [_macs(p) for p in points], [_percent(p) for p in points]
-    axes.plot(xs, ys, label=label, **style)
-    errors = [100 * point.error for point in points]
+    axes.plot(xs, ys, label=_LABELS[line.name], **style)
+    own = [point for point in points if point.candidate.phi]  # the recipe is in every line
+    _draw_errors(axes, own, style["color"])
+
+
+def _draw_errors(axes: Axes, results: Sequence[Result], color: str) -> None:
+    xs, ys = [_macs(r) for r in results], [_percent(r) for r in results]
+    errors = [100 * result.error for result in results]
     axes.errorbar(
-        xs, ys, errors, color=style["color"], linestyle="none", capsize=3, linewidth=1, zorder=1
-    )
+        xs, ys, errors, color=color, linestyle="none", linewidth=5, alpha=0.25, zorder=1
+    )  # fmt: skip
 
 
 def _draw_budget(axes: Axes, results: Results) -> None:

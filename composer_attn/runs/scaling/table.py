@@ -8,8 +8,8 @@ from composer_attn.runs.scaling.candidates import Candidate, Plan
 from composer_attn.runs.scaling.results import Result, Results
 
 COLUMNS = (
-    "network", "phi", "alpha", "beta", "gamma", "image", "parameters", "operations", "multiple",
-    "accuracy",
+    "network", "phi", "accuracy", "multiple", "operations", "parameters", "image", "alpha", "beta",
+    "gamma",
 )  # fmt: skip
 
 # Marks candidates whose operations are not within the tolerance of the budget.
@@ -18,17 +18,18 @@ BESIDE = "*"
 
 def listing(plan: Plan) -> Table:
     """Return the table of the candidates before training, those beside the budget marked."""
-    table = _table("candidates", (*COLUMNS[:1], *COLUMNS[2:-1]))
+    kept = [COLUMNS.index(name) for name in ("network", *COLUMNS[-3:], *COLUMNS[3:7])]
+    table = _table("candidates", [COLUMNS[i] for i in kept])
     for candidate in (plan.recipe, *plan.grid):
         beside = candidate.phi == 1 and not plan.meets(candidate)
-        row = _cells(plan, candidate)
-        table.add_row(row[0], *row[2:], style="dim" if beside else None)
+        row = _cells(plan, candidate, "")
+        table.add_row(*(row[i] for i in kept), style="dim" if beside else None)
     return table
 
 
 def results_table(results: Results) -> Table:
     """Return the table of all networks after training."""
-    kept = [COLUMNS.index(name) for name in COLUMNS if name not in ("alpha", "beta", "gamma")]
+    kept = range(len(COLUMNS) - 3)  # the factors are in the listing
     table = _table("results", [COLUMNS[i] for i in kept])
     for row in cells(results):
         table.add_row(*(row[i] for i in kept))
@@ -42,8 +43,8 @@ def cells(results: Results) -> list[list[str]]:
     for line in results.lines:
         trained += [p for p in line.points if p.candidate.name not in known]
     passed = [c for c in results.plan.grid if c.name not in known]
-    rows = [[*_cells(results.plan, r.candidate), _accuracy(results, r)] for r in trained]
-    return rows + [[*_cells(results.plan, c), "not trained"] for c in passed]
+    rows = [_cells(results.plan, r.candidate, _accuracy(results, r)) for r in trained]
+    return rows + [_cells(results.plan, c, "not trained") for c in passed]
 
 
 def headline(results: Results) -> str:
@@ -70,7 +71,7 @@ def noise(results: Results) -> str:
     ]  # fmt: skip
     if not rivals:
         return "Every other candidate is less accurate by more than the noise." if others else ""
-    which = "all" if len(rivals) == len(others) else f"{len(rivals)}"
+    which = "any" if len(rivals) == len(others) else f"{len(rivals)}"
     images = f"{best.evaluated:,} images" if best.evaluated else "so few runs"
     seeds = f"{results.seeds} seed{'' if results.seeds == 1 else 's'}"
     return (
@@ -87,17 +88,18 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _cells(plan: Plan, candidate: Candidate) -> list[str]:
+def _cells(plan: Plan, candidate: Candidate, accuracy: str) -> list[str]:
     size = candidate.size
     beside = candidate.phi == 1 and not plan.meets(candidate)
     return [
         _scales(plan, candidate),
         str(candidate.phi),
-        *(f"{factor:.3f}" for factor in candidate.base),
-        str(size.image),
-        f"{size.parameters:,}",
-        f"{size.macs:,}",
+        accuracy,
         f"{candidate.growth:.2f}\N{MULTIPLICATION SIGN}{BESIDE if beside else ''}",
+        f"{size.macs:,}",
+        f"{size.parameters:,}",
+        str(size.image),
+        *(f"{factor:.3f}" for factor in candidate.base),
     ]
 
 

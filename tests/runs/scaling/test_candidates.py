@@ -1,5 +1,7 @@
 """The candidates of a search: on the constraint, measured, and within reason."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -80,9 +82,9 @@ def test_larger_networks_continue_along_their_lines(plan):
 
 
 def test_a_network_has_the_same_name_in_every_search(plan):
-    quadrupled = small_plan(budget=4, phi=1)
-    (larger,) = plan.larger[plan.grid[0].base]
-    assert quadrupled.grid[0].name == larger.name == "d4.000-w1.000-r1.000"
+    depth, (larger,) = plan.grid[0], plan.larger[plan.grid[0].base]
+    quadrupled = replace(depth, base=next(divisions(4, 3, ALL)))
+    assert quadrupled.name == larger.name == "d4.000-w1.000-r1.000" != depth.name
     assert len({candidate.name for candidate in (plan.recipe, *plan.grid)}) == 11
 
 
@@ -95,8 +97,8 @@ def test_runs_differ_from_the_recipe_in_size_and_place_alone(plan, tmp_path):
         assert getattr(variant.config, key) == getattr(plan.recipe.config, key)
 
 
-def test_candidates_beside_the_budget_are_trained_for_the_picture_alone():
-    plan = small_plan(phi=1, tolerance=0.15)
+def test_candidates_beside_the_budget_are_trained_for_the_picture_alone(plan):
+    plan = replace(plan, terms=plan.terms._replace(tolerance=0.15))
     inside = [c for c in plan.grid if 1.7 <= c.growth <= 2.3]
     assert 0 < len(inside) < 10
     assert [c for c in plan.grid if plan.meets(c)] == inside
@@ -104,8 +106,9 @@ def test_candidates_beside_the_budget_are_trained_for_the_picture_alone():
     assert {c.name for c in plan.trained[1:]} == {c.name for c in inside} | single
 
 
-def test_a_line_leads_through_the_nearest_compound_network_where_none_is_within_the_budget():
-    plan = small_plan(budget=1.1, phi=1, tolerance=0.1)
+def test_a_line_leads_through_a_compound_network_also_where_none_is_within_the_budget():
+    tiny = recipe(model={"name": "mobilenet_v2", "width_mult": 0.05}, size=32)
+    plan = plan_of(tiny, budget=1.2, steps=2, phi=1, tolerance=0.2)
     (compound,) = [c for c in plan.grid if plan.is_compound(c)]
     assert not plan.meets(compound)
     assert compound.base in plan.larger

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,9 @@ def test_the_candidates_are_trained_before_the_lines_are_continued(trained, tmp_
 
 
 def test_without_larger_networks_the_grid_is_all(trained, tmp_path):
-    search(small_plan(phi=1), 1, tmp_path)
+    plan = small_plan()
+    alone = replace(plan, larger=dict.fromkeys(plan.larger, ()))
+    search(alone, 1, tmp_path)
     assert len(trained) == 1
 
 
