@@ -30,6 +30,7 @@ NEEDS = {
     "composer_attn/functional/files": "safetensors",
     "composer_attn/runs": "runs",
     "composer_attn/runs/report": "report",
+    "composer_attn/runs/scaling": "report",
     "composer_attn/runs/data/digits": "demo",
     "composer_attn/runs/inference/onnx": "export",
     "composer_attn/runs/inference/openvino": "openvino",

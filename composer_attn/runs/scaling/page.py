@@ -60,7 +60,7 @@ def _render(results: Results, svg: str, out: Path) -> str:
             f"A budget of {terms.budget:g} times the operations of the recipe, in {terms.steps} "
             f"equal parts over {', '.join(names)}; each network trained from scratch for "
             f"{config.max_duration}, with {_count(results.seeds, 'seed')}, by the recipe as it is. "
-            "After Tan and Le, EfficientNet (2019), section 3.3."
+            "After Tan and Le, EfficientNet (2019), section 4, step 1."
         ),
         version=__version__,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

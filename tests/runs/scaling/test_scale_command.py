@@ -19,7 +19,7 @@ from tests.runs.scaling.recipes import small_plan
 
 RECIPE = """
 run_name: small
-model: {name: efficientnet, depth: 0.3, width: 0.3, stochastic_depth: 0.0, num_classes: 10}
+model: {name: mobilenet_v2, width_mult: 0.25, num_classes: 10}
 train_dataset: {name: synthetic, num_samples: 16, num_classes: 10, size: 40}
 eval_dataset: {name: synthetic, num_samples: 8, num_classes: 10, size: 40}
 optimizer: {name: sgd, lr: 0.01}
@@ -27,7 +27,8 @@ batch_size: 8
 max_duration: 2ep
 device: cpu
 """
-SCALE = ("scale", "recipe.yaml", "--tolerance", "0.5")
+# Width and resolution in two parts: 3 candidates, and 3 lines.
+SCALE = ("scale", "recipe.yaml", "--steps", "2", "--tolerance", "0.5")
 
 
 @pytest.fixture
@@ -88,8 +89,9 @@ def test_a_search_within_a_launcher_is_refused(tmp_path, monkeypatch):
 def test_a_dry_run_lists_the_candidates_and_writes_nothing(folder, capfd):
     assert invoke(*SCALE, "--dry-run") == 0
     said = capfd.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()[2:]].count("depth,") == 4
-    assert "15 networks to train, for 2ep each" in said
+    rows = [line.split("  ")[0] for line in said.splitlines()[2:]]
+    assert rows[:4] == ["the recipe", "width", "width, resolution", "resolution"]
+    assert "7 networks to train, for 2ep each" in said
     assert max(len(line.rstrip()) for line in said.splitlines()) <= 80
     assert [path.name for path in folder.iterdir()] == ["recipe.yaml"]
 
@@ -99,10 +101,10 @@ def test_a_dry_run_lists_the_candidates_and_writes_nothing(folder, capfd):
     [
         (["--budget", "0.5"], "budget must be a number of at least 1.1"),
         (["--budget", "20"], "at most 16 times is supported"),
-        (["--steps", "1"], "must be a whole number >= 3; got 1"),
+        (["--steps", "1"], "must be a whole number >= 2; got 1"),
         (["--seeds", "0"], "seeds must be a whole number >= 1; got 0"),
         (["eval_dataset=null"], "eval_dataset: is needed"),
-        (["model.depht=1"], "did you mean 'depth'?"),
+        (["optimizer.rl=1"], "unknown argument of sgd 'rl'"),
         (["--tolerance", "0.001", "--phi", "1"], "--budget: no candidate has 2 times"),
     ],
 )
@@ -139,10 +141,10 @@ def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder):
     done = run(*command, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     after = summaries(folder / "out")
-    assert len(after) == 15
+    assert len(after) == 7
     assert {name: after[name] for name in before} == before
     assert "The most accurate way to spend 2 times the operations" in done.stdout
-    assert "d1.260-w1.122-r1.122, seed 17: done" in done.stdout
+    assert "d1.000-w1.189-r1.189, seed 17: done" in done.stdout
     data = json.loads((folder / "out" / "results.json").read_text())
     for network in data["networks"]:
         summary = folder / "out" / f"{network['network']}-seed17" / "summary.json"
@@ -169,11 +171,11 @@ def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder):
 @pytest.mark.slow
 def test_a_candidate_that_fails_does_not_stop_the_others(folder):
     out = folder / "out"
-    # A folder that cannot be written to: of one candidate alone.
-    (out / "d2.000-w1.000-r1.000-seed17").mkdir(parents=True)
-    (out / "d2.000-w1.000-r1.000-seed17" / "latest-rank0.pt").write_text("no checkpoint")
+    # One candidate alone finds a checkpoint that is none.
+    (out / "d1.000-w1.414-r1.000-seed17").mkdir(parents=True)
+    (out / "d1.000-w1.414-r1.000-seed17" / "latest-rank0.pt").write_text("no checkpoint")
     done = run("composer-attn", *SCALE, "--out", "out", "--phi", "1", cwd=folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.count("failed: see") == 1
-    assert len(summaries(out)) == 10
+    assert len(summaries(out)) == 3
     assert ">failed<" in (out / "scaling.html").read_text()
