@@ -41,6 +41,7 @@ def test_help_names_the_verbs_without_loading_torch(tmp_path):
         ["validate"],
         ["plan"],
         ["study"],
+        ["scale"],
         ["report"],
         ["evaluate"],
         ["predict"],

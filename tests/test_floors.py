@@ -31,6 +31,7 @@ LAYERS = [
     ["runs.training", "runs.planning"],
     ["runs.inference", "runs.report"],
     ["runs.benchmark", "runs.study"],
+    ["runs.scaling"],
     ["runs"],
     ["cli"],
     ["__main__", "__init__"],

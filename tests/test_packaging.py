@@ -32,6 +32,7 @@ NEEDS = {
     "composer_attn/runs/benchmark": "report",
     "composer_attn/runs/benchmark/variants": "export",
     "composer_attn/runs/report": "report",
+    "composer_attn/runs/scaling": "report",
     "composer_attn/runs/data/digits": "demo",
     "composer_attn/runs/inference/onnx": "export",
     "composer_attn/runs/inference/onnx_int8": "quantize",

@@ -2,7 +2,7 @@
 
 from composer_attn.cli import training  # isort: split
 
-from composer_attn.cli import inference, measuring
+from composer_attn.cli import inference, measuring, scaling
 from composer_attn.cli.command import app
 
-__all__ = ["app", "inference", "measuring", "training"]
+__all__ = ["app", "inference", "measuring", "scaling", "training"]

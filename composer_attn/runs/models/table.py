@@ -7,8 +7,10 @@ from typing import Any
 
 import torchvision
 from torch import nn
+from torchvision.models.mnasnet import MNASNet
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from composer_attn.checks import is_real
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.models.efficientnet import efficientnet
 from composer_attn.runs.models.simplified_efficientnet import SimplifiedEfficientNet
@@ -19,11 +21,19 @@ def resnet10(num_classes: int = 1000, zero_init_residual: bool = False) -> nn.Mo
     return ResNet(BasicBlock, [1, 1, 1, 1], num_classes, zero_init_residual)
 
 
+def mnasnet(num_classes: int = 1000, width_mult: float = 1.0, dropout: float = 0.2) -> nn.Module:
+    """Build torchvision's MNASNet at any width: its own builders each fix theirs."""
+    if not is_real(width_mult) or width_mult <= 0:
+        raise ArgumentError(f"width_mult must be a number greater than 0; got {width_mult!r}")
+    return MNASNet(width_mult, num_classes, dropout)
+
+
 class ModelTable(Mapping):
     """Mapping from names to model builders; timm is imported only if needed."""
 
     _ours: Mapping[str, Callable[..., nn.Module]] = {
         "efficientnet": efficientnet,
+        "mnasnet": mnasnet,
         "resnet10": resnet10,
         "simplified_efficientnet": SimplifiedEfficientNet,
     }

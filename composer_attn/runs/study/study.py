@@ -67,7 +67,17 @@ def study(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         message = "starts the processes of its runs itself: composer-attn study --ranks N"
         raise ConfigError(Mistake("study", message))
-    variants = make_variants(config, names, seeds, out)
+    return train_variants(make_variants(config, names, seeds, out), out, ranks, imports)
+
+
+def train_variants(
+    variants: Sequence[Variant], out: Path, ranks: int = 1, imports: Sequence[str] = ()
+) -> list[Variant]:
+    """Train those of some runs that are not trained yet, as :func:`study` does; list failed ones.
+
+    Raises:
+        ConfigError: a folder holds a run of another config, or is in use; nothing was trained.
+    """
     failed = []
     with _lock(out) as lock, _ended_by_signals(), Board(variants) as board:
         for variant in variants:

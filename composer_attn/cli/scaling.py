@@ -1,0 +1,56 @@
+"""The verb of scaling: scale."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from composer_attn.cli.command import INTERRUPTED, INVALID, app, imported, refusing
+
+
+@app.command()
+def scale(
+    config: Annotated[Path, typer.Argument(readable=False, help="The recipe's YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value, like max_duration=2ep or model.attention=eca"),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(help="By how many times the recipe's operations may grow.")
+    ] = 2.0,
+    steps: Annotated[
+        int, typer.Option(help="Into how many equal parts the budget is divided.")
+    ] = 3,
+    phi: Annotated[
+        int, typer.Option(help="The largest compound coefficient of the picture's lines.")
+    ] = 2,
+    tolerance: Annotated[
+        float, typer.Option(help="How far measured operations may be from the budget.")
+    ] = 0.25,
+    seeds: Annotated[int, typer.Option(help="How many seeds to train each network with.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The folder of runs and report.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, like GPUs.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the candidates, and stop.")
+    ] = False,
+) -> None:
+    """Search how to divide more operations over depth, width and resolution; go on with a search.
+
+    The candidates are listed with parameters and measured operations, trained one after the other,
+    and reported with the best and a picture of accuracy against operations.
+    """
+    from composer_attn.runs.scaling.candidates import Terms
+    from composer_attn.runs.scaling.scale_command import run_scale
+
+    terms = Terms(budget, steps, phi, tolerance)
+    try:
+        with refusing(one_line=False):
+            failed = run_scale(
+                config, overrides or [], terms, seeds, out, ranks, imported, dry_run
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if failed:
+        raise typer.Exit(INVALID)
