@@ -1,0 +1,78 @@
+"""Draw an image with the heat maps of several networks beside it."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from composer_attn.runs.heatmaps.views import View
+
+INK = "#1b1f24"  # as in the report, which replaces it by the colour of its text
+_WIDTH = 5.2  # inches, as of the other plots of a report
+_IN_A_ROW = 4
+_LETTERS = 17  # that fit below a panel
+_SIDE = 224  # pixels to which smaller images are enlarged
+_MAP = "inferno"
+_STRONGEST = 0.8  # share of the colours where the heat is 1
+
+
+def draw(views: Sequence[View], label: str | None, colours: Sequence[str] = ()) -> Figure:
+    """Draw an image, and beside it every network's heat map on top of it.
+
+    Below each are the prediction and its probability, marked if it is not the label.
+
+    Args:
+        views: the networks' views of the image.
+        label: name of the image's class, if it is known.
+        colours: of the networks' names.
+    """
+    count = 1 + len(views)
+    columns = min(count, _IN_A_ROW)
+    rows = -(-count // columns)
+    panel = _WIDTH / columns
+    figure = Figure(figsize=(_WIDTH, rows * (panel + 0.62)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr]
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    _panel(axes[0], views[0].pixels, "image", f"label:\n{_short(label)}" if label else "", INK)
+    for index, view in enumerate(views):
+        colour = colours[index] if index < len(colours) else INK
+        said = f"{mark(view, label)}{_short(view.prediction)}\n{view.probability:.1%}"
+        _panel(axes[1 + index], overlay(view.pixels, view.heat), _short(view.run), said, colour)
+    for left in range(count, rows * columns):
+        axes[left].remove()
+    return figure
+
+
+def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return an image in grey with colours on top where the heat is, ``(H, W, 3)``, uint8."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[..., None]
+    coloured = colormaps[_MAP](0.25 + 0.7 * heat)[..., :3] * 255
+    share = _STRONGEST * np.clip(heat, 0, 1)[..., None]
+    return np.round((1 - share) * grey + share * coloured).astype(np.uint8)
+
+
+def mark(view: View, label: str | None) -> str:
+    """Return a cross for a prediction that is not the label."""
+    return "" if label is None or view.prediction == label else "\N{BALLOT X} "
+
+
+def _panel(axes: Axes, pixels: np.ndarray, above: str, below: str, colour: str) -> None:
+    height, width = pixels.shape[:2]
+    factor = max(1, -(-_SIDE // max(height, width)))
+    enlarged = Image.fromarray(pixels).resize(
+        (width * factor, height * factor), Image.Resampling.BICUBIC
+    )
+    axes.imshow(np.asarray(enlarged), interpolation="none")
+    axes.set_title(above, color=colour, fontsize=9, fontweight="bold")
+    axes.set_xlabel(below, color=INK, fontsize=9)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _short(name: str) -> str:
+    lines = textwrap.wrap(name, _LETTERS) or [name]
+    return "\n".join(lines[:2]) + (" \N{HORIZONTAL ELLIPSIS}" if len(lines) > 2 else "")
