@@ -1,8 +1,8 @@
 """Draw docs/heat_maps.png, the heat maps in the README, from a study of handwritten digits.
 
-composer-attn study yamls/digits_plain.yaml train_dataset.size=128 eval_dataset.size=128 \
-    max_duration=4ep --out runs/digits_128
-python -m benchmarks.heat_maps runs/digits_128
+composer-attn study yamls/digits_plain.yaml train_dataset.size=64 eval_dataset.size=64 \
+    max_duration=4ep --out runs/digits_64
+python -m benchmarks.heat_maps runs/digits_64
 """
 
 import sys
