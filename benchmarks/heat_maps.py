@@ -28,7 +28,9 @@ def rows(study: Path) -> tuple[list[str], dict[str, list[View]]]:
     """Return the labels of evaluation images, and the views of them by each variant."""
     runs = {NAMES[name]: load_run(study / f"{name}-seed{SEED}") for name in NAMES}
     images, labels = evaluation_images(runs["plain"], IMAGES)
-    return labels, {name: views_of(run, name, images) for name, run in runs.items()}
+    order = sorted(range(len(labels)), key=lambda index: labels[index])
+    views = {name: views_of(run, name, images[order]) for name, run in runs.items()}
+    return [labels[index] for index in order], views
 
 
 def draw(labels: Sequence[str], views: dict[str, list[View]], path: Path = PICTURE) -> None:
