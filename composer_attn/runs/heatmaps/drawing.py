@@ -34,8 +34,8 @@ def draw(views: Sequence[View], label: str | None, colours: Sequence[str] = ()) 
     columns = min(count, _IN_A_ROW)
     rows = -(-count // columns)
     panel = _WIDTH / columns
-    figure = Figure(figsize=(_WIDTH, rows * (panel + 0.62)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr]
+    figure = Figure(figsize=(_WIDTH, rows * (panel + 0.62)))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
     axes = figure.subplots(rows, columns, squeeze=False).flat
     _panel(axes[0], views[0].pixels, "image", f"label:\n{_short(label)}" if label else "", INK)
     for index, view in enumerate(views):

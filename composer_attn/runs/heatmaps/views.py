@@ -52,8 +52,8 @@ def views_of(run: LoadedRun, name: str, images: Tensor, layer: str | None = None
     probabilities = as_probabilities(found.logits, run.activation)
     best = probabilities.gather(1, found.predictions[:, None])[:, 0]
     return [
-        View(name, *shown, run.classes[index], index, probability, found.layer)
-        for *shown, index, probability in zip(
+        View(name, pixels, heat, run.classes[index], index, probability, found.layer)
+        for pixels, heat, index, probability in zip(
             pixels_of(images, run.preprocessing),
             found.maps.cpu().numpy(),
             found.predictions.tolist(),
