@@ -47,7 +47,7 @@ def draw(labels: Sequence[str], views: dict[str, list[View]], path: Path = PICTU
             _show(axes[row][column], overlay(view.pixels, view.heat), said)
     for row, name in enumerate(["image", *views]):
         axes[row][0].set_ylabel(name, fontsize=11, fontweight="bold")
-    figure.savefig(path, dpi=110, facecolor="white")
+    figure.savefig(path, dpi=85, facecolor="white")
 
 
 def _show(axes: Axes, pixels, below: str) -> None:

@@ -14,7 +14,8 @@ from composer_attn.runs.heatmaps.views import View
 INK = "#1b1f24"  # as in the report, which replaces it by the colour of its text
 _WIDTH = 5.2  # inches, as of the other plots of a report
 _IN_A_ROW = 4
-_LETTERS = 17  # that fit below a panel
+_FONT = 10
+_LETTERS = 15  # that fit below a panel
 _SIDE = 224  # pixels to which smaller images are enlarged
 _MAP = "inferno"
 _STRONGEST = 0.8  # share of the colours where the heat is 1
@@ -34,7 +35,7 @@ def draw(views: Sequence[View], label: str | None, colours: Sequence[str] = ()) 
     columns = min(count, _IN_A_ROW)
     rows = -(-count // columns)
     panel = _WIDTH / columns
-    figure = Figure(figsize=(_WIDTH, rows * (panel + 0.62)))
+    figure = Figure(figsize=(_WIDTH, rows * (panel + 0.66)))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
     axes = figure.subplots(rows, columns, squeeze=False).flat
     _panel(axes[0], views[0].pixels, "image", f"label:\n{_short(label)}" if label else "", INK)
@@ -67,8 +68,8 @@ def _panel(axes: Axes, pixels: np.ndarray, above: str, below: str, colour: str) 
         (width * factor, height * factor), Image.Resampling.BICUBIC
     )
     axes.imshow(np.asarray(enlarged), interpolation="none")
-    axes.set_title(above, color=colour, fontsize=9, fontweight="bold")
-    axes.set_xlabel(below, color=INK, fontsize=9)
+    axes.set_title(above, color=colour, fontsize=_FONT, fontweight="bold")
+    axes.set_xlabel(below, color=INK, fontsize=_FONT)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
