@@ -61,7 +61,7 @@ RESNET = [None, "layer2.0.bn1", "layer3.1.conv2"]
 MORE = ["conv1", "layer3.1.bn2", "layer2.1.relu"]
 MOBILENET = [None, "features.4.block.1.1", "features.4.block.1.2", "features.4.block.2"]
 EFFICIENTNET = [None, "features.3.0.block.1.1", "features.3.0.block.1.2", "features.5.1"]
-SCALED = partial(efficientnet, phi=-0.5, attention="eca")
+SCALED = partial(efficientnet, phi=-0.5)
 SLOW = pytest.mark.slow
 
 
@@ -83,7 +83,7 @@ SLOW = pytest.mark.slow
             efficientnet_b0, apply_eca, {"replace": True}, EFFICIENTNET,
             id="efficientnet_b0, ECA instead", marks=SLOW,
         ),
-        pytest.param(SCALED, None, {}, EFFICIENTNET, id="a scaled EfficientNet, ECA", marks=SLOW),
+        pytest.param(SCALED, None, {}, EFFICIENTNET, id="a scaled EfficientNet, its own", marks=SLOW),
     ],
 )  # fmt: skip
 def test_fused_networks_have_the_maps_of_unfused_ones(build, attend, options, layers):

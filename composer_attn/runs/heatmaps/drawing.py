@@ -1,5 +1,6 @@
 """Draw an image with the heat maps of several networks beside it."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -15,7 +16,9 @@ INK = "#1b1f24"  # as in the report, which replaces it by the colour of its text
 _WIDTH = 5.2  # inches, as of the other plots of a report
 _IN_A_ROW = 4
 _FONT = 10
-_LETTERS = 15  # that fit below a panel
+_LINE = 0.175  # inches, the height of a line
+_BLANK = "\0"
+_LETTERS = 16  # that fit above or below a panel
 _SIDE = 224  # pixels to which smaller images are enlarged
 _MAP = "inferno"
 _STRONGEST = 0.8  # share of the colours where the heat is 1
@@ -31,19 +34,22 @@ def draw(views: Sequence[View], label: str | None, colours: Sequence[str] = ()) 
         label: name of the image's class, if it is known.
         colours: of the networks' names.
     """
-    count = 1 + len(views)
-    columns = min(count, _IN_A_ROW)
-    rows = -(-count // columns)
-    panel = _WIDTH / columns
-    figure = Figure(figsize=(_WIDTH, rows * (panel + 0.66)))
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    _panel(axes[0], views[0].pixels, "image", f"label:\n{_short(label)}" if label else "", INK)
+    said = f"label:\n{wrapped(label)}" if label else ""
+    panels = [("image", views[0].pixels, said, INK)]
     for index, view in enumerate(views):
         colour = colours[index] if index < len(colours) else INK
-        said = f"{mark(view, label)}{_short(view.prediction)}\n{view.probability:.1%}"
-        _panel(axes[1 + index], overlay(view.pixels, view.heat), _short(view.run), said, colour)
-    for left in range(count, rows * columns):
+        said = f"{mark(view, label)}{wrapped(view.prediction)}\n{view.probability:.1%}"
+        panels.append((wrapped(view.run), overlay(view.pixels, view.heat), said, colour))
+    columns = min(len(panels), _IN_A_ROW)
+    rows = -(-len(panels) // columns)
+    lines = max(above.count("\n") + below.count("\n") + 2 for above, _, below, _ in panels)
+    height = _WIDTH / columns + lines * _LINE + 0.15
+    figure = Figure(figsize=(_WIDTH, rows * height))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for each, panel in zip(axes, panels, strict=False):
+        _draw(each, *panel)
+    for left in range(len(panels), rows * columns):
         axes[left].remove()
     return figure
 
@@ -61,7 +67,22 @@ def mark(view: View, label: str | None) -> str:
     return "" if label is None or view.prediction == label else "\N{BALLOT X} "
 
 
-def _panel(axes: Axes, pixels: np.ndarray, above: str, below: str, colour: str) -> None:
+def wrapped(name: str) -> str:
+    """Return a name in at most three lines, broken after spaces, underscores, slashes and dots.
+
+    Example:
+        >>> print(wrapped("digits_squeeze_excite_seed17"))
+        digits_squeeze_
+        excite_seed17
+    """
+    # Lines end at blanks: those of the name itself are marked, the others are removed again.
+    marked = re.sub(r"([_/.])(?=.)", r"\1 ", name.replace(" ", f"{_BLANK} "))
+    wrapped_lines = textwrap.wrap(marked, _LETTERS) or [""]
+    lines = [line.replace(" ", "").replace(_BLANK, " ").strip() for line in wrapped_lines]
+    return "\n".join(lines if len(lines) <= 3 else [lines[0], "\N{HORIZONTAL ELLIPSIS}", lines[-1]])
+
+
+def _draw(axes: Axes, above: str, pixels: np.ndarray, below: str, colour: str) -> None:
     height, width = pixels.shape[:2]
     factor = max(1, -(-_SIDE // max(height, width)))
     enlarged = Image.fromarray(pixels).resize(
@@ -72,8 +93,3 @@ def _panel(axes: Axes, pixels: np.ndarray, above: str, below: str, colour: str) 
     axes.set_xlabel(below, color=INK, fontsize=_FONT)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-
-
-def _short(name: str) -> str:
-    lines = textwrap.wrap(name, _LETTERS) or [name]
-    return "\n".join(lines[:2]) + (" \N{HORIZONTAL ELLIPSIS}" if len(lines) > 2 else "")

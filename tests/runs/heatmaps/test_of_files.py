@@ -94,6 +94,12 @@ def test_wrong_predictions_are_marked_and_many_runs_go_into_rows():
     assert all(text.endswith("50.0%") for text in below[1:])
     places = {round(axes.get_position().y0, 2) for axes in figure.axes}
     assert len(places) == 2
+    named = draw([view("a_long_name_of_a_run_that_has_to_be_wrapped", "golden retriever")], "cat")
+    named.draw_without_rendering()
+    texts = [text for axes in named.axes for text in (axes.title, axes.xaxis.label)]
+    for box in (text.get_window_extent() for text in texts):
+        assert named.bbox.x0 <= box.x0 < box.x1 <= named.bbox.x1
+        assert named.bbox.y0 <= box.y0 < box.y1 <= named.bbox.y1
     unknown = draw(views, None)
     assert "\N{BALLOT X}" not in "".join(axes.get_xlabel() for axes in unknown.axes)
 
