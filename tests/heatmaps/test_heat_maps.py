@@ -83,7 +83,7 @@ SLOW = pytest.mark.slow
             efficientnet_b0, apply_eca, {"replace": True}, EFFICIENTNET,
             id="efficientnet_b0, ECA instead", marks=SLOW,
         ),
-        pytest.param(SCALED, None, {}, EFFICIENTNET, id="a scaled EfficientNet, its own", marks=SLOW),
+        pytest.param(SCALED, None, {}, EFFICIENTNET, id="EfficientNet, phi -0.5", marks=SLOW),
     ],
 )  # fmt: skip
 def test_fused_networks_have_the_maps_of_unfused_ones(build, attend, options, layers):
