@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         unfuse_attention,
     )
     from composer_attn.fusion import FusedSite, FusionPlan
+    from composer_attn.heatmaps import HeatMaps, heat_maps
     from composer_attn.runs.inference import LoadedRun, load_run
     from composer_attn.surgery import Site, SurgeryPlan, register_block, register_existing_attention
 
@@ -59,6 +60,7 @@ _HOMES = {
     "FuseAttention": "algorithms",
     "FusedSite": "fusion",
     "FusionPlan": "fusion",
+    "HeatMaps": "heatmaps",
     "LoadedRun": "runs.inference",
     "Site": "surgery",
     "SqueezeExcitation": "attention",
@@ -74,6 +76,7 @@ _HOMES = {
     "export_weights": "functional",
     "fold_norms": "functional",
     "fuse_attention": "functional",
+    "heat_maps": "heatmaps",
     "load_run": "runs.inference",
     "load_weights": "functional",
     "plan_attention": "functional",
@@ -101,6 +104,7 @@ __all__ = [
     "FuseAttention",
     "FusedSite",
     "FusionPlan",
+    "HeatMaps",
     "LoadedRun",
     "Site",
     "SqueezeExcitation",
@@ -116,6 +120,7 @@ __all__ = [
     "export_weights",
     "fold_norms",
     "fuse_attention",
+    "heat_maps",
     "load_run",
     "load_weights",
     "plan_attention",

@@ -22,6 +22,7 @@ _EXTRAS = {
     "streaming": "streaming",
     "timm": "timm",
     "safetensors": "safetensors",
+    "captum": "heatmaps",
     "sklearn": "demo",
     "onnx": "quantize",
     "onnxruntime": "export",

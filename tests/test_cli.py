@@ -45,6 +45,7 @@ def test_help_names_the_verbs_without_loading_torch(tmp_path):
         ["report"],
         ["evaluate"],
         ["predict"],
+        ["heatmaps"],
         ["export"],
         ["benchmark"],
     ],

@@ -1,4 +1,4 @@
-"""The verbs that use a trained run: evaluate, predict, export."""
+"""The verbs that use trained runs: evaluate, predict, heatmaps, export."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +61,29 @@ def predict(
         )
         predictions = ask(classifier, images, top)
     print(as_json(predictions) if json else "\n".join(map(str, predictions)))
+
+
+@app.command()
+def heatmaps(
+    runs: Annotated[
+        list[Path], typer.Argument(readable=False, help="Folders of runs, or their checkpoints.")
+    ],
+    images: Annotated[Path, typer.Option(readable=False, help="A folder of images, or one image.")],
+    layer: Annotated[
+        str | None, typer.Option(help="Whose feature map is used; default: the last large enough.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "--output", help="The folder to write the pictures to.")
+    ] = Path("heat_maps"),
+    checkpoint: _Checkpoint = "best",
+    json: _Json = False,
+) -> None:
+    """Draw what trained runs look at in images, side by side (Grad-CAM)."""
+    with refusing():
+        from composer_attn.runs.heatmaps.of_files import as_json, write_heat_maps
+
+        pictures = write_heat_maps(runs, images, out, layer, checkpoint)
+    print(as_json(pictures) if json else "\n".join(map(str, pictures)))
 
 
 @app.command()

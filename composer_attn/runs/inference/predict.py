@@ -62,7 +62,7 @@ def predict(classifier: Classifier, images: Sequence[str | Path], top: int = 5) 
     top = min(whole_number("top", top, minimum=1), len(classifier.classes))
     predictions = []
     for paths in _batches(images):
-        batch = torch.stack([_prepare(path, classifier.preprocessing) for path in paths])
+        batch = torch.stack([prepare(path, classifier.preprocessing) for path in paths])
         found = classifier.probabilities(batch).topk(top)
         rows = zip(paths, found.values.tolist(), found.indices.tolist(), strict=True)
         for path, probabilities, indices in rows:
@@ -83,7 +83,12 @@ def _batches(images: Sequence[str | Path]) -> Iterator[list[str | Path]]:
         yield batch
 
 
-def _prepare(path: str | Path, preprocessing: Preprocessing) -> Tensor:
+def prepare(path: str | Path, preprocessing: Preprocessing) -> Tensor:
+    """Read an image file as a network takes it, ``(3, size, size)``.
+
+    Raises:
+        ArgumentError: it cannot be read as an image.
+    """
     try:
         with Image.open(path) as image:
             return preprocessing(image)

@@ -1,6 +1,7 @@
 """A page that compares runs, from their files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def write_report(folders: Sequence[Path], out: Path, title: str | None = None) -
         ConfigError: a library is missing, there is no run, or ``out`` cannot be written.
     """
     check_libraries()
+    from composer_attn.runs.report.heat_maps import draw_heat_maps
     from composer_attn.runs.report.page import render
     from composer_attn.runs.report.plots import draw
 
@@ -49,9 +51,11 @@ def write_report(folders: Sequence[Path], out: Path, title: str | None = None) -
     try:
         out.mkdir(parents=True, exist_ok=True)
         plots = draw(comparison, out / "plots")
+        heat_maps, told = draw_heat_maps(comparison, out / "plots")
+        comparison = replace(comparison, notices=(*comparison.notices, *told))
         write_results(comparison, out)
         page = out / "report.html"
-        page.write_text(render(comparison, plots, title), encoding="utf-8")
+        page.write_text(render(comparison, [*plots, *heat_maps], title), encoding="utf-8")
     except OSError as error:
         raise ConfigError(Mistake("--out", f"cannot be written: {error}")) from error
     return page

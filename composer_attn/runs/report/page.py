@@ -36,7 +36,7 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
         notices=comparison.notices,
         sections={
             key: [plot for plot in plots if plot.section == key]
-            for key in ("training", "cost", "excitation")
+            for key in ("training", "cost", "excitation", "heat_maps")
         },
         gates=[row for variant in comparison.variants for row in _gates(variant)],
         published=[_published(comparison, row) for row in comparison.published],

@@ -24,7 +24,7 @@ class Plot:
 
     Attributes:
         name: name of its files.
-        section: section of the page: ``training``, ``cost`` or ``excitation``.
+        section: section of the page: ``training``, ``cost``, ``excitation`` or ``heat_maps``.
         title: title of the plot.
         alt: alternative text, with the main figures.
         svg: the SVG element for the page.

@@ -1,0 +1,1 @@
+"""Heat maps of trained runs, side by side: as files, and for the report."""
