@@ -47,6 +47,18 @@ class VariantResults:
     recipe: str
     runs: tuple[Record, ...]
 
+    @property
+    def setting(self) -> str:
+        """Its attentions with all arguments that were given for them."""
+        attention = self.runs[0].attention if self.runs else {}
+        written = (
+            f"{name}: {', '.join(f'{key}={value}' for key, value in arguments.items())}"
+            if arguments
+            else name
+            for name, arguments in attention.items()
+        )
+        return "; ".join(written)
+
     def figure(self, get: Callable[[Record], float | None]) -> Figure:
         """Return the statistics of a figure over the finished runs."""
         return Figure.of([get(run) for run in self.runs if run.summary])

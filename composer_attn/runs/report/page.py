@@ -33,6 +33,7 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
         lead=_lead(comparison),
         metric=comparison.metric.replace("_", " "),
         variants=variants,
+        settings=[v for v in variants if v["setting"] not in ("", v["label"])],
         notices=comparison.notices,
         sections={
             key: [plot for plot in plots if plot.section == key]
@@ -55,6 +56,7 @@ def _variant(comparison: Comparison, variant: VariantResults, index: int) -> dic
     percent = comparison.metric.endswith("accuracy")
     return {
         "label": variant.label,
+        "setting": variant.setting,
         "series": index % 6,
         "anchor": f"how-{index}",
         "seeds": len(variant.runs),

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.excitation_plots import excitation_plots
 from composer_attn.runs.report.records import Record
-from composer_attn.runs.report.style import RC, inline_svg, style_of
+from composer_attn.runs.report.style import RC, add_legend, inline_svg, style_of
 from composer_attn.runs.training.history import Moment
 
 
@@ -77,7 +77,7 @@ def _curves(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure
             axes.set_xlim(left=0)
             if by == "images":
                 _add_epochs(axes, comparison)
-            axes.legend()
+            add_legend(figure)
             short = label.split(" (")[0]
             title = f"{short[0].upper()}{short[1:]} per epoch, by {axis.label.split(' (')[0]}"
             alt = f"{title}. At the end: {'; '.join(ends)}."
@@ -149,7 +149,7 @@ def _costs(comparison: Comparison) -> Iterable[tuple[str, str, str, str, Figure]
         if told:
             axes.set(xlabel=label, ylabel=unit)
             axes.margins(0.2)
-            figure.legend(loc="outside upper center", ncols=4, fontsize=10)
+            add_legend(figure)
             title = f"{unit.split(' (')[0].capitalize()} against {label.split(' (')[0]}"
             name = f"{comparison.metric}_by_{key.removesuffix('_after')}_cost"
             yield name, "cost", title, f"{title}. {'; '.join(told)}.", figure

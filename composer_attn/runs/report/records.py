@@ -22,7 +22,7 @@ _TRACES = (CONFIG, summary.FILE, history.FILE)
 
 # Keys of a config that may differ between runs of the same recipe.
 _FREE = {
-    "run_name", "seed", "save_folder", "save_interval", "save_num_checkpoints_to_keep",
+    "run_name", "variant", "seed", "save_folder", "save_interval", "save_num_checkpoints_to_keep",
     "callbacks", "loggers", "autoresume", "load_path", "dist_timeout", "eval_interval",
 }  # fmt: skip
 
@@ -58,10 +58,17 @@ class Record:
         return "+".join(self.attention) or PLAIN
 
     @property
+    def given_name(self) -> str | None:
+        """The name that the user gave its variant, if any."""
+        given = self.config.get("variant")
+        return None if given is None else str(given)
+
+    @property
     def name(self) -> str:
         """Short name of the run for messages."""
         seed = self.config.get("seed")
-        return self.variant if seed is None else f"{self.variant}, seed {seed}"
+        variant = self.given_name or self.variant
+        return variant if seed is None else f"{variant}, seed {seed}"
 
     def moments(self, kind: str, figure: str) -> list[tuple[Moment, float]]:
         """List the moments of a kind that have a figure, with its values."""

@@ -58,6 +58,7 @@ def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "variant": variant.label,
+            "attention": variant.setting or None,
             "runs": len(variant.runs),
             "finished": sum(run.summary is not None for run in variant.runs),
             **_spread(comparison.metric, comparison.result(variant)),

@@ -20,6 +20,7 @@ _LINES = (
     (0, (3, 1, 1, 1, 1, 1)),
     (0, (2, 2)),
 )
+_LEGEND_WIDTH = 66  # characters
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 RC: Any = {
@@ -50,6 +51,20 @@ def series(index: int) -> dict[str, Any]:
 def style_of(comparison: Comparison, variant: VariantResults) -> dict[str, Any]:
     """Return the style of a variant, the same in all plots."""
     return series(comparison.variants.index(variant))
+
+
+def add_legend(figure: Figure) -> None:
+    """Add a legend above the axes, in as many columns as its longest label leaves room for."""
+    drawn: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        drawn |= {label: handle for handle, label in zip(handles, labels, strict=True)}
+    if drawn:
+        longest = max(map(len, drawn))
+        columns = max(1, min(4, len(drawn), _LEGEND_WIDTH // (longest + 7)))
+        figure.legend(
+            list(drawn.values()), list(drawn), loc="outside upper left", ncols=columns, fontsize=10
+        )
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:

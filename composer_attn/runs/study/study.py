@@ -52,7 +52,7 @@ def study(
 
     Args:
         config: the recipe.
-        names: names of the variants: ``plain``, or attentions.
+        names: the variants: ``plain``, ``eca``, ``NAME=eca:kernel_size=3``.
         seeds: number of seeds.
         out: folder of the study.
         ranks: number of processes of each run, on this machine.
@@ -64,10 +64,20 @@ def study(
     Raises:
         ArgumentError, ConfigError: nothing was trained.
     """
+    return train_variants(make_variants(config, names, seeds, out), out, ranks, imports)
+
+
+def train_variants(
+    variants: Sequence[Variant], out: Path, ranks: int = 1, imports: Sequence[str] = ()
+) -> list[Variant]:
+    """Train runs that are not trained yet, as :func:`study` does; ``out`` contains their folders.
+
+    Raises:
+        ConfigError: nothing was trained.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         message = "starts the processes of its runs itself: composer-attn study --ranks N"
         raise ConfigError(Mistake("study", message))
-    variants = make_variants(config, names, seeds, out)
     failed = []
     with _lock(out) as lock, _ended_by_signals(), Board(variants) as board:
         for variant in variants:

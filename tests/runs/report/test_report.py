@@ -193,6 +193,22 @@ def test_arguments_tell_variants_of_one_attention_apart(tmp_path):
     assert [v.label for v in found.variants] == ["eca (kernel_size=3)", "eca (kernel_size=5)"]
 
 
+def test_long_arguments_stand_once_below_and_not_in_legends(tmp_path):
+    for number in (1, 2):
+        given = {"include": [f"layer{number}.0.conv1", f"layer{number}.0.conv2"], "kernel_size": 3}
+        write_run(tmp_path / f"eca{number}", algorithms={"eca": given})
+    named = {"squeeze_excite": {"placement": "residual", "latent_channels": 0.0625}}
+    write_run(tmp_path / "ends", algorithms=named, variant="se at branch ends")
+    folders = [tmp_path / "eca1", tmp_path / "eca2", tmp_path / "ends"]
+    found = compare(find_records(folders))
+    assert [v.label for v in found.variants] == ["se at branch ends", "eca 1", "eca 2"]
+    page = page_of(*folders, out=tmp_path / "out")
+    settings = re.search(r'<dl class="settings".*?</dl>', page, re.DOTALL)[0]
+    assert settings.count("<code>") == 3
+    assert "squeeze_excite: placement=residual, latent_channels=0.0625" in settings
+    assert page.count("layer1.0.conv2&#39;]") == 1
+
+
 def test_an_attended_run_without_a_monitor_is_said(tmp_path):
     write_run(tmp_path / "plain")
     write_run(tmp_path / "eca", "eca", watched=False)
