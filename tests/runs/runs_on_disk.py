@@ -1,6 +1,7 @@
 """Write the files of a run with given figures."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -13,6 +14,7 @@ from composer_attn.attention import EfficientChannelAttention
 from composer_attn.callbacks import excitations
 from composer_attn.callbacks.tally import Tally
 from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.training import predictions
 from composer_attn.runs.training.history import Moment
 
 EPOCH = 1000  # images
@@ -29,9 +31,16 @@ def write_run(
     losses: tuple[float, ...] = (2.0, 1.0),
     finished: bool = True,
     watched: bool = True,
+    wrong: Sequence[int] | None = None,
+    images: int = 0,
     **config,
 ) -> Path:
-    """Write a run with an epoch for each loss; its accuracy grows evenly."""
+    """Write a run with an epoch for each loss; its accuracy grows evenly.
+
+    With a number of images it has predictions for them, all but the ``wrong`` ones correct.
+    """
+    if wrong is not None:
+        accuracy = 1 - len(wrong) / images
     folder.mkdir(parents=True)
     sections = {
         "model": {"name": "resnet10", "num_classes": 10},
@@ -53,6 +62,8 @@ def write_run(
     (folder / "history.jsonl").write_text(text)
     if attention in ("squeeze_excite", "eca") and watched:
         write_excitations(folder)
+    if wrong is not None:
+        write_predictions(folder, images, wrong)
     if finished:
         write_summary(folder, attention, accuracy, speed, parameters, len(losses))
     return folder
@@ -78,6 +89,16 @@ def write_summary(
         "save_folder": str(folder),
     }
     (folder / "summary.json").write_text(json.dumps(values))
+
+
+def write_predictions(folder: Path, images: int, wrong: Sequence[int]) -> None:
+    """Write predictions for images of ten classes in turn; wrong ones are of the next class."""
+    labels = np.arange(images) % 10
+    predicted = labels.copy()
+    predicted[list(wrong)] = (labels[list(wrong)] + 1) % 10
+    probability = np.full(images, 0.75)
+    path = folder / predictions.FILE
+    np.savez(path, labels=labels, predicted=predicted, probability=probability)
 
 
 def write_excitations(folder: Path) -> None:

@@ -16,6 +16,7 @@ from composer_attn.runs.components.variants import PLAIN, attention_of
 from composer_attn.runs.config.config_errors import Mistake
 from composer_attn.runs.training import history, summary
 from composer_attn.runs.training.history import Moment, read_history
+from composer_attn.runs.training.predictions import Predictions, read_predictions
 
 CONFIG = "config.yaml"
 _TRACES = (CONFIG, summary.FILE, history.FILE)
@@ -37,6 +38,7 @@ class Record:
         summary: its final figures; ``None`` if it is not finished.
         history: its losses and metrics over time.
         excitations: its recorded excitations, if it had a monitor.
+        predictions: what it predicted for each evaluation image; ``None`` if not known.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Record:
     summary: dict[str, Any] | None
     history: tuple[Moment, ...]
     excitations: Excitations | None
+    predictions: Predictions | None = None
 
     @property
     def attention(self) -> dict[str, Any]:
@@ -74,6 +77,18 @@ class Record:
         """List the moments of a kind that have a figure, with its values."""
         found = [(m, m.figures[figure]) for m in self.history if figure in m.figures]
         return [(moment, value) for moment, value in found if moment.kind == kind]
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """The number of images classified correctly, and of all, at the final evaluation.
+
+        ``None`` if not known, or if the predictions are not those of the final accuracy.
+        """
+        accuracy, found = self.metric("accuracy"), self.predictions
+        if accuracy is None or found is None:
+            return None
+        right, images = int(found.right.sum()), len(found.labels)
+        return (right, images) if abs(right / images - accuracy) < 0.5 / images else None
 
     def metric(self, name: str) -> float | None:
         """Return a final metric; ``None`` if it is missing or not a finite number."""
@@ -108,6 +123,7 @@ def read_record(folder: Path) -> Record:
         summary=_read(folder / summary.FILE, json.loads),
         history=tuple(read_history(folder)),
         excitations=excitations.read(folder),
+        predictions=read_predictions(folder),
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from composer_attn.runs.report.comparison import Comparison
+from composer_attn.runs.report.contrast import Contrast
+from composer_attn.runs.report.intervals import Interval
 from composer_attn.runs.report.records import Record
 
 # Keys of a run's summary.
@@ -43,6 +45,8 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "variant": variant.label,
             "seed": run.config.get("seed"),
             "state": "finished" if run.summary else "unfinished",
+            "right_images": run.counts[0] if run.counts else None,
+            "images": run.counts[1] if run.counts else None,
             **{name: run.metric(name) for name in metrics},
             **{key: (run.summary or {}).get(key) for key in _KEYS},
             "folder": str(run.folder),
@@ -62,8 +66,9 @@ def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "runs": len(variant.runs),
             "finished": sum(run.summary is not None for run in variant.runs),
             **_spread(comparison.metric, comparison.result(variant)),
+            **_ends(comparison.metric, comparison.interval(variant)),
             "difference_to_plain": comparison.difference(variant),
-            "difference_is": comparison.verdict(variant) or None,
+            **_contrast(comparison.contrast(variant)),
             "parameters": variant.closing("parameters_after").mean,
             "attended_layers": variant.closing("attended_layers").mean,
             "macs": variant.closing("macs").mean,
@@ -87,3 +92,18 @@ def command_of(run: Record) -> str:
 
 def _spread(name: str, figure: Any) -> dict[str, Any]:
     return {name: figure.mean, f"{name}_spread": figure.spread}
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, Any]:
+    return {
+        f"{name}_low": interval.low if interval else None,
+        f"{name}_high": interval.high if interval else None,
+    }
+
+
+def _contrast(found: Contrast | None) -> dict[str, Any]:
+    return {
+        **_ends("difference", found.interval if found else None),
+        "difference_is": found.verdict if found else None,
+        "difference_interval_of": found.basis or None if found else None,
+    }

@@ -17,6 +17,7 @@ from composer_attn.runs.training.build import build_parts, build_trainer
 from composer_attn.runs.training.checkpoint_saver import saving
 from composer_attn.runs.training.history import History
 from composer_attn.runs.training.network_cost import count_parameters
+from composer_attn.runs.training.predictions import PredictionsWriter
 from composer_attn.runs.training.rank_consistency import check_ranks_agree
 from composer_attn.runs.training.resume import find_checkpoint
 from composer_attn.runs.training.signals import StopRequests
@@ -42,7 +43,7 @@ def train(config: RunConfig) -> Summary:
     stop = StopRequests()
     with _save_folder(config) as folder:
         history = History(folder, config, parts.train_source)
-        parts.callbacks.append(history)
+        parts.callbacks += [history, PredictionsWriter(folder)]
         trainer = build_trainer(config, parts, folder, stop)
         try:
             if trainer.state.timestamp < trainer.state.max_duration:
