@@ -9,6 +9,7 @@ from composer_attn.runs.report.contrast import Contrast, contrast
 from composer_attn.runs.report.intervals import LEVEL, Interval, t_interval, wilson
 from composer_attn.runs.report.published import Published
 from composer_attn.runs.report.records import Record
+from composer_attn.runs.report.speeds import Speed, speed_of
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ class Comparison:
         found = self.contrast(variant)
         return found.verdict if found else ""
 
-    def relative_speed(self, variant: VariantResults) -> float | None:
-        """Return a variant's training throughput as a multiple of the plain one's."""
+    def speed(self, variant: VariantResults) -> Speed:
+        """Return a variant's speed, compared with that of the plain one."""
         plain = self.baseline(variant)
-        here = variant.closing("images_per_second").mean
-        there = plain.closing("images_per_second").mean if plain else None
-        return here / there if here and there else None
+        return speed_of(variant.runs, plain.runs if plain else None)
+
+    def relative_speed(self, variant: VariantResults) -> float | None:
+        """Return a variant's training speed as a multiple of the plain one's."""
+        relative = self.speed(variant).relative
+        return relative.median if relative else None

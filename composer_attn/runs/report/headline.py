@@ -6,6 +6,7 @@ from composer_attn.runs.report.comparison import Comparison, VariantResults
 from composer_attn.runs.report.contrast import Contrast
 from composer_attn.runs.report.intervals import LEVEL
 from composer_attn.runs.report.numerals import points, points_range
+from composer_attn.runs.report.speeds import IN_TURNS
 
 
 def headline(comparison: Comparison) -> str:
@@ -66,11 +67,10 @@ def _crowned(
 
 
 def _speed(comparison: Comparison, best: VariantResults) -> str:
-    speed = comparison.relative_speed(best)
-    plain = comparison.baseline(best)
-    if speed is None or plain is None or plain is best:
+    speed, plain = comparison.speed(best), comparison.baseline(best)
+    if speed.relative is None or speed.how != IN_TURNS or plain is None or plain is best:
         return ""
-    return f" It trains at {speed:.2f} times the speed of plain."
+    return f" Its training steps have {speed.relative.median:.2f} times the speed of plain."
 
 
 def _listed(names: Sequence[str]) -> str:

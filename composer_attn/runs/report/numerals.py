@@ -1,6 +1,7 @@
 """Numbers as the page writes them."""
 
 from composer_attn.runs.report.intervals import Interval
+from composer_attn.runs.report.speeds import Quartiles
 
 NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -78,3 +79,15 @@ def milliseconds(seconds: float | None) -> str:
     if seconds >= 10:
         return f"{seconds:,.1f} s"
     return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:,.2f} ms"
+
+
+def milliseconds_range(found: Quartiles | None) -> str:
+    """Write the quartiles of a time."""
+    return f"({milliseconds(found.low)} to {milliseconds(found.high)})" if found else ""
+
+
+def ratio_range(found: Quartiles | None) -> str:
+    """Write the quartiles of a ratio, if there are any."""
+    if found is None or found.low == found.high:
+        return ""
+    return f"({found.low:.2f} to {found.high:.2f})"

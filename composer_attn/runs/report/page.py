@@ -17,16 +17,20 @@ from composer_attn.runs.report.numerals import (
     count,
     duration,
     images_ahead,
+    milliseconds,
+    milliseconds_range,
     number,
     plain,
     points,
     points_range,
+    ratio_range,
     share_range,
     si,
 )
 from composer_attn.runs.report.plots import Plot
 from composer_attn.runs.report.published import Published
 from composer_attn.runs.report.results import command_of
+from composer_attn.runs.report.speeds import Quartiles, how_measured
 
 _MOST_COUNTS = 5  # seeds whose counts are written out
 
@@ -48,9 +52,10 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
         variants=variants,
         settings=[v for v in variants if v["setting"] not in ("", v["label"])],
         notices=comparison.notices,
+        how_measured=how_measured(comparison.records),
         sections={
             key: [plot for plot in plots if plot.section == key]
-            for key in ("training", "cost", "excitation")
+            for key in ("training", "cost", "confusion", "excitation")
         },
         gates=[row for variant in comparison.variants for row in _gates(variant)],
         published=[_published(comparison, row) for row in comparison.published],
@@ -65,14 +70,9 @@ def _variant(comparison: Comparison, variant: VariantResults, index: int) -> dic
     result, found = comparison.result(variant), comparison.contrast(variant)
     parameters = variant.closing("parameters_after").mean
     added = variant.figure(lambda run: _added(run.summary or {})).mean
-    speed, rate = comparison.relative_speed(variant), variant.closing("images_per_second")
+    speed, rate = comparison.speed(variant), variant.closing("images_per_second")
     percent = comparison.metric.endswith("accuracy")
-    return {
-        "label": variant.label,
-        "setting": variant.setting,
-        "series": index % 6,
-        "anchor": f"how-{index}",
-        "seeds": len(variant.runs),
+    shown = {
         "result": _value(result, percent),
         "spread": _spread(result, percent),
         "counts": _counts(variant),
@@ -83,13 +83,57 @@ def _variant(comparison: Comparison, variant: VariantResults, index: int) -> dic
         "verdict": found.verdict if found else "",
         "parameters": count(parameters),
         "added": f"{added:+,.0f}" if added else "",
-        "macs": si(variant.closing("macs").mean),
         "rate": number(rate.mean, "{:,.0f}"),
-        "speed": number(speed, "{:.2f}\N{MULTIPLICATION SIGN}"),
-        "seconds": duration(variant.closing("seconds").mean),
-        "memory": number(variant.closing("peak_memory").mean, "{:,.0f}", 1 / 2**20),
+        "speed": number(speed.relative and speed.relative.median, "{:.2f}\N{MULTIPLICATION SIGN}"),
+        "speed_range": ratio_range(speed.relative),
+    }
+    return shown | {
+        "label": variant.label,
+        "setting": variant.setting,
+        "series": index % 6,
+        "anchor": f"how-{index}",
+        "seeds": len(variant.runs),
+        "cells": _cells(comparison, variant, shown),
         "runs": [_run(run) for run in variant.runs],
     }
+
+
+_Cell = tuple[float | None, str, tuple[str, ...]]
+
+
+def _cells(comparison: Comparison, variant: VariantResults, shown: dict[str, str]) -> list[_Cell]:
+    """Return the cells of a variant's row: a key to sort by, a text, and small lines below it."""
+    found, speed = comparison.contrast(variant), comparison.speed(variant)
+    rate, seconds = variant.closing("images_per_second").mean, variant.closing("seconds").mean
+    memory, macs = variant.closing("peak_memory").mean, variant.closing("macs").mean
+    parameters = variant.closing("parameters_after").mean
+    relative = speed.relative and speed.relative.median
+    return [
+        (
+            comparison.result(variant).mean,
+            f"{shown['result']} {shown['spread']}".strip(),
+            (shown["counts"], shown["range"]),
+        ),
+        (
+            found.estimate if found else None,
+            shown["difference"] or NONE,
+            (shown["difference_range"], shown["verdict"]),
+        ),
+        (parameters, shown["parameters"], ()),
+        (macs, si(macs), ()),
+        _timed(speed.step),
+        (relative, shown["speed"], (shown["speed_range"],)),
+        _timed(speed.latency),
+        (speed.kept_bytes, number(speed.kept_bytes, "{:,.1f}", 1 / 2**20), ()),
+        (rate, shown["rate"], ()),
+        (seconds, duration(seconds), ()),
+        (memory, number(memory, "{:,.0f}", 1 / 2**20), ()),
+    ]
+
+
+def _timed(found: Quartiles | None) -> _Cell:
+    median = found.median if found else None
+    return median, milliseconds(median), (milliseconds_range(found),)
 
 
 def _run(run: Any) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from composer_attn.callbacks.excitations import Excitations
 from composer_attn.errors import ConfigError
 from composer_attn.runs.components.variants import PLAIN, attention_of
 from composer_attn.runs.config.config_errors import Mistake
-from composer_attn.runs.training import history, summary
+from composer_attn.runs.training import history, step_times, summary
 from composer_attn.runs.training.history import Moment, read_history
 from composer_attn.runs.training.predictions import Predictions, read_predictions
+from composer_attn.runs.training.step_history import Step, read_steps
+from composer_attn.runs.training.step_times import StepTimes, read_step_times
 
 CONFIG = "config.yaml"
 _TRACES = (CONFIG, summary.FILE, history.FILE)
@@ -39,6 +41,8 @@ class Record:
         history: its losses and metrics over time.
         excitations: its recorded excitations, if it had a monitor.
         predictions: what it predicted for each evaluation image; ``None`` if not known.
+        steps: loss and accuracy of its training steps.
+        times: times of its steps, measured in turns with those of other runs, if they were.
     """
 
     folder: Path
@@ -47,6 +51,8 @@ class Record:
     history: tuple[Moment, ...]
     excitations: Excitations | None
     predictions: Predictions | None = None
+    times: StepTimes | None = None
+    steps: tuple[Step, ...] = ()
 
     @property
     def attention(self) -> dict[str, Any]:
@@ -124,6 +130,8 @@ def read_record(folder: Path) -> Record:
         history=tuple(read_history(folder)),
         excitations=excitations.read(folder),
         predictions=read_predictions(folder),
+        times=read_step_times(folder / step_times.FILE),
+        steps=tuple(read_steps(folder)),
     )
 
 

@@ -10,6 +10,7 @@ from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.contrast import Contrast
 from composer_attn.runs.report.intervals import Interval
 from composer_attn.runs.report.records import Record
+from composer_attn.runs.report.speeds import Quartiles, Speed
 
 # Keys of a run's summary.
 _KEYS = (
@@ -73,7 +74,7 @@ def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "attended_layers": variant.closing("attended_layers").mean,
             "macs": variant.closing("macs").mean,
             **_spread("images_per_second", variant.closing("images_per_second")),
-            "speed_relative_to_plain": comparison.relative_speed(variant),
+            **_speed(comparison.speed(variant)),
             "peak_memory": variant.closing("peak_memory").mean,
             "seconds": variant.closing("seconds").mean,
         }
@@ -106,4 +107,22 @@ def _contrast(found: Contrast | None) -> dict[str, Any]:
         **_ends("difference", found.interval if found else None),
         "difference_is": found.verdict if found else None,
         "difference_interval_of": found.basis or None if found else None,
+    }
+
+
+def _speed(found: Speed) -> dict[str, Any]:
+    return {
+        **_quartiles("step_seconds", found.step),
+        **_quartiles("speed_relative_to_plain", found.relative),
+        **_quartiles("latency_seconds", found.latency),
+        "speed_measured": found.how,
+        "kept_bytes": found.kept_bytes,
+    }
+
+
+def _quartiles(name: str, found: Quartiles | None) -> dict[str, Any]:
+    return {
+        name: found.median if found else None,
+        f"{name}_lower_quartile": found.low if found else None,
+        f"{name}_upper_quartile": found.high if found else None,
     }

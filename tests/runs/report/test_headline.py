@@ -48,7 +48,7 @@ def test_one_seed_is_never_more_than_ahead(tmp_path):
     assert headline(found) == (
         "In this one seed eca is ahead with 98.89%, +10.00 points from plain (95% interval +8.05 "
         "to +10.00; one seed each): more than the choice of images explains, but another seed may "
-        "order the variants differently. It trains at 1.00 times the speed of plain."
+        "order the variants differently."
     )
     verdict = found.contrast(found.variants[1]).verdict
     assert verdict == "more than the choice of images explains, in one seed"
