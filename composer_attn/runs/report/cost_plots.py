@@ -59,8 +59,8 @@ def cost_plots(comparison: Comparison) -> Iterator[_Drawn]:
             continue
         best = frontier(points)
         if len(best) > 1:
-            line = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3)), "alpha": 0.5}
-            axes.plot([p[0] for p in best], [p[1] for p in best], zorder=0, **line)
+            x_of, y_of = [p[0] for p in best], [p[1] for p in best]
+            axes.plot(x_of, y_of, color=INK, lw=1, linestyle=(0, (4, 3)), alpha=0.5, zorder=0)
         axes.set(xlabel=f"{cost.label} ({cost.unit})", ylabel=unit)
         axes.margins(0.2)
         add_legend(figure)

@@ -7,7 +7,7 @@ from math import isfinite
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.records import Record
@@ -211,7 +211,8 @@ def make_logarithmic(axes: Axes) -> None:
     for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         formatter(ScalarFormatter())
     low, high = axes.get_ylim()
-    if high / low > 20:  # otherwise there is no room for the numbers between powers of ten
+    if high / low > 6:  # otherwise all numbers between powers of ten have room, and are needed
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 

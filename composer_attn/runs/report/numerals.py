@@ -78,7 +78,8 @@ def milliseconds(seconds: float | None) -> str:
         return NONE
     if seconds >= 10:
         return f"{seconds:,.1f} s"
-    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:,.2f} ms"
+    decimals = 0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2
+    return f"{seconds * 1e3:,.{decimals}f} ms"
 
 
 def milliseconds_range(found: Quartiles | None) -> str:

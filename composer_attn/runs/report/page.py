@@ -84,7 +84,7 @@ def _variant(comparison: Comparison, variant: VariantResults, index: int) -> dic
         "parameters": count(parameters),
         "added": f"{added:+,.0f}" if added else "",
         "rate": number(rate.mean, "{:,.0f}"),
-        "speed": number(speed.relative and speed.relative.median, "{:.2f}\N{MULTIPLICATION SIGN}"),
+        "speed": number(_median(speed.relative), "{:.2f}\N{MULTIPLICATION SIGN}"),
         "speed_range": ratio_range(speed.relative),
     }
     return shown | {
@@ -107,7 +107,6 @@ def _cells(comparison: Comparison, variant: VariantResults, shown: dict[str, str
     rate, seconds = variant.closing("images_per_second").mean, variant.closing("seconds").mean
     memory, macs = variant.closing("peak_memory").mean, variant.closing("macs").mean
     parameters = variant.closing("parameters_after").mean
-    relative = speed.relative and speed.relative.median
     return [
         (
             comparison.result(variant).mean,
@@ -122,7 +121,7 @@ def _cells(comparison: Comparison, variant: VariantResults, shown: dict[str, str
         (parameters, shown["parameters"], ()),
         (macs, si(macs), ()),
         _timed(speed.step),
-        (relative, shown["speed"], (shown["speed_range"],)),
+        (_median(speed.relative), shown["speed"], (shown["speed_range"],)),
         _timed(speed.latency),
         (speed.kept_bytes, number(speed.kept_bytes, "{:,.1f}", 1 / 2**20), ()),
         (rate, shown["rate"], ()),
@@ -132,8 +131,11 @@ def _cells(comparison: Comparison, variant: VariantResults, shown: dict[str, str
 
 
 def _timed(found: Quartiles | None) -> _Cell:
-    median = found.median if found else None
-    return median, milliseconds(median), (milliseconds_range(found),)
+    return _median(found), milliseconds(_median(found)), (milliseconds_range(found),)
+
+
+def _median(found: Quartiles | None) -> float | None:
+    return found.median if found else None
 
 
 def _run(run: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
@@ -71,9 +71,9 @@ class PredictionsWriter(Callback):
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Gather the predictions of all ranks, and write them."""
-        columns = [torch.cat(column).cpu().numpy() for column in zip(*self._batches, strict=True)]
+        columns = tuple(torch.cat(c).cpu().numpy() for c in zip(*self._batches, strict=True))
         self._batches = []
-        gathered = dist.all_gather_object(tuple(columns))
+        gathered: list[Any] = dist.all_gather_object(columns)  # empty if nothing was kept
         if dist.get_global_rank() != 0 or not all(gathered):
             return
         dataset = getattr(state.dataloader, "dataset", None)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from composer.core import get_precision_context
@@ -166,7 +166,7 @@ class _Subject:
         parts = build_parts(_quiet(config))
         trainer = build_trainer(config, replace(parts, loggers=[], callbacks=[]), None)
         self.state = state = trainer.state
-        self.model: ComposerModel = state.model
+        self.model = cast(ComposerModel, state.model)
         self.optimizers = state.optimizers
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = 0.0  # the same work, on weights that stay as they are
@@ -178,15 +178,17 @@ class _Subject:
         self.loading_seconds = time.perf_counter() - begun
         batch = parts.train_data.batch_transforms(state.device.batch_to_device(batch))
         size = state.device_train_microbatch_size
-        whole = not isinstance(size, int) or size >= len(batch[0])
-        self.microbatches = [batch] if whole else parts.train_data.split_batch(batch, size)
+        self.microbatches: Any = [batch]
+        if isinstance(size, int) and size < len(batch[0]):
+            self.microbatches = parts.train_data.split_batch(batch, size)
         self.images: Tensor = batch[0]
         self.labels: Tensor = batch[1]
         self.device = next(self.model.parameters()).device
         self.precision = state.precision.value
         self.image_shape = parts.train_source.image_shape
         self.batches = _length(parts.train_data.dataloader)
-        self.evaluation_batches = parts.eval_data and _length(parts.eval_data.dataloader)
+        evaluated = parts.eval_data
+        self.evaluation_batches = _length(evaluated.dataloader) if evaluated else None
 
     def step(self) -> None:
         self.model.train()
@@ -233,7 +235,7 @@ class _Subject:
 
 def _quiet(config: RunConfig) -> RunConfig:
     """Return a config whose data is loaded in this process."""
-    sections = {}
+    sections: dict[str, Any] = {}
     for key in ("train_dataset", "eval_dataset"):
         section = getattr(config, key)
         if section:
