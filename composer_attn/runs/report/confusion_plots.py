@@ -26,8 +26,8 @@ def confusion_plots(comparison: Comparison) -> Iterator[_Drawn]:
         yield _plot(variant, matrix, None)
         plain = comparison.baseline(variant)
         base = confusion(plain) if plain and plain is not variant else None
-        if plain and base is not None and base.sum() == matrix.sum():
-            yield _plot(variant, matrix - base, plain)
+        if plain and base is not None and np.isclose(base.sum(), matrix.sum()):
+            yield _plot(variant, _minus(matrix, base), plain)
 
 
 def confusion(variant: VariantResults) -> np.ndarray | None:
@@ -43,6 +43,13 @@ def confusion(variant: VariantResults) -> np.ndarray | None:
     for each in found:
         np.add.at(total, (each.labels, each.predicted), 1)
     return total / len(found)
+
+
+def _minus(matrix: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Subtract matrices, of which one may have had no image of the last classes."""
+    classes = max(len(matrix), len(base))
+    padded = [np.pad(each, (0, classes - len(each))) for each in (matrix, base)]
+    return padded[0] - padded[1]
 
 
 def _plot(variant: VariantResults, matrix: np.ndarray, plain: VariantResults | None) -> _Drawn:
@@ -93,7 +100,8 @@ def _draw(axes: Axes, cells: np.ndarray, changes: bool) -> None:
         corner = (column - 0.5, row - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=color, alpha=alpha, lw=0))
         if len(cells) <= _MOST_NUMBERS:
-            text = f"{value:+.3g}" if changes else f"{value:.3g}"
+            text = f"{value:+.2g}" if changes else f"{value:.3g}"
+            text = text.replace("-", "\N{MINUS SIGN}")
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=INK)
     axes.set(xlim=(-0.5, len(cells) - 0.5), ylim=(len(cells) - 0.5, -0.5), aspect="equal")
     axes.grid(visible=False)

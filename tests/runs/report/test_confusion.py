@@ -39,6 +39,14 @@ def test_the_difference_says_what_became_better_and_worse(tmp_path):
     assert "0 as 1: -2" in found["confusion_eca_difference"]
 
 
+def test_means_over_three_seeds_have_a_difference_too(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"plain{seed}", None, seed, wrong=range(seed, 12), images=360)
+        write_run(tmp_path / f"eca{seed}", "eca", seed, wrong=range(seed, 9), images=360)
+    names = [name for name, *_ in confusion_plots(compare(find_records([tmp_path])))]
+    assert names == ["confusion_plain", "confusion_eca", "confusion_eca_difference"]
+
+
 def test_of_many_classes_those_with_errors_are_shown(tmp_path):
     write_run(tmp_path / "plain", wrong=(0, 1), images=50)
     labels = np.arange(100)
