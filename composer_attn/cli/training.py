@@ -118,18 +118,24 @@ def study(
         ),
     ] = None,
     variants: Annotated[
-        str, typer.Option(help="Attentions to compare, by name, and plain, without one.")
+        str,
+        typer.Option(
+            help="Attentions to compare, and plain, without one: eca, or eca:ARGUMENT=VALUE,..., "
+            "or 'NAME=eca:ARGUMENT=VALUE,...'."
+        ),
     ] = "plain,squeeze_excite,eca",
     seeds: Annotated[int, typer.Option(help="How many seeds to train each variant with.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The folder of runs and report.")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, like GPUs.")] = 1,
 ) -> None:
     """Train variants of one recipe, or go on with it; show live how they do; write a report."""
+    from composer_attn.runs.components.variant_specs import split_variants
     from composer_attn.runs.study.study_command import run_study
 
     try:
         with refusing(one_line=False):
-            failed = run_study(config or [], variants.split(","), seeds, out, ranks, imported)
+            names = split_variants(variants)
+            failed = run_study(config or [], names, seeds, out, ranks, imported)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

@@ -1,7 +1,8 @@
 """Write the files of a run with given figures."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, fields, replace
 from math import isfinite
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from composer_attn.attention import EfficientChannelAttention
 from composer_attn.callbacks import excitations
 from composer_attn.callbacks.tally import Tally
 from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.training import predictions, step_history
 from composer_attn.runs.training.history import Moment
+from composer_attn.runs.training.step_history import Step
+from composer_attn.runs.training.step_times import StepTimes
 
 EPOCH = 1000  # images
 
@@ -29,9 +33,20 @@ def write_run(
     losses: tuple[float, ...] = (2.0, 1.0),
     finished: bool = True,
     watched: bool = True,
+    wrong: Sequence[int] | None = None,
+    images: int = 0,
+    startup: float = 0.0,
+    times: StepTimes | None = None,
+    steps: Sequence[Step] = (),
     **config,
 ) -> Path:
-    """Write a run with an epoch for each loss; its accuracy grows evenly."""
+    """Write a run with an epoch for each loss; its accuracy grows evenly.
+
+    With a number of images it has predictions for them, all but the ``wrong`` ones correct. Its
+    first step takes ``startup`` seconds more than the others.
+    """
+    if wrong is not None:
+        accuracy = 1 - len(wrong) / images
     folder.mkdir(parents=True)
     sections = {
         "model": {"name": "resnet10", "num_classes": 10},
@@ -43,16 +58,22 @@ def write_run(
     OmegaConf.save(OmegaConf.structured(run), folder / "config.yaml")
     lines = []
     for epoch, loss in enumerate(losses, 1):
-        images = epoch * EPOCH
-        at = (epoch * 10, epoch, images, images / speed)
+        seen = epoch * EPOCH
+        at = (epoch * 10, epoch, seen, seen / speed + startup)
         kept = loss if isfinite(loss) else None
         reached = accuracy and accuracy * epoch / len(losses)
-        lines.append(Moment("train", *at, {"loss": kept}))
-        lines.append(Moment("eval", *at, {"accuracy": reached}))
+        lines.append(Moment("train", *at, {"loss": kept}, startup))
+        lines.append(Moment("eval", *at, {"accuracy": reached}, startup))
     text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
     (folder / "history.jsonl").write_text(text)
     if attention in ("squeeze_excite", "eca") and watched:
         write_excitations(folder)
+    if times is not None:
+        times.write(folder)
+    if steps:
+        write_steps(folder, steps)
+    if wrong is not None:
+        write_predictions(folder, images, wrong)
     if finished:
         write_summary(folder, attention, accuracy, speed, parameters, len(losses))
     return folder
@@ -78,6 +99,46 @@ def write_summary(
         "save_folder": str(folder),
     }
     (folder / "summary.json").write_text(json.dumps(values))
+
+
+def write_steps(folder: Path, steps: Sequence[Step]) -> None:
+    """Write the rows of a run's training steps."""
+    lines = [",".join(map(str, astuple(step))) for step in steps]
+    names = ",".join(field.name for field in fields(Step))
+    (folder / step_history.FILE).write_text("\n".join([names, *lines]) + "\n")
+
+
+def step_times(steps: Sequence[float], measurement: str = "one", **changes) -> StepTimes:
+    """Return step times with the given seconds, and other figures that follow from them."""
+    times = StepTimes(
+        measurement=measurement,
+        device="A Processor",
+        threads=2,
+        precision="fp32",
+        batch_size=64,
+        image_shape=(3, 32, 32),
+        steps=tuple(steps),
+        latencies=tuple(step / 100 for step in steps),
+        kept_bytes=int(steps[0] * 2**30),
+        evaluation_seconds=steps[0] / 4,
+        loading_seconds=0.0,
+        building_seconds=5.0,
+        batches=10,
+        evaluation_batches=2,
+    )
+    return replace(times, **changes)
+
+
+def write_predictions(
+    folder: Path, images: int, wrong: Sequence[int], labels: np.ndarray | None = None
+) -> None:
+    """Write predictions for images of ten classes in turn; wrong ones are of the next class."""
+    labels = np.arange(images) % 10 if labels is None else labels
+    predicted = labels.copy()
+    predicted[list(wrong)] = (labels[list(wrong)] + 1) % 10
+    probability = np.full(images, 0.75)
+    path = folder / predictions.FILE
+    np.savez(path, labels=labels, predicted=predicted, probability=probability)
 
 
 def write_excitations(folder: Path) -> None:

@@ -43,6 +43,7 @@ _SEVERAL = {"algorithms": ALGORITHMS, "callbacks": CALLBACKS, "loggers": LOGGERS
 _DURATIONS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE)
 _TIMES = ("max_duration", "eval_interval", "save_interval")
 _OURS = "excitation_monitor"
+_LONGEST_NAME = 40
 _DEVICES = ("cpu", "gpu", "mps", "tpu")
 
 
@@ -114,7 +115,7 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
     mistakes += _check_name("precision", config.precision, [p.value for p in Precision])
     mistakes += _check_counts(config)
     mistakes += _check_load_path(config.load_path) + _check_save_folder(config.save_folder)
-    mistakes += _check_run_name(config.run_name)
+    mistakes += _check_run_name(config.run_name) + _check_variant(config.variant)
     return mistakes
 
 
@@ -211,6 +212,14 @@ def _check_run_name(name: str) -> list[Mistake]:
         message = f"names folders, and must not lead out of those above them; got {name!r}"
         return [Mistake("run_name", message)]
     return []
+
+
+def _check_variant(name: str | None) -> list[Mistake]:
+    # It stands in legends and in the headings of tables.
+    if name is None or (name.strip() and name.isprintable() and len(name) <= _LONGEST_NAME):
+        return []
+    message = f"must be one line of at most {_LONGEST_NAME} characters; got {name!r}"
+    return [Mistake("variant", message)]
 
 
 def _check_name(key: str, value: str | None, valid: Any) -> list[Mistake]:

@@ -7,13 +7,10 @@ from pathlib import Path
 
 from composer_attn.errors import ConfigError
 from composer_attn.runs.config.config_errors import Mistake
-from composer_attn.runs.report.compare import compare
-from composer_attn.runs.report.records import find_records
-from composer_attn.runs.report.results import write_results
 
 __all__ = ["check_libraries", "write_report"]
 
-_LIBRARIES = ("jinja2", "matplotlib")
+_LIBRARIES = ("jinja2", "matplotlib", "scipy")
 
 
 def check_libraries() -> None:
@@ -43,9 +40,12 @@ def write_report(folders: Sequence[Path], out: Path, title: str | None = None) -
         ConfigError: a library is missing, there is no run, or ``out`` cannot be written.
     """
     check_libraries()
+    from composer_attn.runs.report.compare import compare
     from composer_attn.runs.report.heat_maps import draw_heat_maps
     from composer_attn.runs.report.page import render
     from composer_attn.runs.report.plots import draw
+    from composer_attn.runs.report.records import find_records
+    from composer_attn.runs.report.results import write_results
 
     comparison = compare(find_records(folders))
     try:

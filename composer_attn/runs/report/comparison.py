@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from composer_attn.runs.components.variants import PLAIN
+from composer_attn.runs.report.contrast import Contrast, contrast
+from composer_attn.runs.report.intervals import LEVEL, Interval, t_interval, wilson
 from composer_attn.runs.report.published import Published
 from composer_attn.runs.report.records import Record
+from composer_attn.runs.report.speeds import Speed, speed_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,18 @@ class VariantResults:
     recipe: str
     runs: tuple[Record, ...]
 
+    @property
+    def setting(self) -> str:
+        """Its attentions with all arguments that were given for them."""
+        attention = self.runs[0].attention if self.runs else {}
+        written = (
+            f"{name}: {', '.join(f'{key}={value}' for key, value in arguments.items())}"
+            if arguments
+            else name
+            for name, arguments in attention.items()
+        )
+        return "; ".join(written)
+
     def figure(self, get: Callable[[Record], float | None]) -> Figure:
         """Return the statistics of a figure over the finished runs."""
         return Figure.of([get(run) for run in self.runs if run.summary])
@@ -86,31 +101,42 @@ class Comparison:
         """Return a variant's metric."""
         return variant.figure(lambda run: run.metric(self.metric))
 
-    def difference(self, variant: VariantResults) -> float | None:
-        """Return the difference of a variant's mean from that of the plain variant."""
-        plain = self.baseline(variant)
-        if plain is None or plain is variant:
+    def interval(self, variant: VariantResults) -> Interval | None:
+        """Return the interval of a variant's metric.
+
+        With several seeds it is that of the mean; with one, of a share of evaluation images.
+        """
+        finished = [run for run in variant.runs if run.metric(self.metric) is not None]
+        if len(finished) > 1:
+            return t_interval([run.metric(self.metric) or 0.0 for run in finished])
+        counts = finished[0].counts if finished and self.metric == "accuracy" else None
+        return wilson(*counts) if counts else None
+
+    def contrast(
+        self, variant: VariantResults, base: VariantResults | None = None, level: float = LEVEL
+    ) -> Contrast | None:
+        """Compare a variant with another, by default with the plain one of its recipe."""
+        base = base or self.baseline(variant)
+        if base is None or base is variant:
             return None
-        here, there = self.result(variant).mean, self.result(plain).mean
-        return None if here is None or there is None else here - there
+        return contrast(variant.runs, base.runs, self.metric, level)
+
+    def difference(self, variant: VariantResults) -> float | None:
+        """Return the difference of a variant from the plain one, over the seeds of both."""
+        found = self.contrast(variant)
+        return found.estimate if found else None
 
     def verdict(self, variant: VariantResults) -> str:
-        """Describe whether the difference from the plain variant is larger than the spread.
+        """Describe whether the difference from the plain variant is more than chance."""
+        found = self.contrast(variant)
+        return found.verdict if found else ""
 
-        The spread of the difference is the root of the sum of both variances over seeds.
-        """
-        difference, plain = self.difference(variant), self.baseline(variant)
-        if difference is None or plain is None:
-            return ""
-        own, other = self.result(variant).spread, self.result(plain).spread
-        if own is None or other is None:
-            return "one seed: no spread"
-        spread = (own**2 + other**2) ** 0.5
-        return "larger than the spread" if abs(difference) > spread else "within the spread"
+    def speed(self, variant: VariantResults) -> Speed:
+        """Return a variant's speed, compared with that of the plain one."""
+        plain = self.baseline(variant)
+        return speed_of(variant.runs, plain.runs if plain else None)
 
     def relative_speed(self, variant: VariantResults) -> float | None:
-        """Return a variant's training throughput as a multiple of the plain one's."""
-        plain = self.baseline(variant)
-        here = variant.closing("images_per_second").mean
-        there = plain.closing("images_per_second").mean if plain else None
-        return here / there if here and there else None
+        """Return a variant's training speed as a multiple of the plain one's."""
+        relative = self.speed(variant).relative
+        return relative.median if relative else None

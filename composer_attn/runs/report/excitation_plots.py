@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from composer_attn.callbacks.excitations import Excitations, Layer
 from composer_attn.runs.report.comparison import Comparison, VariantResults
-from composer_attn.runs.report.style import INK, series, style_of
+from composer_attn.runs.report.style import INK, add_legend, series, style_of
 
 _DEPTHS = 3
 _CHANNELS = 64  # the most that can be distinguished in a plot
@@ -54,7 +54,7 @@ def _by_depth(comparison: Comparison, seen: Iterable[tuple[VariantResults, Excit
         below.plot(depth, instances, **style)
         told.append(f"{variant.label} from {means[0]:.2f} in the first to {means[-1]:.2f}")
     above.set(ylabel="mean excitation")
-    above.legend()
+    add_legend(figure)
     below.set(xlabel="attended layer, by depth", ylabel="deviation over\nimages")
     below.set_ylim(bottom=0)
     below.xaxis.get_major_locator().set_params(integer=True)

@@ -24,8 +24,9 @@ def notices_of(comparison: Comparison) -> Iterator[str]:
         yield "There is no plain run here: nothing to compare the others with."
     if finished and all(comparison.result(variant).count == 1 for variant in finished):
         yield (
-            "Each variant was trained with one seed: differences may be chance. More seeds "
-            "(composer-attn study --seeds 3) tell how large they have to be."
+            "Each variant was trained with one seed. Intervals say what the choice of evaluation "
+            "images explains; how much another seed changes, only more seeds tell "
+            "(composer-attn study --seeds 3)."
         )
     for variant in comparison.variants:
         attended = any(set(run.attention) - {COMPOSERS} for run in variant.runs)

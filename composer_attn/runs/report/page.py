@@ -11,11 +11,28 @@ import yaml
 from composer_attn import __version__
 from composer_attn.runs.report.comparison import Comparison, Figure, VariantResults
 from composer_attn.runs.report.excitation_plots import looked_at
+from composer_attn.runs.report.headline import headline
+from composer_attn.runs.report.numerals import (
+    NONE,
+    count,
+    duration,
+    images_ahead,
+    milliseconds,
+    milliseconds_range,
+    number,
+    plain,
+    points,
+    points_range,
+    ratio_range,
+    share_range,
+    si,
+)
 from composer_attn.runs.report.plots import Plot
 from composer_attn.runs.report.published import Published
 from composer_attn.runs.report.results import command_of
+from composer_attn.runs.report.speeds import Quartiles, how_measured
 
-NONE = "\N{EN DASH}"
+_MOST_COUNTS = 5  # seeds whose counts are written out
 
 
 def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = None) -> str:
@@ -30,13 +47,15 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
     variants = [_variant(comparison, variant, i) for i, variant in enumerate(comparison.variants)]
     return environment.get_template("page.html.j2").render(
         title=title or _title(comparison),
-        lead=_lead(comparison),
+        lead=headline(comparison),
         metric=comparison.metric.replace("_", " "),
         variants=variants,
+        settings=[v for v in variants if v["setting"] not in ("", v["label"])],
         notices=comparison.notices,
+        how_measured=how_measured(comparison.records),
         sections={
             key: [plot for plot in plots if plot.section == key]
-            for key in ("training", "cost", "excitation", "heat_maps")
+            for key in ("training", "cost", "confusion", "excitation", "heat_maps")
         },
         gates=[row for variant in comparison.variants for row in _gates(variant)],
         published=[_published(comparison, row) for row in comparison.published],
@@ -48,29 +67,75 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
 
 
 def _variant(comparison: Comparison, variant: VariantResults, index: int) -> dict[str, Any]:
-    result, difference = comparison.result(variant), comparison.difference(variant)
+    result, found = comparison.result(variant), comparison.contrast(variant)
     parameters = variant.closing("parameters_after").mean
     added = variant.figure(lambda run: _added(run.summary or {})).mean
-    speed, rate = comparison.relative_speed(variant), variant.closing("images_per_second")
+    speed, rate = comparison.speed(variant), variant.closing("images_per_second")
     percent = comparison.metric.endswith("accuracy")
-    return {
+    shown = {
+        "result": _value(result, percent),
+        "spread": _spread(result, percent),
+        "counts": _counts(variant),
+        "range": share_range(comparison.interval(variant), percent),
+        "difference": points(found.estimate, percent) if found else "",
+        "difference_range": points_range(found.interval, percent) if found else "",
+        "ahead": images_ahead(found.images) if found else "",
+        "verdict": found.verdict if found else "",
+        "parameters": count(parameters),
+        "added": f"{added:+,.0f}" if added else "",
+        "rate": number(rate.mean, "{:,.0f}"),
+        "speed": number(_median(speed.relative), "{:.2f}\N{MULTIPLICATION SIGN}"),
+        "speed_range": ratio_range(speed.relative),
+    }
+    return shown | {
         "label": variant.label,
+        "setting": variant.setting,
         "series": index % 6,
         "anchor": f"how-{index}",
         "seeds": len(variant.runs),
-        "result": _value(result, percent),
-        "spread": _spread(result, percent),
-        "difference": _points(difference, percent),
-        "verdict": comparison.verdict(variant),
-        "parameters": _count(parameters),
-        "added": f"{added:+,.0f}" if added else "",
-        "macs": _si(variant.closing("macs").mean),
-        "rate": _number(rate.mean, "{:,.0f}"),
-        "speed": _number(speed, "{:.2f}\N{MULTIPLICATION SIGN}"),
-        "seconds": _duration(variant.closing("seconds").mean),
-        "memory": _number(variant.closing("peak_memory").mean, "{:,.0f}", 1 / 2**20),
+        "cells": _cells(comparison, variant, shown),
         "runs": [_run(run) for run in variant.runs],
     }
+
+
+_Cell = tuple[float | None, str, tuple[str, ...]]
+
+
+def _cells(comparison: Comparison, variant: VariantResults, shown: dict[str, str]) -> list[_Cell]:
+    """Return the cells of a variant's row: a key to sort by, a text, and small lines below it."""
+    found, speed = comparison.contrast(variant), comparison.speed(variant)
+    rate, seconds = variant.closing("images_per_second").mean, variant.closing("seconds").mean
+    memory, macs = variant.closing("peak_memory").mean, variant.closing("macs").mean
+    parameters = variant.closing("parameters_after").mean
+    return [
+        (
+            comparison.result(variant).mean,
+            f"{shown['result']} {shown['spread']}".strip(),
+            (shown["counts"], shown["range"]),
+        ),
+        (
+            found.estimate if found else None,
+            shown["difference"] or NONE,
+            (shown["difference_range"], shown["verdict"]),
+        ),
+        (parameters, shown["parameters"], ()),
+        (macs, si(macs), ()),
+        _timed(speed.step),
+        (_median(speed.relative), shown["speed"], (shown["speed_range"],)),
+        _timed(speed.latency),
+        (speed.kept_bytes, number(speed.kept_bytes, "{:,.1f}", 1 / 2**20), ()),
+        (rate, shown["rate"], ()),
+        (seconds, duration(seconds), ()),
+        (memory, number(memory, "{:,.0f}", 1 / 2**20), ()),
+    ]
+
+
+def _timed(found: Quartiles | None) -> _Cell:
+    return _median(found), milliseconds(_median(found)), (milliseconds_range(found),)
+
+
+def _median(found: Quartiles | None) -> float | None:
+    return found.median if found else None
 
 
 def _run(run: Any) -> dict[str, Any]:
@@ -127,8 +192,8 @@ def _published(comparison: Comparison, row: Published) -> dict[str, Any]:
         theirs = row.values.get(name)
         cells.append(
             {
-                "theirs": NONE if theirs is None else _plain(theirs),
-                "ours": ", ".join(_plain(value) for value in scaled) or NONE,
+                "theirs": NONE if theirs is None else plain(theirs),
+                "ours": ", ".join(plain(value) for value in scaled) or NONE,
             }
         )
     return {"network": row.network, "figure": row.figure, "source": row.source, "cells": cells}
@@ -156,29 +221,17 @@ def _network(config: dict[str, Any]) -> str:
     return f"{model} on {(config.get('train_dataset') or {}).get('name', '?')}"
 
 
-def _lead(comparison: Comparison) -> str:
-    """Return the main result in one sentence."""
-    results = [(comparison.result(v).mean, v) for v in comparison.variants]
-    known = [(value, variant) for value, variant in results if value is not None]
-    percent = comparison.metric.endswith("accuracy")
-    if not percent or len(known) < 2:
+def _counts(variant: VariantResults) -> str:
+    """Write how many images a variant classifies correctly, with each of its seeds."""
+    found = [run.counts for run in variant.runs if run.counts]
+    if not found or len(found) > _MOST_COUNTS or len({images for _, images in found}) > 1:
         return ""
-    value, best = max(known, key=lambda pair: pair[0])
-    if sum(other == value for other, _ in known) > 1:
-        return f"The best {comparison.metric} is {value:.2%}, and more than one variant has it."
-    text = f"{best.label} came to the highest {comparison.metric}, {value:.2%}"
-    difference, speed = comparison.difference(best), comparison.relative_speed(best)
-    if difference is None or speed is None:
-        return f"{text}."
-    verdict = comparison.verdict(best)
-    return (
-        f"{text}: {_points(difference, True)} from plain ({verdict}), at {speed:.2f} times the "
-        "training speed."
-    )
+    right = ", ".join(f"{right:,}" for right, _ in found)
+    return f"{right} of {found[0][1]:,} images"
 
 
 def _value(figure: Figure, percent: bool) -> str:
-    return _number(figure.mean, "{:.2%}" if percent else "{:.4f}")
+    return number(figure.mean, "{:.2%}" if percent else "{:.4f}")
 
 
 def _spread(figure: Figure, percent: bool) -> str:
@@ -189,40 +242,7 @@ def _spread(figure: Figure, percent: bool) -> str:
     )
 
 
-def _points(difference: float | None, percent: bool) -> str:
-    if difference is None:
-        return ""
-    text = f"{difference * 100:+.2f} points" if percent else f"{difference:+.4f}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
 def _added(summary: dict[str, Any]) -> float | None:
     if "parameters_after" not in summary or "parameters_before" not in summary:
         return None
     return summary["parameters_after"] - summary["parameters_before"]
-
-
-def _number(value: float | None, form: str, scale: float = 1) -> str:
-    return NONE if value is None else form.format(value * scale)
-
-
-def _count(value: float | None) -> str:
-    return _number(value, "{:,.0f}")
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"
-
-
-def _si(value: float | None) -> str:
-    if value is None:
-        return NONE
-    return f"{value / 1e9:.2f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NONE
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -14,15 +14,18 @@ from composer_attn.callbacks.excitations import Excitations
 from composer_attn.errors import ConfigError
 from composer_attn.runs.components.variants import PLAIN, attention_of
 from composer_attn.runs.config.config_errors import Mistake
-from composer_attn.runs.training import history, summary
+from composer_attn.runs.training import history, step_times, summary
 from composer_attn.runs.training.history import Moment, read_history
+from composer_attn.runs.training.predictions import Predictions, read_predictions
+from composer_attn.runs.training.step_history import Step, read_steps
+from composer_attn.runs.training.step_times import StepTimes, read_step_times
 
 CONFIG = "config.yaml"
 _TRACES = (CONFIG, summary.FILE, history.FILE)
 
 # Keys of a config that may differ between runs of the same recipe.
 _FREE = {
-    "run_name", "seed", "save_folder", "save_interval", "save_num_checkpoints_to_keep",
+    "run_name", "variant", "seed", "save_folder", "save_interval", "save_num_checkpoints_to_keep",
     "callbacks", "loggers", "autoresume", "load_path", "dist_timeout", "eval_interval",
 }  # fmt: skip
 
@@ -37,6 +40,9 @@ class Record:
         summary: its final figures; ``None`` if it is not finished.
         history: its losses and metrics over time.
         excitations: its recorded excitations, if it had a monitor.
+        predictions: what it predicted for each evaluation image; ``None`` if not known.
+        steps: loss and accuracy of its training steps.
+        times: times of its steps, measured in turns with those of other runs, if they were.
     """
 
     folder: Path
@@ -44,6 +50,9 @@ class Record:
     summary: dict[str, Any] | None
     history: tuple[Moment, ...]
     excitations: Excitations | None
+    predictions: Predictions | None = None
+    times: StepTimes | None = None
+    steps: tuple[Step, ...] = ()
 
     @property
     def attention(self) -> dict[str, Any]:
@@ -58,15 +67,34 @@ class Record:
         return "+".join(self.attention) or PLAIN
 
     @property
+    def given_name(self) -> str | None:
+        """The name that the user gave its variant, if any."""
+        given = self.config.get("variant")
+        return None if given is None else str(given)
+
+    @property
     def name(self) -> str:
         """Short name of the run for messages."""
         seed = self.config.get("seed")
-        return self.variant if seed is None else f"{self.variant}, seed {seed}"
+        variant = self.given_name or self.variant
+        return variant if seed is None else f"{variant}, seed {seed}"
 
     def moments(self, kind: str, figure: str) -> list[tuple[Moment, float]]:
         """List the moments of a kind that have a figure, with its values."""
         found = [(m, m.figures[figure]) for m in self.history if figure in m.figures]
         return [(moment, value) for moment, value in found if moment.kind == kind]
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """The number of images classified correctly, and of all, at the final evaluation.
+
+        ``None`` if not known, or if the predictions are not those of the final accuracy.
+        """
+        accuracy, found = self.metric("accuracy"), self.predictions
+        if accuracy is None or found is None:
+            return None
+        right, images = int(found.right.sum()), len(found.labels)
+        return (right, images) if abs(right / images - accuracy) < 0.5 / images else None
 
     def metric(self, name: str) -> float | None:
         """Return a final metric; ``None`` if it is missing or not a finite number."""
@@ -101,6 +129,9 @@ def read_record(folder: Path) -> Record:
         summary=_read(folder / summary.FILE, json.loads),
         history=tuple(read_history(folder)),
         excitations=excitations.read(folder),
+        predictions=read_predictions(folder),
+        times=read_step_times(folder / step_times.FILE),
+        steps=tuple(read_steps(folder)),
     )
 
 

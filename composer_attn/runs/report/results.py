@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from composer_attn.runs.report.comparison import Comparison
+from composer_attn.runs.report.contrast import Contrast
+from composer_attn.runs.report.intervals import Interval
 from composer_attn.runs.report.records import Record
+from composer_attn.runs.report.speeds import Quartiles, Speed
 
 # Keys of a run's summary.
 _KEYS = (
@@ -43,6 +46,8 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "variant": variant.label,
             "seed": run.config.get("seed"),
             "state": "finished" if run.summary else "unfinished",
+            "right_images": run.counts[0] if run.counts else None,
+            "images": run.counts[1] if run.counts else None,
             **{name: run.metric(name) for name in metrics},
             **{key: (run.summary or {}).get(key) for key in _KEYS},
             "folder": str(run.folder),
@@ -58,16 +63,18 @@ def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "variant": variant.label,
+            "attention": variant.setting or None,
             "runs": len(variant.runs),
             "finished": sum(run.summary is not None for run in variant.runs),
             **_spread(comparison.metric, comparison.result(variant)),
+            **_ends(comparison.metric, comparison.interval(variant)),
             "difference_to_plain": comparison.difference(variant),
-            "difference_is": comparison.verdict(variant) or None,
+            **_contrast(comparison.contrast(variant)),
             "parameters": variant.closing("parameters_after").mean,
             "attended_layers": variant.closing("attended_layers").mean,
             "macs": variant.closing("macs").mean,
             **_spread("images_per_second", variant.closing("images_per_second")),
-            "speed_relative_to_plain": comparison.relative_speed(variant),
+            **_speed(comparison.speed(variant)),
             "peak_memory": variant.closing("peak_memory").mean,
             "seconds": variant.closing("seconds").mean,
         }
@@ -86,3 +93,36 @@ def command_of(run: Record) -> str:
 
 def _spread(name: str, figure: Any) -> dict[str, Any]:
     return {name: figure.mean, f"{name}_spread": figure.spread}
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, Any]:
+    return {
+        f"{name}_low": interval.low if interval else None,
+        f"{name}_high": interval.high if interval else None,
+    }
+
+
+def _contrast(found: Contrast | None) -> dict[str, Any]:
+    return {
+        **_ends("difference", found.interval if found else None),
+        "difference_is": found.verdict if found else None,
+        "difference_interval_of": found.basis or None if found else None,
+    }
+
+
+def _speed(found: Speed) -> dict[str, Any]:
+    return {
+        **_quartiles("step_seconds", found.step),
+        **_quartiles("speed_relative_to_plain", found.relative),
+        **_quartiles("latency_seconds", found.latency),
+        "speed_measured": found.how,
+        "kept_bytes": found.kept_bytes,
+    }
+
+
+def _quartiles(name: str, found: Quartiles | None) -> dict[str, Any]:
+    return {
+        name: found.median if found else None,
+        f"{name}_lower_quartile": found.low if found else None,
+        f"{name}_upper_quartile": found.high if found else None,
+    }

@@ -4,6 +4,7 @@ import io
 import re
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from composer_attn.runs.report.comparison import Comparison, VariantResults
@@ -20,6 +21,7 @@ _LINES = (
     (0, (3, 1, 1, 1, 1, 1)),
     (0, (2, 2)),
 )
+_LEGEND_WIDTH = 66  # characters
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 RC: Any = {
@@ -50,6 +52,41 @@ def series(index: int) -> dict[str, Any]:
 def style_of(comparison: Comparison, variant: VariantResults) -> dict[str, Any]:
     """Return the style of a variant, the same in all plots."""
     return series(comparison.variants.index(variant))
+
+
+def new_figure() -> tuple[Figure, Axes]:
+    """Return a figure with axes, in the size of all plots."""
+    figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def time_unit(longest: float) -> tuple[float, str]:
+    """Return the factor from seconds to a unit, and its name.
+
+    Args:
+        longest: the longest time, in seconds.
+
+    Example:
+        >>> time_unit(90), time_unit(7200)[1]
+        ((1.0, 'seconds'), 'hours')
+    """
+    if longest < 300:
+        return 1.0, "seconds"
+    return (1 / 60, "minutes") if longest < 7200 else (1 / 3600, "hours")
+
+
+def add_legend(figure: Figure) -> None:
+    """Add a legend above the axes, in as many columns as its longest label leaves room for."""
+    drawn: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        drawn |= {label: handle for handle, label in zip(handles, labels, strict=True)}
+    if drawn:
+        longest = max(map(len, drawn))
+        columns = max(1, min(4, len(drawn), _LEGEND_WIDTH // (longest + 7)))
+        figure.legend(
+            list(drawn.values()), list(drawn), loc="outside upper left", ncols=columns, fontsize=10
+        )
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:

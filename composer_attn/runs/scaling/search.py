@@ -44,7 +44,7 @@ def search(
 
     def train(candidates: Sequence[Candidate]) -> list[Variant]:
         runs = [each.variant(seed, out) for seed in numbers for each in candidates]
-        return train_variants(runs, out, ranks, imports)
+        return train_variants(runs, out, ranks, imports, timed=False)
 
     failed = train(plan.trained)
     results = read_results(plan, numbers, out)

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from composer_attn.runs.components.variants import Variant
+from composer_attn.runs.study.outlook import Outlook, in_words
 from composer_attn.runs.training.history import read_history
 
 
@@ -27,10 +28,17 @@ class Board:
     Args:
         variants: the runs.
         console: the console to print to.
+        outlook: how long the runs take; not shown without one.
     """
 
-    def __init__(self, variants: Sequence[Variant], console: Console | None = None):
+    def __init__(
+        self,
+        variants: Sequence[Variant],
+        console: Console | None = None,
+        outlook: Outlook | None = None,
+    ):
         self.console = console or Console()
+        self.outlook = outlook
         self._rows = {variant.folder: ["", "", "", ""] for variant in variants}
         self._variants = variants
         self._states = dict.fromkeys(self._rows, State.WAITING)
@@ -49,7 +57,7 @@ class Board:
     def show(self, variant: Variant, state: State) -> None:
         """Update the state of a run."""
         key = variant.folder
-        row = self._row(variant)
+        row = self._row(variant, state)
         changed = (row[:3], state) != (self._rows[key][:3], self._states[key])
         self._rows[key], self._states[key] = row, state
         if self.console.is_terminal:
@@ -57,27 +65,42 @@ class Board:
         elif changed:
             names = ("epoch", "accuracy", "loss")
             told = [f"{n} {v}" for n, v in zip(names, row[:3], strict=True) if v]
+            told += [f"{left} left"] if (left := self._left()) else []
             line = ", ".join([f"{variant.name}, seed {variant.seed}: {state.value}", *told])
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def table(self) -> Table:
         """Return the current table."""
-        table = Table("variant", "seed", "state", title="study", title_justify="left")
-        for name in ("epoch", "accuracy", "loss", "time"):
+        left = self._left()
+        title = f"study, {left} left" if left else "study"
+        table = Table("variant", "seed", "state", title=title, title_justify="left")
+        for name in ("epoch", "accuracy", "loss", "time", *(["left"] if self.outlook else [])):
             table.add_column(name, justify="right")
         for variant in self._variants:
             state = self._states[variant.folder]
-            cells = (variant.name, str(variant.seed), state.value, *self._rows[variant.folder])
+            cells = [variant.name, str(variant.seed), state.value, *self._rows[variant.folder]]
+            if self.outlook:
+                seconds = self.outlook.left(variant.folder, time.monotonic())
+                cells.append(in_words(seconds) if seconds else "")
             styles = {State.TRAINING: "bold", State.WAITING: "dim", State.FAILED: "red"}
             table.add_row(*cells, style=styles.get(state))
         return table
 
-    def _row(self, variant: Variant) -> list[str]:
-        began = self._began.setdefault(variant.folder, time.monotonic())
-        row = ["", "", "", f"{time.monotonic() - began:.0f} s"]
+    def _left(self) -> str:
+        seconds = self.outlook.total(time.monotonic()) if self.outlook else None
+        return f"about {in_words(seconds)}" if seconds else ""
+
+    def _row(self, variant: Variant, state: State) -> list[str]:
+        now, batch = time.monotonic(), 0
+        began = self._began.setdefault(variant.folder, now)
+        row = ["", "", "", f"{now - began:.0f} s"]
         for moment in read_history(variant.folder):
+            batch = moment.batch
             if moment.kind == "train":
                 row[0], row[2] = str(moment.epoch), f"{moment.figures['loss']:.3f}"
             elif "accuracy" in moment.figures:
                 row[1] = f"{moment.figures['accuracy']:.1%}"
+        if self.outlook:
+            ended = state in (State.DONE, State.FAILED)
+            self.outlook.note(variant.folder, batch, now, ended)
         return row

@@ -3,9 +3,7 @@
 import fcntl
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,14 +16,16 @@ from composer_attn.errors import ConfigError
 from composer_attn.runs.components.variants import Variant, make_variants
 from composer_attn.runs.config.config_errors import Mistake
 from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.study.outlook import Outlook, in_words
+from composer_attn.runs.study.processes import run_process
 from composer_attn.runs.study.progress import Board, State
+from composer_attn.runs.study.timing import LOG, not_timed, time_briefly, time_thoroughly
+from composer_attn.runs.training.history import read_history
 from composer_attn.runs.training.summary import FILE as SUMMARY
 
 _RECIPE = "config.yaml"
 _LOG = "train.log"
-_POLL = 0.5  # seconds
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_PATIENCE = 20  # seconds that a run has to terminate
 
 
 def digits_recipe() -> Path:
@@ -52,7 +52,7 @@ def study(
 
     Args:
         config: the recipe.
-        names: names of the variants: ``plain``, or attentions.
+        names: the variants: ``plain``, ``eca``, ``NAME=eca:kernel_size=3``.
         seeds: number of seeds.
         out: folder of the study.
         ranks: number of processes of each run, on this machine.
@@ -64,24 +64,45 @@ def study(
     Raises:
         ArgumentError, ConfigError: nothing was trained.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        message = "starts the processes of its runs itself: composer-attn study --ranks N"
-        raise ConfigError(Mistake("study", message))
     return train_variants(make_variants(config, names, seeds, out), out, ranks, imports)
 
 
 def train_variants(
-    variants: Sequence[Variant], out: Path, ranks: int = 1, imports: Sequence[str] = ()
+    variants: Sequence[Variant],
+    out: Path,
+    ranks: int = 1,
+    imports: Sequence[str] = (),
+    timed: bool = True,
 ) -> list[Variant]:
-    """Train those of some runs that are not trained yet, as :func:`study` does; list failed ones.
+    """Train runs that are not trained yet, as :func:`study` does; ``out`` contains their folders.
+
+    At the end, if ``timed``, steps of all variants are timed in turns.
 
     Raises:
-        ConfigError: a folder holds a run of another config, or is in use; nothing was trained.
+        ConfigError: nothing was trained.
     """
-    failed = []
-    with _lock(out) as lock, _ended_by_signals(), Board(variants) as board:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        message = "starts the processes of its runs itself: composer-attn study --ranks N"
+        raise ConfigError(Mistake("study", message))
+    with _lock(out) as lock, _ended_by_signals():
         for variant in variants:
             _check_recipe(variant)
+        outlook = _look_ahead(variants, out, ranks, lock, imports)
+        failed = _train_all(variants, Board(variants, outlook=outlook), ranks, lock, imports)
+        trained = not_timed(variants)
+        if timed and trained and variants[0].config.parallelism == "ddp":
+            print("measuring the speed of all variants in turns", flush=True)
+            if not time_thoroughly(trained, out, ranks, lock, imports):
+                print(f"the speed was not measured: {out / LOG} says why")
+    return failed
+
+
+def _train_all(
+    variants: Sequence[Variant], board: Board, ranks: int, lock: int, imports: Sequence[str]
+) -> list[Variant]:
+    """Train the runs that are not trained yet, and return those that failed."""
+    failed = []
+    with board:
         for variant in variants:
             if (variant.folder / SUMMARY).is_file():
                 board.show(variant, State.DONE)
@@ -91,6 +112,23 @@ def train_variants(
             else:
                 board.show(variant, State.DONE)
     return failed
+
+
+def _look_ahead(
+    variants: Sequence[Variant], out: Path, ranks: int, lock: int, imports: Sequence[str]
+) -> Outlook | None:
+    """Time a few steps of the variants that are to be trained, and print how long they all take."""
+    waiting = [variant for variant in variants if not (variant.folder / SUMMARY).is_file()]
+    if not waiting or variants[0].config.parallelism != "ddp":
+        return None
+    times = time_briefly(waiting, out, ranks, lock, imports)
+    batches = {v.folder: m.batch for v in waiting for m in read_history(v.folder)}
+    outlook = Outlook(waiting, times, batches)
+    total = outlook.total(0.0)
+    if total is None:
+        return None
+    print(f"{len(waiting)} runs to train, which take about {in_words(total)}", flush=True)
+    return outlook
 
 
 def _train(variant: Variant, board: Board, ranks: int, lock: int, imports: Sequence[str]) -> int:
@@ -103,27 +141,12 @@ def _train(variant: Variant, board: Board, ranks: int, lock: int, imports: Seque
         command += ["-m", "composer.cli.launcher", "-n", str(ranks)]
     imported = [word for module in imports for word in ("--import", module)]
     command += ["-m", "composer_attn", *imported, "train", str(recipe)]
-    with (variant.folder / _LOG).open("ab") as log:
-        # The run inherits the lock, and holds it even if the study is killed.
-        process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[lock])
-    try:
-        while process.poll() is None:
-            board.show(variant, State.TRAINING)
-            time.sleep(_POLL)
-    finally:
-        _stop(process)
-    return process.returncode
-
-
-def _stop(process: subprocess.Popen) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    return run_process(
+        command,
+        variant.folder / _LOG,
+        lock,
+        while_running=lambda: board.show(variant, State.TRAINING),
+    )
 
 
 def _check_recipe(variant: Variant) -> None:

@@ -11,9 +11,6 @@ from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.components.variants import Variant
 from composer_attn.runs.config.config_errors import Mistake
 from composer_attn.runs.report import check_libraries, write_report
-from composer_attn.runs.report.compare import compare
-from composer_attn.runs.report.records import find_records
-from composer_attn.runs.report.results import variant_rows
 from composer_attn.runs.study.study import digits_recipe, study
 
 
@@ -60,17 +57,23 @@ def run_study(
 
 
 def _table(folders: Sequence[Path]) -> Table:
+    # Not before check_libraries: they need those that draw the page.
+    from composer_attn.runs.report.compare import compare
+    from composer_attn.runs.report.records import find_records
+    from composer_attn.runs.report.results import variant_rows
+
     comparison = compare(find_records(folders))
     table = Table("variant", title="results", title_justify="left")
     for name in (comparison.metric, "against plain", "parameters", "images/s", "speed", "memory"):
         table.add_column(name.replace("_", " "), justify="right")
     for row in variant_rows(comparison):
+        found = row["difference_is"]
         table.add_row(
             row["variant"],
             _show(
                 row[comparison.metric], "{:.2%}" if "accuracy" in comparison.metric else "{:.4f}"
             ),
-            _show(row["difference_to_plain"], "{:+.4f}"),
+            _show(row["difference_to_plain"], "{:+.4f}") + (f", {found}" if found else ""),
             _show(row["parameters"], "{:,.0f}"),
             _show(row["images_per_second"], "{:,.0f}"),
             _show(row["speed_relative_to_plain"], "{:.2f}x"),

@@ -33,6 +33,8 @@ class Moment:
         seconds: wall time of training so far, excluding evaluation.
         figures: for ``train``, the mean ``loss`` since the previous entry; for ``eval``, the
             metrics by name; nan if not finite.
+        startup: part of ``seconds`` that the first step of each process took, which builds or
+            compiles kernels.
     """
 
     kind: str
@@ -41,6 +43,12 @@ class Moment:
     sample: int
     seconds: float
     figures: dict[str, float] = field(default_factory=dict)
+    startup: float = 0.0
+
+    @property
+    def steady_seconds(self) -> float:
+        """Wall time of training so far without evaluation and without first steps."""
+        return self.seconds - self.startup
 
 
 class History(Callback):
@@ -50,18 +58,27 @@ class History(Callback):
         folder: the run's folder.
         config: the run's config.
         source: the data that it trains on.
+
+    Attributes:
+        startup: seconds of the first step of this process and of those before it.
+        step_seconds: wall time of each later step of this process, with loading, without
+            evaluation.
     """
 
     def __init__(self, folder: str, config: RunConfig, source: Source):
         self.folder = Path(folder)
         self.config = config
         self.source = source
+        earlier = read_history(self.folder)  # of a run that goes on
+        self.startup = earlier[-1].startup if earlier else 0.0
+        self.step_seconds: list[float] = []
         self._losses: list[float] = []
         self._begun = False
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Collect the loss of a step; after the first one, write the config and the classes."""
         self._losses.append(state.total_loss_dict.get("loss/train/total", nan))
+        self._time(state)
         if not self._begun:
             self._begun = True
             self.write_config()
@@ -96,6 +113,16 @@ class History(Callback):
             with saving(path):
                 OmegaConf.save(OmegaConf.structured(self.config), path)
 
+    def _time(self, state: State) -> None:
+        """Add the time of a step to that of starting up, or to those of steps after it."""
+        now = state.timestamp
+        seconds = now.batch_wct.total_seconds() if now.batch_wct else 0.0
+        if self._begun:
+            self.step_seconds.append(seconds)
+            return
+        earlier = [m for m in read_history(self.folder) if m.batch < now.batch.value]
+        self.startup = seconds + (earlier[-1].startup if earlier else 0.0)
+
     def _add_losses(self, state: State, ended: int = 0) -> None:
         if self._losses:
             figures = {"loss": sum(self._losses) / len(self._losses)}
@@ -113,8 +140,9 @@ class History(Callback):
         kept = {name: value if isfinite(value) else None for name, value in figures.items()}
         path = self.folder / FILE
         with saving(path), path.open("a") as file:
-            moment = asdict(Moment(kind, *counts, seconds, figures)) | {"figures": kept}
-            file.write(json.dumps(moment) + "\n")
+            moment = Moment(kind, *counts, seconds, figures, self.startup)
+            values = asdict(moment) | {"figures": kept}
+            file.write(json.dumps(values) + "\n")
 
 
 def read_history(folder: Path) -> list[Moment]:

@@ -4,10 +4,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
+from statistics import quantiles
 from typing import cast
 
 import torch
 from composer import Trainer
+from composer.core import State
 from composer.utils import dist
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +18,13 @@ from torch import nn
 from composer_attn.functional import attended_modules
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.training.build import Parts
-from composer_attn.runs.training.network_cost import count_macs, count_parameters, peak_memory
+from composer_attn.runs.training.history import History
+from composer_attn.runs.training.network_cost import (
+    count_macs,
+    count_parameters,
+    device_name,
+    peak_memory,
+)
 from composer_attn.runs.training.rank_consistency import versions
 
 FILE = "summary.json"
@@ -34,7 +42,8 @@ class Summary:
         parameters_after: number of parameters of the network as trained.
         macs: multiply-accumulates of the forward pass of one image; None if parameters are sharded
             over ranks.
-        images_per_second: training throughput over all ranks, excluding evaluation.
+        images_per_second: training throughput over all ranks, excluding evaluation and the first
+            step.
         seconds: wall time of training, excluding evaluation.
         peak_memory: peak memory of this rank in bytes, on the GPU or else of the process.
         skipped_images: how often an unreadable training image was skipped since this process
@@ -44,6 +53,11 @@ class Summary:
         save_folder: the folder of checkpoints, config and summary.
         passed_over_files: number of training data files ignored as not being images, by suffix.
         started_from: the checkpoint of ``load_path``, and what was loaded of it; None without one.
+        startup_seconds: part of ``seconds`` that first steps took, which build or compile kernels.
+        step_seconds: quartiles of the wall time of later steps; None if there was none.
+        device: the name of this rank's device.
+        threads: number of torch's threads on the CPU of this rank.
+        precision: precision of the run.
     """
 
     run_name: str
@@ -61,6 +75,11 @@ class Summary:
     save_folder: str
     passed_over_files: dict[str, int] = field(default_factory=dict)
     started_from: str | None = None
+    startup_seconds: float = 0.0
+    step_seconds: list[float] | None = None
+    device: str | None = None
+    threads: int | None = None
+    precision: str | None = None
 
     def write(self) -> None:
         """Write ``summary.json`` to the save folder."""
@@ -97,12 +116,12 @@ class Summary:
 
 
 def summarize(
-    config: RunConfig, parts: Parts, trainer: Trainer, parameters_before: int, folder: str
+    config: RunConfig, parts: Parts, trainer: Trainer, parameters_before: int, history: History
 ) -> Summary:
     """Collect a run's final figures from its Trainer; call it on every rank."""
     state = trainer.state
     seconds = state.timestamp.total_wct.total_seconds()
-    samples = state.timestamp.sample.value
+    device = next(parts.model.parameters()).device
     return Summary(
         run_name=state.run_name,
         metrics={
@@ -114,16 +133,35 @@ def summarize(
         parameters_before=parameters_before,
         parameters_after=count_parameters(parts.model),
         macs=macs_of(config, parts),
-        images_per_second=samples / seconds if seconds else 0.0,
+        images_per_second=_throughput(state, history),
         seconds=seconds,
-        peak_memory=peak_memory(next(parts.model.parameters()).device),
+        peak_memory=peak_memory(device),
         skipped_images=sum(dist.all_gather_object(parts.train_source.skipped())),
         ranks=dist.get_world_size(),
         versions=versions(),
-        save_folder=folder,
+        save_folder=str(history.folder),
         passed_over_files=dict(parts.train_source.passed_over),
         started_from=parts.start.text,
+        startup_seconds=history.startup,
+        step_seconds=_quartiles(history.step_seconds),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        precision=state.precision.value,
     )
+
+
+def _throughput(state: State, history: History) -> float:
+    """Return images per second without first steps, of all steps if there are no others."""
+    now = state.timestamp
+    seconds = now.total_wct.total_seconds() if now.total_wct else 0.0
+    later = sum(history.step_seconds)
+    if later:
+        return now.sample.value / now.batch.value * len(history.step_seconds) / later
+    return now.sample.value / seconds if seconds else 0.0
+
+
+def _quartiles(seconds: list[float]) -> list[float] | None:
+    return quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else None
 
 
 def macs_of(config: RunConfig, parts: Parts) -> int | None:

@@ -17,9 +17,11 @@ from composer_attn.runs.training.build import build_parts, build_trainer
 from composer_attn.runs.training.checkpoint_saver import saving
 from composer_attn.runs.training.history import History
 from composer_attn.runs.training.network_cost import count_parameters
+from composer_attn.runs.training.predictions import PredictionsWriter
 from composer_attn.runs.training.rank_consistency import check_ranks_agree
 from composer_attn.runs.training.resume import find_checkpoint
 from composer_attn.runs.training.signals import StopRequests
+from composer_attn.runs.training.step_history import StepHistory
 from composer_attn.runs.training.summary import Summary, summarize
 
 
@@ -42,7 +44,7 @@ def train(config: RunConfig) -> Summary:
     stop = StopRequests()
     with _save_folder(config) as folder:
         history = History(folder, config, parts.train_source)
-        parts.callbacks.append(history)
+        parts.callbacks.extend([history, StepHistory(history), PredictionsWriter(folder)])
         trainer = build_trainer(config, parts, folder, stop)
         try:
             if trainer.state.timestamp < trainer.state.max_duration:
@@ -50,7 +52,7 @@ def train(config: RunConfig) -> Summary:
                     trainer.fit()
             if trainer.state.evaluators and not _evaluated_at_end(trainer):
                 trainer.eval()
-            summary = summarize(config, parts, trainer, parameters, folder)
+            summary = summarize(config, parts, trainer, parameters, history)
         finally:
             trainer.close()
         history.write_config()

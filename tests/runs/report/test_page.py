@@ -80,9 +80,10 @@ def test_ids_are_unique(page):
 
 def test_plots_say_what_they_show(page):
     labels = [svg["aria-label"] for svg in page.all("svg")]
-    assert len(labels) == len(set(labels)) == 4 + 2 + 1 + 4
+    assert len(labels) == len(set(labels)) == 5 + 2 + 1 + 4
     assert all(svg["role"] == "img" and "viewbox" in svg for svg in page.all("svg"))
-    assert labels[0].startswith("Accuracy per epoch, by images seen. At the end: plain 90; ")
+    assert "At the end: plain 90; " in labels[0]
+    assert labels[0].startswith("Accuracy per evaluation, by images seen")
 
 
 def test_tables_have_headers_with_a_scope_and_a_caption(page):
@@ -110,7 +111,7 @@ def test_a_real_browser_shows_it_in_light_in_dark_and_on_a_phone(path, tmp_path)
     for view, seen in found.items():
         assert seen["messages"] == []
         assert seen["requests"] == [path.resolve().as_uri()]
-        assert len(seen["plots"]) == 11
+        assert len(seen["plots"]) == 12
         assert seen["texts"] > 100
         assert seen["rows"] == 3
         assert seen["width"] <= seen["window"], f"{view} scrolls sideways"

@@ -23,6 +23,7 @@ NUMBERS = {
     "eca": (0.95, 0.96, 0.97),
     "squeeze_excite": (0.9, 0.95, 0.925),
 }
+T2 = 4.302652729911275  # quantile 0.975 of Student's t with two degrees of freedom
 SPEEDS = {"plain": 100.0, "eca": 90.0, "squeeze_excite": 80.0}
 
 
@@ -69,11 +70,17 @@ def test_results_are_means_and_spreads_over_seeds(study, tmp_path):
         if name != "plain":
             difference = row["accuracy"] - plain["accuracy"]
             assert row["difference_to_plain"] == pytest.approx(difference)
-    # 0.04 against sqrt(0.02^2 + 0.01^2), and 0.005 against sqrt(0.02^2 + 0.025^2).
-    assert sqrt(0.02**2 + 0.01**2) < 0.04
-    assert rows["eca"]["difference_is"] == "larger than the spread"
-    assert rows["squeeze_excite"]["difference_is"] == "within the spread"
+    # By seed ECA is ahead by 0.05, 0.04, 0.03: the half-width of the interval is t(2) s / sqrt(3).
+    assert rows["eca"]["difference_low"] == pytest.approx(0.04 - T2 * 0.01 / sqrt(3))
+    assert rows["eca"]["difference_high"] == pytest.approx(0.04 + T2 * 0.01 / sqrt(3))
+    assert rows["eca"]["difference_is"] == "distinguishable"
+    assert rows["eca"]["difference_interval_of"] == "paired seeds"
+    # And SE by 0, 0.03, -0.015.
+    half = T2 * stdev([0, 0.03, -0.015]) / sqrt(3)
+    assert rows["squeeze_excite"]["difference_high"] == pytest.approx(0.005 + half)
+    assert rows["squeeze_excite"]["difference_is"] == "not distinguishable"
     assert plain["difference_is"] is None
+    assert plain["accuracy_low"] == pytest.approx(0.92 - T2 * 0.02 / sqrt(3))
     assert results["notices"] == []
 
 
@@ -131,7 +138,7 @@ def test_the_config_of_every_run_is_on_the_page(study, tmp_path):
 
 def test_one_seed_has_no_spread_and_the_page_says_so(study, tmp_path):
     page = page_of(study / "plain-seed0", study / "eca-seed0", out=tmp_path / "out")
-    assert "one seed: no spread" in page
+    assert "not distinguishable: one seed, images not known" in page
     assert "Each variant was trained with one seed" in notices_of(page)
 
 
@@ -191,6 +198,22 @@ def test_arguments_tell_variants_of_one_attention_apart(tmp_path):
         write_run(tmp_path / f"k{size}", algorithms={"eca": {"kernel_size": size}})
     found = compare(find_records([tmp_path / "k3", tmp_path / "k5"]))
     assert [v.label for v in found.variants] == ["eca (kernel_size=3)", "eca (kernel_size=5)"]
+
+
+def test_long_arguments_stand_once_below_and_not_in_legends(tmp_path):
+    for number in (1, 2):
+        given = {"include": [f"layer{number}.0.conv1", f"layer{number}.0.conv2"], "kernel_size": 3}
+        write_run(tmp_path / f"eca{number}", algorithms={"eca": given})
+    named = {"squeeze_excite": {"placement": "residual", "latent_channels": 0.0625}}
+    write_run(tmp_path / "ends", algorithms=named, variant="se at branch ends")
+    folders = [tmp_path / "eca1", tmp_path / "eca2", tmp_path / "ends"]
+    found = compare(find_records(folders))
+    assert [v.label for v in found.variants] == ["se at branch ends", "eca 1", "eca 2"]
+    page = page_of(*folders, out=tmp_path / "out")
+    settings = re.search(r'<dl class="settings".*?</dl>', page, re.DOTALL)[0]
+    assert settings.count("<code>") == 3
+    assert "squeeze_excite: placement=residual, latent_channels=0.0625" in settings
+    assert page.count("layer1.0.conv2&#39;]") == 1
 
 
 def test_an_attended_run_without_a_monitor_is_said(tmp_path):

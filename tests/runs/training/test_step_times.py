@@ -1,0 +1,89 @@
+"""Steps of several runs, timed in turns."""
+
+import json
+
+import pytest
+import torch
+
+from composer_attn.runs.components.variants import make_variants
+from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.training import step_times
+from composer_attn.runs.training.step_times import measure, read_step_times, take_turns
+
+
+def config(**changes) -> RunConfig:
+    data = {"name": "synthetic", "num_samples": 16, "num_classes": 10, "size": 32}
+    sections = {
+        "model": {"name": "resnet10", "num_classes": 10},
+        "train_dataset": data,
+        "eval_dataset": data | {"num_samples": 9},
+        "optimizer": {"name": "decoupled_sgdw", "lr": 0.1},
+        "batch_size": 4,
+        "device": "cpu",
+    }
+    return RunConfig(run_name="small", save_folder="runs/small", **(sections | changes))
+
+
+def test_actions_take_turns(monkeypatch):
+    seen = []
+    actions = [lambda i=i: seen.append(i) for i in range(3)]
+    durations = iter([0.5, 0.25, 0.25, *range(100)])
+
+    def timed(action):
+        action()
+        return next(durations)
+
+    monkeypatch.setattr(step_times, "timed", timed)
+    times = take_turns(actions, 4.5)  # a round takes a second: four fit
+    assert seen == [0, 1, 2, 0, 1, 2, 1, 2, 0, 2, 0, 1, 0, 1, 2]
+    assert [len(each) for each in times] == [4, 4, 4]
+    assert times[0] == [0, 5, 7, 9]
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (1e9, 60)])
+def test_there_are_from_three_to_sixty_rounds(monkeypatch, seconds, rounds):
+    monkeypatch.setattr(step_times, "timed", lambda action: 1.0)
+    assert [len(each) for each in take_turns([int, int], seconds)] == [rounds, rounds]
+
+
+def test_variants_are_measured_together(tmp_path):
+    names = ["plain", "wide=squeeze_excite:min_channels=64,fuse=false"]
+    variants = make_variants(config(), names, 1, tmp_path / "out")
+    plain, wide = measure([variant.config for variant in variants], 0.1)
+    assert plain.measurement == wide.measurement
+    assert len(plain.steps) == len(wide.steps) >= 3
+    assert all(seconds > 0 for seconds in (*wide.steps, *wide.latencies))
+    assert (plain.batch_size, plain.image_shape) == (4, (3, 32, 32))
+    assert (plain.batches, plain.evaluation_batches) == (4, 3)
+    assert plain.precision == "fp32"
+    assert plain.threads == torch.get_num_threads()
+    assert plain.device
+    # Attention that is not fused keeps its own copy of every feature map that it rescales.
+    assert wide.kept_bytes > 1.1 * plain.kept_bytes > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_kept_is_counted_to_the_byte():
+    class Squares(torch.nn.Module):
+        def forward(self, batch):
+            return batch[0] ** 2
+
+        def loss(self, outputs, batch):
+            return outputs.sum()
+
+    subject = object.__new__(step_times._Subject)
+    subject.model = Squares()
+    images = torch.randn(4, 3, 8, 8, requires_grad=True)
+    subject.microbatches = [(images, torch.zeros(4))]
+    subject._loss = lambda batch: subject.model.loss(subject.model(batch), batch)
+    assert subject.kept_bytes() == 4 * 3 * 8 * 8 * 4
+
+
+def test_they_are_stored(tmp_path):
+    (times,) = measure([config(eval_dataset=None, device_train_microbatch_size=2)], 0.1)
+    assert times.evaluation_batches is None
+    times.write(tmp_path)
+    assert read_step_times(tmp_path / step_times.FILE) == times
+    values = json.loads((tmp_path / step_times.FILE).read_text())
+    assert values["batch_size"] == 4
+    assert read_step_times(tmp_path / "absent.json") is None
