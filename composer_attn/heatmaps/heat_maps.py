@@ -160,7 +160,7 @@ def _grad_cam(
     targets: Tensor,
 ) -> Tensor:
     """Return maps ``(N, H, W)`` of the targets, from the feature map of a module."""
-    with naming_the_extra("heat maps"):
+    with naming_the_extra("a heat map"):
         from captum.attr import LayerGradCam
     try:
         small = LayerGradCam(forward, module).attribute(images, targets, relu_attributions=True)

@@ -1,6 +1,7 @@
 """Maps against the closed form of a network with global pooling, and fused against unfused."""
 
 import copy
+import sys
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torchvision.models import efficientnet_b0, mobilenet_v3_small, resnet18
 
 from composer_attn import apply_eca, apply_squeeze_excite, fuse_attention, heat_maps
-from composer_attn.errors import ArgumentError, ModelError
+from composer_attn.errors import ArgumentError, MissingExtraError, ModelError
 from composer_attn.runs.models.efficientnet import efficientnet
 from tests.fusion.own_networks import randomized
 from tests.snapshots import of_model
@@ -270,3 +271,12 @@ def test_what_cannot_be_mapped_is_said(call, error, words):
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_without_captum_one_line_names_the_extra(monkeypatch):
+    for module in ("captum", "captum.attr"):
+        monkeypatch.setitem(sys.modules, module, None)
+    model = Branches()
+    with pytest.raises(MissingExtraError, match=r"a heat map needs captum: .*-attn\[heatmaps\]'$"):
+        heat_maps(model, X)
+    assert model.training
