@@ -73,7 +73,8 @@ class SyncKind(BatchKind):
     @staticmethod
     def accepts(x: Tensor, norm: Any) -> bool:
         """Also accept a single value on each of several ranks."""
-        checks = type(norm)._check_input_dim is nn.SyncBatchNorm._check_input_dim
+        kind: Any = base_of(type(norm))
+        checks = type(norm)._check_input_dim is kind._check_input_dim
         return checks and (x.numel() > x.shape[1] or ranks_of(norm) is not None)
 
     @staticmethod

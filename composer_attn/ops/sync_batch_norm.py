@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_attn.errors import ModelError
@@ -32,6 +32,7 @@ class SyncBatchNorm(_BatchNorm):
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> x, norm = torch.randn(4, 3, 5, 5), SyncBatchNorm(3)
         >>> torch.equal(norm(x), nn.BatchNorm2d(3)(x))
         True
@@ -52,7 +53,9 @@ class SyncBatchNorm(_BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
         self.process_group = process_group
 
-    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize by the statistics of all ranks in training, else by the running ones."""

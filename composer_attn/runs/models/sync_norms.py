@@ -6,6 +6,7 @@ from torch import nn
 
 from composer_attn.errors import ModelError
 from composer_attn.ops.sync_batch_norm import SyncBatchNorm
+from composer_attn.surgery.attend import set_class
 
 
 def synchronize_norms(model: nn.Module, on_cpu: bool) -> None:
@@ -37,7 +38,7 @@ def synchronize_norms(model: nn.Module, on_cpu: bool) -> None:
     convert(model)
     for norm in model.modules():
         if on_cpu and type(norm) is nn.SyncBatchNorm:
-            norm.__class__ = SyncBatchNorm
+            set_class(norm, SyncBatchNorm)
 
 
 def _is_timms(module: nn.Module) -> bool:
