@@ -19,6 +19,7 @@ _EXTRAS = {
     "yaml": "runs",
     "jinja2": "report",
     "matplotlib": "report",
+    "scipy": "report",
     "streaming": "streaming",
     "timm": "timm",
     "safetensors": "safetensors",
