@@ -49,16 +49,17 @@ def run_study(
     folders = [out]
     page = write_report(folders, out)
     console = Console()
-    console.print(_table(folders))
+    _print_results(console, folders)
     for variant in failed:
         console.print(f"{variant.folder} failed: see {variant.folder / 'train.log'}", style="red")
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return failed
 
 
-def _table(folders: Sequence[Path]) -> Table:
+def _print_results(console: Console, folders: Sequence[Path]) -> None:
     # Not before check_libraries: they need those that draw the page.
     from composer_attn.runs.report.compare import compare
+    from composer_attn.runs.report.headline import headline
     from composer_attn.runs.report.records import find_records
     from composer_attn.runs.report.results import variant_rows
 
@@ -67,19 +68,20 @@ def _table(folders: Sequence[Path]) -> Table:
     for name in (comparison.metric, "against plain", "parameters", "images/s", "speed", "memory"):
         table.add_column(name.replace("_", " "), justify="right")
     for row in variant_rows(comparison):
-        found = row["difference_is"]
         table.add_row(
             row["variant"],
             _show(
                 row[comparison.metric], "{:.2%}" if "accuracy" in comparison.metric else "{:.4f}"
             ),
-            _show(row["difference_to_plain"], "{:+.4f}") + (f", {found}" if found else ""),
+            _show(row["difference_to_plain"], "{:+.4f}"),
             _show(row["parameters"], "{:,.0f}"),
             _show(row["images_per_second"], "{:,.0f}"),
             _show(row["speed_relative_to_plain"], "{:.2f}x"),
             _show(row["peak_memory"] and row["peak_memory"] / 2**20, "{:,.0f} MiB"),
         )
-    return table
+    console.print(table)
+    if text := headline(comparison):
+        console.print(text, highlight=False)
 
 
 def _show(value: float | None, form: str) -> str:
