@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +18,8 @@ NAME = "accuracy_by_macs"
 _SERIES = {"depth": 1, "width": 2, "resolution": 3, TOGETHER: 4}
 _LABELS = {name: name if name == TOGETHER else f"{name} alone" for name in _SERIES}
 _OTHER = series(0)["color"]
+_TICKS = (0, 20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 99, 100)
+_OFFSET = 0.5  # percent, so that an error of 0 is on the scale
 
 
 def draw(results: Results, folder: Path) -> tuple[str, str]:
@@ -62,7 +66,7 @@ def _draw(axes: Axes, results: Results) -> None:
         x, y = _macs(results.recipe), _percent(results.recipe)
         axes.plot(x, y, "o", color=INK, ms=8, zorder=5)
         _draw_errors(axes, [results.recipe], INK)
-        axes.annotate("the recipe", (x, y), (10, -12), textcoords="offset points", fontsize=10)
+        axes.annotate("the recipe", (x, y), (-12, 16), textcoords="offset points", fontsize=10)
     _ring_best(axes, results)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
@@ -70,7 +74,16 @@ def _draw(axes: Axes, results: Results) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _si(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.12)
-    axes.set(xlabel="multiply-accumulates of an image (log scale)", ylabel="accuracy (%)")
+    # By their error, so that one poor network does not hide the differences between the good ones.
+    axes.set_yscale("function", functions=(_by_error, _from_error))
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in _TICKS if low <= tick <= high])
+    axes.set_ylim(low, min(high, 100.2))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.set(
+        xlabel="multiply-accumulates of an image (log scale)",
+        ylabel="accuracy (%; log scale of the error)",
+    )
     handles, labels = axes.get_legend_handles_labels()
     # The lines first, in the order of their columns.
     order = sorted(range(len(labels)), key=lambda i: labels[i] not in _LABELS.values())
@@ -81,6 +94,14 @@ def _draw(axes: Axes, results: Results) -> None:
         fontsize=10,
         ncols=2,
     )
+
+
+def _by_error(percent: Any) -> Any:
+    return -np.log(np.maximum(100 + _OFFSET - percent, 1e-3))
+
+
+def _from_error(value: Any) -> Any:
+    return 100 + _OFFSET - np.exp(-value)
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
@@ -110,12 +131,12 @@ def _draw_budget(axes: Axes, results: Results) -> None:
     axes.axvline(x, color=_OTHER, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
         f"{budget:g}\N{MULTIPLICATION SIGN} operations",
-        (x, 1),
-        (4, -3),
+        (x, 0),
+        (4, 4),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         rotation=90,
-        va="top",
+        va="bottom",
         fontsize=9,
         color=_OTHER,
     )

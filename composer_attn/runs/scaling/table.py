@@ -29,7 +29,7 @@ def listing(plan: Plan) -> Table:
 
 def results_table(results: Results) -> Table:
     """Return the table of all networks after training."""
-    kept = range(len(COLUMNS) - 3)  # the factors are in the listing
+    kept = range(6)  # image sizes and factors are in the listing
     table = _table("results", [COLUMNS[i] for i in kept])
     for row in cells(results):
         table.add_row(*(row[i] for i in kept))
