@@ -1,4 +1,4 @@
-"""Attentions of torchvision and timm whose computation is known, so that they can be fused."""
+"""Attentions of torchvision, timm and this package that a network came with, and can be fused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ArgumentError
 from composer_attn.fusion.dataflow import UnprovedError
 from composer_attn.fusion.fused_norms import is_joined
 from composer_attn.fusion.handoff import has_own_call, is_watched
 from composer_attn.ops.activations import Activation, activation_of
+from composer_attn.ops.begun import excitation_of
 from composer_attn.ops.excitations import Described, neighbours, one_layer, two_layers
-from composer_attn.surgery.attend import is_attended, original_class
+from composer_attn.surgery.attend import attention_of, find_attended, is_attended, original_class
 
 # timm's classes are matched by name, so that timm need not be installed.
 _TIMMS_ACTIVATIONS = {"Swish": "silu", "Mish": "mish", "HardSwish": "hardswish", "GELU": "gelu"}
@@ -50,6 +52,17 @@ def _efficient(module: Any) -> Described:
     return neighbours(0, _layer(module.conv, nn.Conv1d), _gate(module.gate))
 
 
+def _ours(module: Any) -> Described:
+    """Describe an attention of this package that the network was built with."""
+    if module.squeeze != "avg":
+        raise UnprovedError(f"squeeze={module.squeeze!r} takes more than averages")
+    found = excitation_of(module)
+    if found is None or type(module).excitation is not ChannelAttention.excitation:
+        raise UnprovedError("its scales have no manual gradient")
+    excitation, parameters = found
+    return Described(module.channels, excitation.layers, parameters, excitation)
+
+
 _KNOWN: dict[tuple[str, str], Callable[[Any], Described]] = {
     ("torchvision", "SqueezeExcitation"): lambda module: two_layers(
         *(_layer(module.fc1), _layer(module.fc2)),
@@ -62,6 +75,7 @@ _KNOWN: dict[tuple[str, str], Callable[[Any], Described]] = {
     ("timm", "SEModule"): _first_of,
     ("timm", "EffectiveSEModule"): _effective,
     ("timm", "EcaModule"): _efficient,
+    ("composer_attn", "ChannelAttention"): _ours,
 }
 
 
@@ -85,8 +99,9 @@ def is_known(module: nn.Module) -> bool:
 
 
 def find_own(model: nn.Module) -> list[nn.Module]:
-    """Return the network's own attentions whose classes are known."""
-    return [module for module in model.modules() if is_known(module)]
+    """Return the network's own attentions whose classes are known, without those of a surgery."""
+    added = {m for site in find_attended(model).values() for m in attention_of(site).modules()}
+    return [module for module in model.modules() if module not in added and is_known(module)]
 
 
 def describe(module: nn.Module, cls: type[nn.Module]) -> Described:

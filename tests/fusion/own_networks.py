@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
 from composer_attn.functional import fuse_attention
 
 CHANNELS = 16
@@ -33,6 +34,8 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "SEModule": partial(of_timm, "SEModule", rd_channels=4),
     "EffectiveSEModule": partial(of_timm, "EffectiveSEModule"),
     "EcaModule": partial(of_timm, "EcaModule"),
+    "ours, SE": partial(SqueezeExcitation, CHANNELS, 4, bias=True),
+    "ours, ECA from the identity": partial(EfficientChannelAttention, CHANNELS, start="identity"),
 }
 
 

@@ -3,13 +3,14 @@
 import copy
 import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from composer_attn import apply_eca, fuse_attention, unfuse_attention
+from composer_attn import apply_attention, apply_eca, fuse_attention, unfuse_attention
 from composer_attn.attention import SqueezeExcitation
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.fusion.deferred_tensor import Deferred
@@ -343,3 +344,33 @@ def test_ours_on_an_activation_is_fused_with_the_norm_before(activation):
 def test_a_symbolic_trace_computes_the_same(kind):
     plain, fused = own_pair(small(kind))
     both(plain, torch.fx.symbolic_trace(fused), draw())
+
+
+def test_ours_as_a_module_of_the_network_is_fused_and_observed():
+    plain, fused = own_pair(small("ours, SE"))
+    seen = {}
+    for name, model in (("plain", plain), ("fused", fused)):
+        model.attn.observer = partial(seen.__setitem__, name)
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    assert_same(everything(fused, x), everything(plain, x))
+    assert torch.allclose(seen["fused"], seen["plain"], rtol=1e-12)
+
+
+def test_ours_with_another_squeeze_is_left_alone():
+    model = Own(SqueezeExcitation(CHANNELS, 4, squeeze="max"), nn.SiLU())
+    (site,) = fuse_attention(model, "reference").alone
+    assert (site.name, site.reason) == ("attn", "squeeze='max' takes more than averages")
+
+
+def test_what_is_inside_an_added_attention_is_not_the_network_s_own():
+    class Wrapper(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.norm, self.inner = nn.BatchNorm2d(channels), SqueezeExcitation(channels, 4)
+
+        def forward(self, x):
+            return self.inner(self.norm(x))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1))
+    apply_attention(model, Wrapper, min_channels=1)
+    assert [site.name for site in fuse_attention(model, "reference").sites] == ["0"]
