@@ -1,14 +1,13 @@
 """Shared by the benchmarks: interleaved timing, ratios, memory, environment, tables, CSV rows."""
 
 import csv
-import ctypes
 import gc
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -113,8 +112,8 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
     return sum(kept.values())
 
 
-def peak_bytes(action: Callable[[], Any], device: str) -> int | None:
-    """Measure how much memory use rises during an action; None where this cannot be measured."""
+def peak_bytes(action: Callable[[], Any], device: str) -> int:
+    """Measure how much memory use rises during an action, as torch's allocator counts it."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -122,25 +121,17 @@ def peak_bytes(action: Callable[[], Any], device: str) -> int | None:
         action()
         synchronize()
         return torch.cuda.max_memory_allocated() - before
-    try:
-        # Memory cached by the allocator would hide a rise; writing 5 resets the peak (man 5 proc).
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
+    # Not the process's memory: what malloc gets back, it does not return to the system at once.
+    with torch.profiler.profile(profile_memory=True) as profile:
         action()
-        return _status("VmHWM") - before
-    except OSError:
-        return None
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate((change for _, change in changes), initial=0))
 
 
-def _status(field: str) -> int:
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(re.findall(rf"{field}:\s*(\d+) kB", text)[0])
-
-
-def mebibytes(count: int | None) -> str:
+def mebibytes(count: int) -> str:
     """Format bytes as MiB with one decimal."""
-    return "-" if count is None else f"{count / _MIB:,.1f}"
+    return f"{count / _MIB:,.1f}"
 
 
 def surroundings(device: str) -> dict[str, Any]:
