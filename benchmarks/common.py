@@ -10,16 +10,14 @@ from enum import Enum
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from composer_attn.ops import recompute
+from composer_attn.costs.memory import saved_bytes
+from composer_attn.costs.timing import ratios, synchronize, take_turns, timed
 from composer_attn.runs.benchmark.machine import machine
-from composer_attn.runs.benchmark.timing import ratios, synchronize, take_turns, timed
 
 __all__ = [
     "RATIO",
@@ -89,27 +87,6 @@ def empty_compile_cache() -> Iterator[None]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         yield
-
-
-def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
-    """Count the bytes that a forward pass saves for backward: each storage once, no parameters."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        # Detached, because a node that saved its own output would keep itself alive.
-        return tensor.detach()
-
-    # Inputs that are computed again (``fuse_attention(model, recompute=True)``) would be kept for
-    # the sake of these hooks.
-    unnoticed = mock.patch.object(recompute, "hooks_are_active", return_value=False)
-    with unnoticed, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()
-    del result
-    return sum(kept.values())
 
 
 def peak_bytes(action: Callable[[], Any], device: str) -> int:

@@ -5,7 +5,9 @@ A fused attention keeps the feature map ``x`` that it read, and ``(N, C)`` tenso
 that reads it) can compute it again in one pass, instead of keeping a second map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 from composer_attn.ops.activated_functions import spread_out
 from composer_attn.ops.begun import Begun, Finished
 from composer_attn.ops.fused_functions import Scaled, Whole
+
+_ignoring_hooks = ContextVar("_ignoring_hooks", default=False)
 
 
 def recipe_of(y: Tensor) -> Callable[[], Tensor] | None:
@@ -38,8 +42,20 @@ def recipe_of(y: Tensor) -> Callable[[], Tensor] | None:
     return compute
 
 
+@contextmanager
+def ignoring_hooks() -> Iterator[None]:
+    """Let inputs be computed again although hooks on saved tensors are active, which only count."""
+    token = _ignoring_hooks.set(True)
+    try:
+        yield
+    finally:
+        _ignoring_hooks.reset(token)
+
+
 def hooks_are_active() -> bool:
-    """Return whether hooks on saved tensors are active."""
+    """Return whether hooks on saved tensors are active, unless these are to be ignored."""
+    if _ignoring_hooks.get():
+        return False
     # What torch refuses to disable is in use. (Which hooks are in use, it does not tell.)
     try:
         with torch.autograd.graph.disable_saved_tensors_hooks("computing inputs again uses them"):

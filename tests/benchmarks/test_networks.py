@@ -6,7 +6,6 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks import common
 from benchmarks.variants import COMPILED, EAGER, FOLDED, VARIANTS, chosen
@@ -53,26 +52,6 @@ def test_training_steps_are_compared(tmp_path):
 def test_latencies_are_compared(tmp_path):
     rows = rows_of("inference", tmp_path, "--rounds", "2")
     assert all(float(row["latency_ms"]) > 0 for row in rows.values())
-
-
-def test_ratios_are_those_of_the_same_round():
-    found = common.ratios([2.0, 4.0, 9.0], [4.0, 4.0, 3.0])
-    assert found == {"ratio": 1, "ratio_lower_quartile": 0.75, "ratio_upper_quartile": 2}
-
-
-def test_every_action_has_a_turn_in_every_round_and_starts_as_often_as_others():
-    calls = []
-    actions = [lambda name=name: calls.append(name) for name in "abc"]
-    seconds = common.take_turns(actions, 3)
-    assert "".join(calls) == "abcbcacab"
-    assert [len(own) for own in seconds] == [3, 3, 3]
-
-
-def test_bytes_kept_for_backward_are_each_storage_once_and_no_parameters():
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    x = torch.randn(16, 4)
-    # The input, and the output of the ReLU, which the second layer keeps too.
-    assert common.saved_bytes(model, lambda: model(x)) == 4 * 16 * (4 + 8)
 
 
 def test_the_peak_of_memory_is_that_of_the_action():

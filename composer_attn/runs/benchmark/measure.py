@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from composer_attn.checks import unknown, whole_number
+from composer_attn.costs.timing import quartiles, ratios, take_turns
 from composer_attn.errors import ArgumentError, BackendWarning, first_line
 from composer_attn.runs.benchmark.subject import Subject
-from composer_attn.runs.benchmark.timing import quartiles, ratios, take_turns
 from composer_attn.runs.benchmark.variants import DEFAULT_VARIANTS, VARIANTS, Run, prepare
 
 DEFAULT_ROUNDS = 20

@@ -7,7 +7,7 @@ trained one after another differ by that, too.
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,8 @@ from composer.core import get_precision_context
 from composer.models import ComposerModel
 from torch import Tensor
 
+from composer_attn.costs.memory import saved_bytes
+from composer_attn.costs.timing import take_turns_for, timed
 from composer_attn.runs.config.parallelism import join_ranks
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.training.build import build_parts, build_trainer
@@ -24,7 +26,6 @@ from composer_attn.runs.training.network_cost import device_name
 
 FILE = "step_times.json"
 _WARM_UP = 2  # steps, of which the first builds or compiles kernels
-_FEWEST, _MOST = 3, 60  # rounds
 _LATENCY_SHARE = 0.2  # of the time for measuring
 
 
@@ -99,13 +100,13 @@ def measure(configs: Sequence[RunConfig], seconds: float) -> list[StepTimes]:
     for subject in subjects:
         for _ in range(_WARM_UP):
             subject.step()
-    steps = take_turns([subject.step for subject in subjects], seconds * (1 - _LATENCY_SHARE))
+    steps = take_turns_for(seconds * (1 - _LATENCY_SHARE), [subject.step for subject in subjects])
     kept = [subject.kept_bytes() for subject in subjects]
     batches = [timed(subject.predict_batch) for subject in subjects]
     for subject in subjects:
         for _ in range(_WARM_UP):
             subject.predict()
-    latencies = take_turns([subject.predict for subject in subjects], seconds * _LATENCY_SHARE)
+    latencies = take_turns_for(seconds * _LATENCY_SHARE, [subject.predict for subject in subjects])
     measurement = uuid.uuid4().hex
     return [
         StepTimes(
@@ -126,35 +127,6 @@ def measure(configs: Sequence[RunConfig], seconds: float) -> list[StepTimes]:
         )
         for i, subject in enumerate(subjects)
     ]
-
-
-def take_turns(actions: Sequence[Callable[[], Any]], seconds: float) -> list[list[float]]:
-    """Time actions in rounds, each of which starts with another action.
-
-    Args:
-        actions: what to time.
-        seconds: time for all rounds, of which there are 3 to 60.
-
-    Returns:
-        For each action, its times in seconds, one for each round.
-    """
-    times: list[list[float]] = [[] for _ in actions]
-    once = sum(timed(action) for action in actions)
-    rounds = max(_FEWEST, min(_MOST, int(seconds / max(once, 1e-6))))
-    for number in range(rounds):
-        for place in range(len(actions)):
-            index = (number + place) % len(actions)
-            times[index].append(timed(actions[index]))
-    return times
-
-
-def timed(action: Callable[[], Any]) -> float:
-    """Return the seconds that an action takes, including its work on a GPU."""
-    _synchronize()
-    begun = time.perf_counter()
-    action()
-    _synchronize()
-    return time.perf_counter() - begun
 
 
 class _Subject:
@@ -205,21 +177,8 @@ class _Subject:
         self._predict(self.images, self.labels)
 
     def kept_bytes(self) -> int:
-        """Count the bytes that a forward pass keeps for backward: each storage once."""
-        own = {_address(t) for t in (*self.model.parameters(), *self.model.buffers())}
-        kept: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            if _address(tensor) not in own:
-                kept[_address(tensor)] = tensor.untyped_storage().nbytes()
-            # Detached, because a node that keeps its own output would keep itself alive.
-            return tensor.detach()
-
         self.model.train()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = self._loss(self.microbatches[0])
-        del loss
-        return sum(kept.values())
+        return saved_bytes(self.model, lambda: self._loss(self.microbatches[0]))
 
     def _loss(self, batch: Any) -> Tensor:
         with get_precision_context(self.state.precision, self.state.precision_config):
@@ -249,12 +208,3 @@ def _length(loader: Any) -> int | None:
         return len(loader)
     except TypeError:  # a stream
         return None
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -2,13 +2,12 @@
 
 import json
 
-import pytest
 import torch
 
 from composer_attn.runs.components.variants import make_variants
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.training import step_times
-from composer_attn.runs.training.step_times import measure, read_step_times, take_turns
+from composer_attn.runs.training.step_times import measure, read_step_times
 
 
 def config(**changes) -> RunConfig:
@@ -22,28 +21,6 @@ def config(**changes) -> RunConfig:
         "device": "cpu",
     }
     return RunConfig(run_name="small", save_folder="runs/small", **(sections | changes))
-
-
-def test_actions_take_turns(monkeypatch):
-    seen = []
-    actions = [lambda i=i: seen.append(i) for i in range(3)]
-    durations = iter([0.5, 0.25, 0.25, *range(100)])
-
-    def timed(action):
-        action()
-        return next(durations)
-
-    monkeypatch.setattr(step_times, "timed", timed)
-    times = take_turns(actions, 4.5)  # a round takes a second: four fit
-    assert seen == [0, 1, 2, 0, 1, 2, 1, 2, 0, 2, 0, 1, 0, 1, 2]
-    assert [len(each) for each in times] == [4, 4, 4]
-    assert times[0] == [0, 5, 7, 9]
-
-
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (1e9, 60)])
-def test_there_are_from_three_to_sixty_rounds(monkeypatch, seconds, rounds):
-    monkeypatch.setattr(step_times, "timed", lambda action: 1.0)
-    assert [len(each) for each in take_turns([int, int], seconds)] == [rounds, rounds]
 
 
 def test_variants_are_measured_together(tmp_path):

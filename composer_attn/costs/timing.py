@@ -22,6 +22,14 @@ def take_turns(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[f
     return seconds
 
 
+def take_turns_for(
+    seconds: float, actions: Sequence[Callable[[], Any]], fewest: int = 3, most: int = 60
+) -> list[list[float]]:
+    """Do the same, in as many rounds as the seconds allow, from ``fewest`` to ``most``."""
+    once = sum(timed(action) for action in actions)
+    return take_turns(actions, max(fewest, min(most, int(seconds / max(once, 1e-6)))))
+
+
 def timed(action: Callable[[], Any]) -> float:
     """Return the seconds that an action takes, including its work on a GPU."""
     synchronize()
