@@ -87,6 +87,15 @@ def test_it_goes_beside_ours_in_either_order(first, fuse):
         assert joined(run) == expected
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_it_recomputes_beside_ours_in_either_order(first):
+    ours = ECA(min_channels=4, include=["*last"], backend="reference")
+    algorithms = [FuseAttention("reference", norms=True, recompute=True), ours]
+    model = run_of(algorithms if first else algorithms[::-1], until=1).state.model
+    kinds = [type(model.get_submodule(f"module.0.{name}")).__name__ for name in ("conv", "last")]
+    assert kinds == ["JoinedConv2d", "JoinedAttendedConv2d"]
+
+
 def test_in_yaml_it_has_a_name_and_its_arguments_are_checked():
     assert ALGORITHMS.table["fuse_attention"](norms=True).norms is True
     assert not ALGORITHMS.check_all("algorithms", {"fuse_attention": {}})

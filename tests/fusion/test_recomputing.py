@@ -300,3 +300,26 @@ def test_copies_do_likewise(copied):
     twin = copied(again)
     assert kept(twin, x) == kept(again, x)
     assert_equal(everything(twin, x), everything(again, x))
+
+
+def compiled(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return torch.compile(model, backend="eager")(x)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda model, x: torch.jit.trace(model, x, check_trace=False)(x),
+        lambda model, x: torch.export.export(model, (x,)).module()(x),
+        lambda model, x: torch.fx.symbolic_trace(model)(x),
+        lambda model, x: torch.func.functional_call(model, dict(model.named_parameters()), (x,)),
+        compiled,
+    ],
+    ids=["jit.trace", "export", "fx", "functional_call", "compile"],
+)
+def test_whoever_looks_on_sees_a_convolution(look):
+    plain = randomized(small().eval())
+    again = copy.deepcopy(plain)
+    fuse_attention(again, norms=True, recompute=True)
+    x = torch.randn(2, 3, 12, 12)
+    assert torch.allclose(look(again, x), plain(x), atol=1e-5)
