@@ -1,5 +1,7 @@
 """The algorithms fuse what they attended, after loading and before training."""
 
+import copy
+
 import composer.algorithms as known
 import pytest
 import torch
@@ -131,14 +133,21 @@ def test_each_algorithm_fuses_what_is_its_own():
     assert both[0].fusion.backend == "reference, auto"
 
 
-def test_norms_that_an_algorithm_listed_later_replaces_are_not_fused():
+def test_norms_that_an_algorithm_listed_later_replaces_are_fused_as_what_they_are():
     algorithm = ECA(min_channels=16)
-    model = classifier("resnet")
-    ghost = known.GhostBatchNorm(ghost_batch_size=2)
-    run = trainer([algorithm, ghost], network="resnet", model=model, max_duration="2ba")
-    assert algorithm.fusion.fused == ()
-    assert "GhostBatchNorm2d) follows: not a BatchNorm" in algorithm.fusion.alone[0].reason
-    run.fit()
+    ghost, model = known.GhostBatchNorm(ghost_batch_size=2), classifier("resnet")
+    options = {"network": "resnet", "max_duration": "2ba"}
+    fused = trainer([algorithm, ghost], model=copy.deepcopy(model), **options)
+    plain = trainer([ECA(min_channels=16, fuse=False), ghost], model=model, **options)
+    norms = {site.norm for site in algorithm.fusion.fused}
+    assert norms
+    kinds = {type(fused.state.model.get_submodule(name)).__name__ for name in norms}
+    assert kinds == {"JoinedGhostBatchNorm2d"}
+    for run in (fused, plain):
+        run.fit()
+    # Statistics of two samples, some of them of single positions, amplify rounding in a step.
+    assert losses(fused)[0] == pytest.approx(losses(plain)[0], rel=1e-5)
+    assert losses(fused)[1] == pytest.approx(losses(plain)[1], rel=1e-3)
 
 
 @each_algorithm

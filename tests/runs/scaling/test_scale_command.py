@@ -43,7 +43,8 @@ def trained(monkeypatch):
     """Replace the training of runs by writing them; return the names of those in each call."""
     calls = []
 
-    def train(variants, out, ranks, imports):
+    def train(variants, out, ranks, imports, timed):
+        assert not timed
         calls.append([variant.name for variant in variants])
         for variant in (v for v in variants if not v.folder.exists()):
             write_run(variant.folder, seed=variant.seed, accuracy=0.8)

@@ -131,8 +131,9 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(size, start, tmp_pat
 
 
 def kept(folder: Path) -> dict[str, bytes]:
-    """Read all but the config, which is that of the last run, and the history, which grows."""
-    names = {path.name for path in folder.iterdir()} - {"config.yaml", "history.jsonl"}
+    """Read all but the config, which is that of the last run, and the histories, which grow."""
+    growing = {"config.yaml", "history.jsonl", "steps.csv"}
+    names = {path.name for path in folder.iterdir()} - growing
     return {name: (folder / name).read_bytes() for name in names}
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from composer.algorithms.warnings import NoEffectWarning
+from composer.utils import dist
 from torch import nn
 
 from composer_attn.errors import ConfigError, ModelError
@@ -13,6 +14,7 @@ from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.models import synchronize_norms
 from composer_attn.runs.training.build import build_parts
 from tests.commands import launch
+from tests.fusion.own_networks import randomized
 from tests.ops.regions import distance
 
 CONFIG = """
@@ -43,7 +45,7 @@ def test_norms_are_converted_on_several_ranks_alone(folder, monkeypatch):
     plain = build_parts(load_checked("run.yaml", []))
     alone = build_parts(load_checked("run.yaml", ["sync_batch_norm=true"]))
     assert norms_of(plain.model) == norms_of(alone.model) == {"BatchNorm2d"}
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     converted = build_parts(load_checked("run.yaml", ["sync_batch_norm=true"]))
     assert norms_of(converted.model) == {"SyncBatchNorm"}
     state, expected = converted.model.state_dict(), plain.model.state_dict()
@@ -56,7 +58,8 @@ def test_norms_are_converted_on_several_ranks_alone(folder, monkeypatch):
 def test_timms_norms_keep_their_activation():
     layers = pytest.importorskip("timm.layers")
     norm = layers.BatchNormAct2d(8, act_layer=nn.SiLU)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.BatchNorm2d(8))
+    # Where torch.distributed is initialized, torch's synchronized norms do not train on CPU.
+    model = randomized(nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.BatchNorm2d(8))).eval()
     x = torch.randn(2, 3, 5, 5)
     expected = model(x)
     with pytest.raises(ModelError, match="timm's BatchNormAct2d cannot be synchronized on CPU"):
