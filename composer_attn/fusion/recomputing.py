@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
+from composer_attn.fusion.dataflow import UnprovedError
 from composer_attn.fusion.fused_norms import Joined
+from composer_attn.fusion.norm_checks import check_class
 from composer_attn.ops.recompute import recipe_of
 from composer_attn.surgery.attend import is_attended, original_class
 
@@ -44,7 +45,13 @@ class Recomputing(Joined, _Convolution):
 def can_recompute(module: nn.Module) -> bool:
     """Return whether a module is a convolution of torch's, attended or not."""
     cls = original_class(module) if is_attended(module) else type(module)
-    return getattr(cls, "forward", None) in _CONVOLUTIONS and not is_parametrized(module)
+    if getattr(cls, "forward", None) not in _CONVOLUTIONS:
+        return False
+    try:
+        check_class(module, Recomputing)
+    except UnprovedError:
+        return False
+    return True
 
 
 def _recipe(x: Any) -> Callable[[], Tensor] | None:

@@ -26,10 +26,10 @@ from composer_attn.ops.backends import activated_reference as plain_activated
 from composer_attn.ops.backends import reference as plain
 from composer_attn.ops.backends.interface import ActivatedPasses, Passes
 from composer_attn.ops.backends.layout import empty_numbers
-from composer_attn.ops.fused_functions import in_dtypes_of, in_full_precision, needs_plain_passes
+from composer_attn.ops.fused_functions import in_dtypes_of, needs_plain_passes
 from composer_attn.ops.logits import cast_parameters
 from composer_attn.ops.manual_gradients import Excitation, Norm
-from composer_attn.ops.recorded import Recorded, differentiable_once
+from composer_attn.ops.recorded import Recorded, differentiable_once, in_full_precision
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ part of the graph is backpropagated through.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ from composer_attn.ops.autograd_path import traced
 from composer_attn.ops.backends import reference as plain
 from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.manual_gradients import Excitation
-from composer_attn.ops.recorded import Recorded, differentiable_once
+from composer_attn.ops.recorded import Recorded, differentiable_once, in_full_precision
 
 
 @dataclass
@@ -114,14 +113,6 @@ class Affine(Recorded):
         d_shift, d_scale, g, _ = _sums(passes, ctx.joined, dy, *ctx.saved_tensors)
         d_shortcut, d_way = (g if needed[i] else None for i in (2, 5))
         return d_scale, d_shift, d_shortcut, None, None, d_way, None
-
-
-def in_full_precision(x: Tensor) -> AbstractContextManager:
-    """Disable autocast: on ``(N, C)`` tensors it gains nothing."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
 
 
 class Whole(Recorded):

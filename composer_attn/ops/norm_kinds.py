@@ -238,8 +238,7 @@ def settings(norm: nn.Module, shape: torch.Size) -> tuple[Norm, Tensor | None, T
 
 def _fits(x: Tensor, norm: Any) -> bool:
     """Return whether the passes support the norm's current attributes."""
-    held = {name: getattr(norm, name, None) for name in ("running_mean", "running_var")}
-    mean, variance = held.values()
+    mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if (mean is None) != (variance is None) or not isinstance(norm.eps, _NUMBERS):
         return False
     momentum = getattr(norm, "momentum", None)

@@ -5,6 +5,7 @@ Python between the passes.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from types import TracebackType
 from typing import Any, TypeVar
@@ -42,18 +43,28 @@ def differentiable_once(backward: _Backward) -> _Backward:
     return run  # type: ignore[return-value]  # of the same signature
 
 
+def in_full_precision(x: Tensor) -> AbstractContextManager:
+    """Disable autocast: on ``(N, C)`` tensors it gains nothing."""
+    return _autocast_off(x) or nullcontext()
+
+
+def _autocast_off(x: Tensor) -> torch.autocast | None:
+    """Return what disables autocast; ``None`` if it is not enabled."""
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else None
+
+
 class PlainArithmetic:
     """Context for arithmetic on ``(N, C)`` tensors: unrecorded, and without autocast.
 
-    Autocast gains nothing there. (``torch.no_grad`` and ``torch.autocast`` in one, and faster.)
+    (``torch.no_grad`` and :func:`in_full_precision` in one, and faster.)
     """
 
     __slots__ = ("_autocast", "_recorded")
 
     def __init__(self, x: Tensor):
-        kind = x.device.type
-        on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        self._autocast = torch.autocast(kind, enabled=False) if on else None
+        self._autocast = _autocast_off(x)
 
     def __enter__(self) -> None:
         self._recorded = torch.is_grad_enabled()

@@ -274,6 +274,16 @@ def test_parametrized_convolutions_are_left_alone():
     assert fuse_attention(model, recompute=True).recomputing == ("conv",)
 
 
+def test_a_class_that_cannot_be_extended_is_left_alone():
+    class Final(nn.Conv2d):
+        def __init_subclass__(cls, **options):
+            raise TypeError("final")
+
+    model = small()
+    model.last = Final(16, 4, 1)
+    assert fuse_attention(model, recompute=True).recomputing == ("conv",)
+
+
 def test_it_is_undone_exactly():
     model = small()
     apply_eca(model, min_channels=4, include="last")

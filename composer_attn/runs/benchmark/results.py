@@ -1,6 +1,5 @@
 """The results of a benchmark: tables in a terminal, and a folder with a CSV file and a picture."""
 
-import csv
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from composer_attn.extras import naming_the_extra
 from composer_attn.runs.benchmark.measure import Row
+from composer_attn.runs.report.csv_file import write_csv
 from composer_attn.runs.training.checkpoint_saver import saving
 
 CSV, PICTURE = "benchmark.csv", "benchmark.png"
@@ -54,17 +54,10 @@ def write_results(rows: Sequence[Row], settings: Mapping[str, Any], output: Path
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=output) as folder:
             table, picture = Path(folder, CSV), Path(folder, PICTURE)
-            _write_csv(table, [dict(settings) | row.as_record() for row in rows])
+            write_csv(table, [dict(settings) | row.as_record() for row in rows])
             draw(rows, settings, picture)
             for each in (table, picture):
                 os.replace(each, output / each.name)
-
-
-def _write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
 
 
 def _figures(row: Row) -> tuple[str, ...]:

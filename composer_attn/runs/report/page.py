@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-import jinja2
 import yaml
 
 from composer_attn import __version__
@@ -31,19 +30,14 @@ from composer_attn.runs.report.plots import Plot
 from composer_attn.runs.report.published import Published
 from composer_attn.runs.report.results import command_of
 from composer_attn.runs.report.speeds import Quartiles, how_measured
+from composer_attn.runs.report.templates import templates_of
 
 _MOST_COUNTS = 5  # seeds whose counts are written out
 
 
 def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = None) -> str:
     """Return the self-contained HTML page of a comparison."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("composer_attn.runs.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates_of("composer_attn.runs.report")
     variants = [_variant(comparison, variant, i) for i, variant in enumerate(comparison.variants)]
     return environment.get_template("page.html.j2").render(
         title=title or _title(comparison),

@@ -1,6 +1,5 @@
 """The results as CSV and JSON, for further processing."""
 
-import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.contrast import Contrast
+from composer_attn.runs.report.csv_file import write_csv
 from composer_attn.runs.report.intervals import Interval
 from composer_attn.runs.report.records import Record
 from composer_attn.runs.report.speeds import Quartiles, Speed
@@ -22,10 +22,7 @@ _KEYS = (
 def write_results(comparison: Comparison, out: Path) -> None:
     """Write ``results.csv``, with one row per run, and ``results.json``, with everything."""
     rows = run_rows(comparison)
-    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / "results.csv", rows)
     content = {
         "metric": comparison.metric,
         "variants": variant_rows(comparison),

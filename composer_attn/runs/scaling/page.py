@@ -3,9 +3,8 @@
 from datetime import datetime, timezone
 from pathlib import Path
 
-import jinja2
-
 from composer_attn import __version__
+from composer_attn.runs.report.templates import templates_of
 from composer_attn.runs.scaling.picture import NAME, draw
 from composer_attn.runs.scaling.results import Results, write_results
 from composer_attn.runs.scaling.table import COLUMNS, cells, headline, noise
@@ -36,13 +35,7 @@ def write_page(results: Results, out: Path) -> Path:
 
 
 def _render(results: Results, svg: str, out: Path) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("composer_attn.runs", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates_of("composer_attn.runs")
     config, terms = results.plan.recipe.config, results.plan.terms
     names = results.plan.dimensions.names
     return environment.get_template("scaling/page.html.j2").render(

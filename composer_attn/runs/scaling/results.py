@@ -1,6 +1,5 @@
 """The results of a search: the best candidate, what cannot be told from it, the figure's lines."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from composer_attn.runs.models.efficientnet import Scale
+from composer_attn.runs.report.csv_file import write_csv
 from composer_attn.runs.report.records import read_record
 from composer_attn.runs.scaling.candidates import Candidate, Plan
 
@@ -192,10 +192,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
 def write_results(results: Results, out: Path) -> None:
     """Write ``results.csv``, ``results.json`` and, if there is a best candidate, ``best.yaml``."""
     found = rows(results)
-    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    write_csv(out / "results.csv", found)
     best = results.best
     content = {
         **results.plan.terms._asdict(),
