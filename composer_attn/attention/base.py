@@ -1,7 +1,7 @@
 """Base class of channel attentions: squeeze, compute logits, gate, scale."""
 
 from collections.abc import Callable
-from functools import reduce, wraps
+from functools import cache, reduce, wraps
 from operator import add
 from typing import Any, TypedDict, cast
 
@@ -182,12 +182,12 @@ class ChannelAttention(nn.Module):
 
         ``None`` also if a subclass overrides how the scales are computed.
         """
-        if any(map(self._overrides, ("excitation_of", "gated", "gate_slope", "apply_gate"))):
+        if self._overrides("excitation_of", "gated", "gate_slope", "apply_gate"):
             return None
         if self._gate is not GATES[self.start][self.gate]:
             return None
         found = self.logits_by_hand()
-        if found is None or any(p is not None and not _is_plain(p, dtype) for p in found[1]):
+        if found is None or not all(p is None or _is_plain(p, dtype) for p in found[1]):
             return None
         return found
 
@@ -284,9 +284,11 @@ class ChannelAttention(nn.Module):
         zero_parameters(self.last_layer)
         vars(self.last_layer)["reset_parameters"] = OwnMethod(self.last_layer, zero_parameters)
 
-    def _overrides(self, name: str) -> bool:
-        """Return whether a subclass overrides a method or property."""
-        return getattr(type(self), name) is not getattr(ChannelAttention, name)
+    @classmethod
+    @cache  # every site asks in every step
+    def _overrides(cls, *names: str) -> bool:
+        """Return whether a subclass overrides any of these methods or properties."""
+        return any(getattr(cls, name) is not getattr(ChannelAttention, name) for name in names)
 
     def __getstate__(self) -> dict:
         # An observer of this module does not observe its copies.

@@ -105,7 +105,15 @@ class SqueezeExcitation(ChannelAttention):
             return None
         if not type(fc1) is type(fc2) is nn.Linear:
             return None
-        return Bottleneck, (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        return Bottleneck, (*_parameters_of(fc1), *_parameters_of(fc2))
+
+
+def _parameters_of(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    own = layer._parameters
+    weight = own.get("weight")
+    if weight is not None and "bias" in own:  # without nn.Module's slower lookup
+        return weight, own["bias"]
+    return layer.weight, layer.bias
 
 
 register_attention("squeeze_excite", SqueezeExcitation)

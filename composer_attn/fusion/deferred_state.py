@@ -9,9 +9,11 @@ from torch import Tensor
 from composer_attn.errors import ModelError
 from composer_attn.ops.begun import Begun
 from composer_attn.ops.recorded import Recorded
+from composer_attn.ops.sites import ExcitedSite, NormalizedSite
 from composer_attn.ops.stages import Excited, Normalized
 
-Stage = Excited | Normalized | Begun
+Finishing = Normalized | NormalizedSite | Begun
+Stage = Excited | ExcitedSite | Finishing
 
 
 class Standing:
@@ -67,7 +69,7 @@ class Standing:
             if self.shortcut is None:
                 return self.stage.values()
             # Nothing is added to an attention's output before its norm.
-            return cast(Normalized | Begun, self.stage).values(shortcut=self.shortcut.detach())
+            return cast(Finishing, self.stage).values(shortcut=self.shortcut.detach())
 
     def is_outdated(self) -> bool:
         """Return whether an input was changed in place since."""

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from composer_attn.fusion.deferred_state import Become, Plus, PlusInPlace, Stage, Standing
+from composer_attn.fusion.deferred_state import (
+    Become,
+    Finishing,
+    Plus,
+    PlusInPlace,
+    Stage,
+    Standing,
+)
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.begun import Begun
-from composer_attn.ops.stages import Normalized
 
 _Kind = TypeVar("_Kind", bound=Stage)
 no_function = torch._C.DisableTorchFunctionSubclass
@@ -40,7 +46,7 @@ class Continued(Tensor):
             exposed: inputs of the computation that may be held elsewhere.
             until_attention: whether an attention is expected after an activation.
         """
-        versions = tuple((tensor, tensor._version) for tensor in exposed)
+        versions = tuple([(tensor, tensor._version) for tensor in exposed]) if exposed else ()
         standing = Standing(stage, until_relu, versions, until_attention=until_attention)
         return cls._made(standing, stage.result)
 
@@ -61,16 +67,16 @@ class Continued(Tensor):
             standing.version = None if made.is_inference() else made._version
         return made
 
-    def taken_apart(self, kind: type[_Kind]) -> _Kind | None:
+    def taken_apart(self, *kinds: type[_Kind]) -> _Kind | None:
         """Return its stage to be fused further; None if of another kind, added to, or changed."""
         standing = self._standing
         stage = standing.stage
-        if type(stage) is not kind or standing.shortcut is not None:
+        if type(stage) not in kinds or standing.shortcut is not None:
             return None
         if not self._is_intact():
             return None
         standing.taken = standing.gradients
-        return stage
+        return cast(_Kind, stage)
 
     @property
     def stage(self) -> Stage:
@@ -98,7 +104,7 @@ class Continued(Tensor):
     def _activated(self, activation: Activation, in_place: bool) -> Tensor:
         standing = self._standing
         standing.taken = standing.gradients
-        stage = cast(Normalized | Begun, standing.stage)
+        stage = cast(Finishing, standing.stage)
         if type(stage) is Begun and standing.until_attention and standing.shortcut is None:
             later = stage.activated(activation)
             if not in_place:
@@ -136,7 +142,7 @@ class Continued(Tensor):
         standing = self._standing
         if not standing.until_relu or standing.version is None or shortcut.is_inference():
             standing.taken = standing.gradients
-            y = cast(Normalized | Begun, standing.stage).result(False, shortcut)
+            y = cast(Finishing, standing.stage).result(False, shortcut)
             return self._become(y) if in_place else y
         exposed = (*standing.exposed, (shortcut, shortcut._version))
         if in_place:

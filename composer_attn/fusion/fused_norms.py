@@ -33,6 +33,7 @@ from composer_attn.ops.fused import fits_norm, joinable
 from composer_attn.ops.module_calls import keeping
 from composer_attn.ops.norm_kinds import BATCH_NORMS
 from composer_attn.ops.normalization import uses_batch
+from composer_attn.ops.sites import ExcitedSite, NormalizedSite
 from composer_attn.ops.stages import Excited, Normalized, normalize
 from composer_attn.surgery.attend import building, set_class, staying
 from composer_attn.surgery.folding import refuse_fuse_modules
@@ -72,7 +73,9 @@ class JoinedNorm(Joined, _Norm):
     _attn_takes: Link | None = None
     _attn_ends: Ending | None = None
 
-    def _finished(self, normalized: Normalized, exposed: tuple[Tensor, ...]) -> Tensor:
+    def _finished(
+        self, normalized: Normalized | NormalizedSite, exposed: tuple[Tensor, ...]
+    ) -> Tensor:
         """Return the output, deferred if an addition or activation is expected to follow."""
         ends = self._attn_ends
         if ends is None or not all(map(keeps_versions, exposed)):
@@ -142,7 +145,7 @@ class NextNorm(JoinedNorm):
             backend = cast(Producer, giver._attn_fused).backend
             return attend_then_normalize(x, attention, self, backend)
         if type(input) is Deferred:
-            excited = input.taken_apart(Excited)
+            excited: Any = input.taken_apart(Excited, ExcitedSite)
             if excited is not None and fits_norm(excited.x, self):
                 return self._finished(excited.normalized(self), input.exposed())
         return super().forward(input)

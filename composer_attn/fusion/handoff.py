@@ -19,7 +19,7 @@ from composer_attn.ops.autograd_path import exported, traced
 from composer_attn.ops.backends.layout import is_last
 from composer_attn.ops.begun import Begun, excitation_of
 from composer_attn.ops.fused import plain_enough
-from composer_attn.ops.stages import excite
+from composer_attn.ops.sites import excite
 from composer_attn.surgery.attend import Attends
 
 

@@ -96,7 +96,7 @@ def normalized(
     stages: Stages, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Any, ...]:
     """Return moments, scale, shift ``(N, C)``; mean and inverse deviation of the norm."""
-    one = torch.ones_like(empty_numbers(x, plain.statistics_dtype(x)))
+    one = torch.ones_like(*empty_numbers(x, plain.statistics_dtype(x), 1))
     if stages.norm is None:
         zero = torch.zeros_like(one)
         return zero, None, one, zero, None, None

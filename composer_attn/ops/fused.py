@@ -1,6 +1,6 @@
 """Attention, and attention fused with batch norm, in two passes forward and two backward."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,8 +13,9 @@ from composer_attn.ops.backends.reference import spread
 from composer_attn.ops.backends.table import check_backend, find_activated
 from composer_attn.ops.manual_gradients import AttentionFirst, NormFirst
 from composer_attn.ops.norm_kinds import BATCH_NORMS, BatchKind, kind_of
+from composer_attn.ops.sites import NormalizedSite, excite
 from composer_attn.ops.squeeze_and_scale import scale_channels
-from composer_attn.ops.stages import excite, normalize
+from composer_attn.ops.stages import normalize
 
 if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
@@ -158,11 +159,13 @@ def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
         centre, scale, shift = _scale_and_shift(x, passes.moments(x), order, attention, norm)
         z = passes.affine(x - spread(centre, x), scale, shift, shortcut, False)
         return _end(phi(z, activation).to(x.dtype), *rest)
+    stage: Any
     if order is NormFirst:
         stage = normalize(x, attention, norm, backend)
     else:
         stage = excite(x, attention, backend).normalized(norm)
     if activation not in (IDENTITY, RELU):
+        stage = stage.general() if isinstance(stage, NormalizedSite) else stage
         stage.end_in(Ending(stage.passes, find_activated(backend, x, activation), activation))
     return _end(stage.result(activation != IDENTITY, shortcut), *rest)
 

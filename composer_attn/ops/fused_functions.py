@@ -23,7 +23,7 @@ from torch import Tensor
 from composer_attn.ops.autograd_path import traced
 from composer_attn.ops.backends import reference as plain
 from composer_attn.ops.backends.interface import Passes
-from composer_attn.ops.manual_gradients import Excitation
+from composer_attn.ops.manual_gradients import Excitation, Norm, Order
 from composer_attn.ops.recorded import Recorded, differentiable_once, in_full_precision
 
 
@@ -145,22 +145,42 @@ class Whole(Recorded):
     @differentiable_once
     def backward(ctx, dy: Tensor):
         """Sum the gradient over space, differentiate norm and attention, and write ``dx``."""
-        saved, dx, end = ctx.saved_tensors, None, 4 + ctx.parameters
-        of_map, (weight, bias, *parameters), kept = saved[:4], saved[4:end], saved[end:]
-        passes = _backward_passes(ctx.passes, dy)
-        d_shift, d_scale, dy, left = _sums(passes, ctx.joined, dy, *of_map)
-        with in_full_precision(dy):
-            d_mean, d_variance, d_weight, d_bias, of_layers = ctx.order.backward(
-                passes, d_scale, d_shift, of_map[2],
-                weight, ctx.norm, ctx.excitation, parameters, kept,
-            )  # fmt: skip
-        if ctx.needs_input_grad[3]:
-            dy, x, slope, mean, shift = left
-            # None rather than 0, which would turn an infinite value into NaN.
-            d_variance = None if ctx.norm.fixed else d_variance
-            dx = passes.input_gradient(dy, x, slope, mean, d_mean, d_variance, shift)
-        of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
-        return None, None, None, dx, dy if ctx.joined else None, *of_norm, *of_layers
+        saved, end = ctx.saved_tensors, 4 + ctx.parameters
+        given = (ctx.passes, ctx.order, ctx.norm, ctx.excitation, ctx.joined, dy)
+        kept = (saved[:4], saved[4:end], saved[end:])
+        return None, None, None, *whole_gradients(*given, *kept, ctx.needs_input_grad[3])
+
+
+def whole_gradients(
+    passes: Passes,
+    order: type[Order],
+    norm: Norm,
+    excitation: Excitation,
+    joined: bool,
+    dy: Tensor,
+    of_map: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    parameters: tuple[Tensor | None, ...],
+    kept: tuple[Tensor | None, ...],
+    needs_dx: bool,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the map, the shortcut, and the parameters of norm and layers.
+
+    ``of_map`` are the map, scale and centre, and what a final ReLU is masked by: the output if
+    there is a shortcut, else the shift.
+    """
+    (weight, bias, *of_attention), passes, dx = parameters, _backward_passes(passes, dy), None
+    d_shift, d_scale, dy, left = _sums(passes, joined, dy, *of_map)
+    with in_full_precision(dy):
+        d_mean, d_variance, d_weight, d_bias, of_layers = order.backward(
+            passes, d_scale, d_shift, of_map[2], weight, norm, excitation, tuple(of_attention), kept
+        )
+    if needs_dx:
+        dy, x, slope, mean, shift = left
+        # None rather than 0, which would turn an infinite value into NaN.
+        of_variance = None if norm.fixed else d_variance
+        dx = passes.input_gradient(dy, x, slope, mean, d_mean, of_variance, shift)
+    of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
+    return dx, dy if joined else None, *of_norm, *of_layers
 
 
 class Scaled(Recorded):
@@ -186,16 +206,29 @@ class Scaled(Recorded):
     def backward(ctx, dy: Tensor):
         """Compute ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means."""
         x, mean, s, hidden, *parameters = ctx.saved_tensors
-        passes, dx, zero = _backward_passes(ctx.passes, dy), None, torch.zeros_like(s)
-        _, d_s, dy, _ = _sums(passes, False, dy, x, s, zero, None)
-        with in_full_precision(dy):
-            d_logits = ctx.excitation.gradient(d_s, s)
-            d_mean, of_layers = ctx.excitation.layers.backward(
-                passes, d_logits, mean, hidden, tuple(parameters)
-            )
-        if ctx.needs_input_grad[4]:
-            dx = passes.input_gradient(dy, x, s, mean, d_mean, None, None)
-        return None, None, None, None, dx, *of_layers
+        given = (ctx.passes, ctx.excitation, dy, x, (mean, s, hidden), tuple(parameters))
+        return None, None, None, None, *scaled_gradients(*given, ctx.needs_input_grad[4])
+
+
+def scaled_gradients(
+    passes: Passes,
+    excitation: Excitation,
+    dy: Tensor,
+    x: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor | None],
+    parameters: tuple[Tensor | None, ...],
+    needs_dx: bool,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the map and of the layers' parameters, for attention alone."""
+    mean, s, hidden = kept
+    passes, dx = _backward_passes(passes, dy), None
+    _, d_s, dy, _ = _sums(passes, False, dy, x, s, torch.zeros_like(s), None)
+    with in_full_precision(dy):
+        d_logits = excitation.gradient(d_s, s)
+        d_mean, of_layers = excitation.layers.backward(passes, d_logits, mean, hidden, parameters)
+    if needs_dx:
+        dx = passes.input_gradient(dy, x, s, mean, d_mean, None, None)
+    return dx, *of_layers
 
 
 class Shifted(Recorded):
@@ -222,8 +255,7 @@ class Shifted(Recorded):
         """Compute ``dx = scale dy``, and the other two gradients by sums over space."""
         x, scale, centre = ctx.saved_tensors
         scale = scale.contiguous()
-        zero = torch.zeros_like(scale)
-        passes = _backward_passes(ctx.passes, dy)
+        passes, zero = _backward_passes(ctx.passes, dy), torch.zeros_like(scale)
         by = zero if centre is None else centre.contiguous()
         d_shift, d_scale, dy, _ = _sums(passes, False, dy, x, scale, by, None)
         dx = None
@@ -234,8 +266,7 @@ class Shifted(Recorded):
 
 def _backward_passes(passes: Passes, *gradients: Tensor | None) -> Passes:
     """Return the passes for the backward; those of plain torch for batched gradients."""
-    by_hand = not needs_plain_passes(*gradients)
-    return passes if by_hand else getattr(passes, "in_plain_torch", plain)
+    return getattr(passes, "in_plain_torch", plain) if needs_plain_passes(*gradients) else passes
 
 
 def needs_plain_passes(*gradients: Tensor | None) -> bool:

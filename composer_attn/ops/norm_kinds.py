@@ -24,7 +24,12 @@ from torch import Tensor, nn
 from composer_attn.ops import averaging
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.manual_gradients import Norm
-from composer_attn.ops.normalization import Running, running_statistics, uses_batch
+from composer_attn.ops.normalization import (
+    Running,
+    running_statistics,
+    tensors_of,
+    uses_batch,
+)
 
 # Tuples, not unions, for torch.compile.
 _NUMBERS = (int, float)
@@ -232,23 +237,26 @@ def known_kind(norm: nn.Module) -> type[BatchKind]:
 def settings(norm: nn.Module, shape: torch.Size) -> tuple[Norm, Tensor | None, Tensor | None]:
     """Return the settings of a norm for a call, its weight and its bias; count the call."""
     kind = known_kind(norm)
-    held = kind.holder(norm)
-    return kind.settings(norm, shape), held.weight, held.bias
+    weight, bias, *_ = tensors_of(kind.holder(norm))
+    return kind.settings(norm, shape), weight, bias
 
 
 def _fits(x: Tensor, norm: Any) -> bool:
     """Return whether the passes support the norm's current attributes."""
-    mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
-    if (mean is None) != (variance is None) or not isinstance(norm.eps, _NUMBERS):
+    of_norm = tensors_of(norm)
+    if (of_norm[2] is None) != (of_norm[3] is None) or not isinstance(norm.eps, _NUMBERS):
         return False
     momentum = getattr(norm, "momentum", None)
     if not (momentum is None or isinstance(momentum, _NUMBERS)):
         return False
-    present = [each for each in (norm.weight, norm.bias, mean, variance) if each is not None]
-    return all(
-        each.shape == x.shape[1:2] and each.device == x.device and each.dtype == present[0].dtype
-        for each in present
-    ) and (not present or present[0].dtype in (x.dtype, statistics_dtype(x)))
+    shape, device, dtype = x.shape[1:2], x.device, None
+    for each in of_norm:
+        if each is None:
+            continue
+        dtype = each.dtype if dtype is None else dtype
+        if each.shape != shape or each.device != device or each.dtype != dtype:
+            return False
+    return dtype is None or dtype in (x.dtype, statistics_dtype(x))
 
 
 def _fixed(norm: Any) -> Running:

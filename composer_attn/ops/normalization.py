@@ -40,9 +40,21 @@ class Running(NamedTuple):
                 running.data.lerp_(new.to(running.dtype), self.momentum)
 
 
+def tensors_of(norm) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Return weight, bias, running mean and running variance of a norm; ``None`` if absent."""
+    own, kept = norm._parameters, norm._buffers
+    if "weight" in own and "bias" in own and "running_mean" in kept and "running_var" in kept:
+        # The usual case: nn.Module's own lookup takes longer than the arithmetic on small maps.
+        return own["weight"], own["bias"], kept["running_mean"], kept["running_var"]
+    names = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, variance = (getattr(norm, name, None) for name in names)
+    return weight, bias, mean, variance
+
+
 def uses_batch(norm) -> bool:
     """Return whether a norm normalizes by the batch statistics."""
-    return norm.training or (norm.running_mean is None and norm.running_var is None)
+    _, _, mean, variance = tensors_of(norm)
+    return norm.training or (mean is None and variance is None)
 
 
 def running_statistics(norm, count: int) -> Running | None:
@@ -51,18 +63,19 @@ def running_statistics(norm, count: int) -> Running | None:
     Also increment the norm's batch counter. As in ``nn.BatchNorm``, the current attributes of the
     norm apply, whatever it was built with. A momentum of ``None`` averages over all batches.
     """
-    if not uses_batch(norm):
-        return Running(norm.running_mean, norm.running_var, 0, 2, fixed=True)
+    _, _, mean, variance = tensors_of(norm)
+    if not norm.training and mean is not None and variance is not None:
+        return Running(mean, variance, 0, 2, fixed=True)
     if not (norm.training and norm.track_running_stats):
         return None
-    kept, momentum, batches = norm.running_mean, norm.momentum, norm.num_batches_tracked
+    momentum, batches = norm.momentum, norm.num_batches_tracked
     if batches is not None:
         batches.add_(1)
-    if kept is None:
+    if mean is None or variance is None:
         return None
     if momentum is None:
-        momentum = 0.0 if batches is None else batches.to(kept).reciprocal()
-    return Running(kept, norm.running_var, momentum, count)
+        momentum = 0.0 if batches is None else batches.to(mean).reciprocal()
+    return Running(mean, variance, momentum, count)
 
 
 def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:
@@ -72,14 +85,13 @@ def weighted(inverse: Tensor, weight: Tensor | None) -> Tensor:
 
 def empty_results(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Allocate the outputs of :func:`normalization`."""
-    whole, channels = mean.shape, mean.shape[1:]
-    empty = mean.new_empty
-    return empty(whole), empty(whole), empty(channels), empty(channels)
+    scale, channels = torch.empty_like(mean), mean.new_empty(mean.shape[1:])
+    return scale, torch.empty_like(mean), channels, torch.empty_like(channels)
 
 
 def empty_gradients(mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Allocate the outputs of :func:`normalization_gradient`."""
-    return mean.new_empty(mean.shape), *empty_results(mean)
+    return torch.empty_like(mean), *empty_results(mean)
 
 
 def normalization(

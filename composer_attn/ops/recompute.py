@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from composer_attn.ops.activated_functions import spread_out
+from composer_attn.ops.backends import cpp, cpp_site
 from composer_attn.ops.begun import Begun, Finished
 from composer_attn.ops.fused_functions import Scaled, Whole
+from composer_attn.ops.sites import ScaledSite, WholeSite
 
 _ignoring_hooks = ContextVar("_ignoring_hooks", default=False)
 
@@ -69,6 +71,11 @@ def _whole(node: Any) -> Tensor:
     return node.passes.affine(x, scale.contiguous(), shift, None, True)
 
 
+def _whole_site(node: Any) -> Tensor:
+    x, _, work, *_ = node.saved_tensors
+    return cpp_site.write(node.site, work, x, None, node.relu)
+
+
 def _finished(node: Any) -> Tensor:
     _, x, *rest = node.saved_tensors
     parameters, kept = rest[: node.parameters], rest[node.parameters :]
@@ -83,6 +90,12 @@ def _scaled(node: Any) -> Tensor:
     return node.passes.affine(x, s.contiguous(), torch.zeros_like(s), None, False)
 
 
+def _scaled_site(node: Any) -> Tensor:
+    x, work, *_ = node.saved_tensors
+    s = node.site.views(work)[2]
+    return cpp.affine(x, s, torch.zeros_like(s), None, False)
+
+
 class _Region(NamedTuple):
     """An autograd function whose output can be computed again, given its node."""
 
@@ -95,4 +108,6 @@ _REGIONS: dict[type | None, _Region] = {
     Whole: _Region(lambda node: node.masked and not node.joined, _whole),
     Finished: _Region(lambda node: not node.masked and not node.joined, _finished),
     Scaled: _Region(lambda node: True, _scaled),
+    WholeSite: _Region(lambda node: not node.joined, _whole_site),
+    ScaledSite: _Region(lambda node: True, _scaled_site),
 }

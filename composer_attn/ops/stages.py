@@ -9,7 +9,7 @@ to an observer) have taken place when one of them is created.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,19 +102,26 @@ class Excited:
                 *(x, self.passes, centre, *found),
                 way=self.way, region=self.region, backend=self.backend,
             )  # fmt: skip
+        return self.normalized_by(*settings(norm, x.shape))
+
+    def normalized_by(
+        self, of_norm: Norm, weight: Tensor | None, bias: Tensor | None
+    ) -> "Normalized":
+        """Do so, given a manual gradient, and the norm's settings and parameters."""
+        x, mean, variance = self.x, self.mean, self.variance
         with PlainArithmetic(x):
-            of_norm, weight, bias = settings(norm, x.shape)
             scale, shift, kept = AttentionFirst.normalized(
                 self.passes, mean, variance, self.s, self.hidden, weight, bias, of_norm
             )
-        by_hand = _ByHand(AttentionFirst, of_norm, self.excitation, kept)
+        excitation = cast(Excitation, self.excitation)  # there is a manual gradient
+        by_hand = ByHand(AttentionFirst, of_norm, excitation, kept)
         parameters = (weight, bias, *self.parameters)
         of_map = (x, self.passes, mean, scale, shift)
         return Normalized(*of_map, by_hand, parameters, backend=self.backend)
 
 
 @dataclass(slots=True)
-class _ByHand:
+class ByHand:
     """What a manual gradient needs in addition to the saved tensors."""
 
     order: type[Order]
@@ -145,7 +152,7 @@ class Normalized:
     centre: Tensor
     scale: Tensor
     shift: Tensor
-    by_hand: _ByHand | None = None
+    by_hand: ByHand | None = None
     parameters: tuple[Tensor | None, ...] = ()
     way: Tensor | None = None
     region: Region | None = None
@@ -265,12 +272,16 @@ def normalize(
         scale, shift, kept = NormFirst.forward(
             found, mean, variance, weight, bias, of_norm, excitation, parameters
         )
-    hand = _ByHand(NormFirst, of_norm, excitation, kept)
+    hand = ByHand(NormFirst, of_norm, excitation, kept)
     parameters = (weight, bias, *parameters)
     return Normalized(x, found, mean, scale, shift, hand, parameters, backend=backend)
 
 
 def _excitation(attention: "ChannelAttention", called: bool, layers: Any, parameters: tuple):
     layers = Called(attention, layers) if called else layers
-    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
-    return Excitation(layers, *gate), parameters
+    return excitation_by_hand(attention, layers), parameters
+
+
+def excitation_by_hand(attention: "ChannelAttention", layers: Any) -> Excitation:
+    """Return the layers with the gate of an attention that has a manual gradient."""
+    return Excitation(layers, attention.gated, attention.gate_slope, attention.gate_clips)

@@ -42,7 +42,7 @@ def activated_means(x: Tensor, scale: Tensor, shift: Tensor, activation: Activat
     """Average ``phi(z)`` (:func:`.activated_reference.activated_means`)."""
     x, last = dense(x)
     scale, shift = numbers(x, statistics_dtype(x), scale, shift)
-    mean = empty_numbers(x, scale.dtype)
+    (mean,) = empty_numbers(x, scale.dtype, 1)
     _run("activated_means", activation, x, last, x, scale, shift, mean)
     return mean
 
@@ -85,7 +85,7 @@ def activated_sums(
     x, last = dense(x)
     dy = like(dy, last)
     given = numbers(x, statistics_dtype(x), centre, scale, shift)
-    sums = tuple(empty_numbers(x, given[0].dtype) for _ in range(5 if attended else 2))
+    sums = tuple(empty_numbers(x, given[0].dtype, 5 if attended else 2))
     rest = () if attended else (None, None, None)
     _run("activated_sums", activation, x, last, dy, x, *given, *sums, *rest)
     return sums

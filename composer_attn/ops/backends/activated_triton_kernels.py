@@ -192,7 +192,7 @@ def activated_means(x: Tensor, scale: Tensor, shift: Tensor, activation: Activat
     """Average ``phi(z)`` (:func:`.activated_reference.activated_means`)."""
     x, last = dense(x)
     scale, shift = numbers(x, statistics_dtype(x), scale, shift)
-    mean = empty_numbers(x, scale.dtype)
+    (mean,) = empty_numbers(x, scale.dtype, 1)
     reduce_map(_activated_means, 1, x, last, x, scale, shift, mean, **_constants(activation))
     return mean
 
@@ -226,7 +226,7 @@ def activated_sums(
     x, last = dense(x)
     dy = like(dy, last)
     given = numbers(x, statistics_dtype(x), centre, scale, shift)
-    sums = tuple(empty_numbers(x, given[0].dtype) for _ in range(5 if attended else 2))
+    sums = tuple(empty_numbers(x, given[0].dtype, 5 if attended else 2))
     tensors = (dy, x, *given, *sums, *(() if attended else (None, None, None)))
     constants = _constants(activation) | {"ATTENDED": attended}
     reduce_map(_activated_sums, SUMS_OF_FIVE if attended else 2, x, last, *tensors, **constants)

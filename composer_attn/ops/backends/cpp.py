@@ -21,7 +21,7 @@ from composer_attn.ops.normalization import Running
 
 Function = Callable[..., None]
 FOLDER = Path(__file__).parent / "cpp_sources"
-_SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+DTYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 # Types of the trailing arguments: N, C, L, channels last, threads.
 SIZES = [ctypes.c_int64] * 3 + [ctypes.c_bool, ctypes.c_int]
 _ARGUMENTS: dict[str, list] = {
@@ -46,7 +46,7 @@ _ALONE = 1 << 14
 def load() -> dict[tuple[str, torch.dtype], Function]:
     """Return the functions by name and dtype, building them if necessary."""
     library = build(FOLDER / "passes.cpp")
-    found = functions(library, {name: _ARGUMENTS[name] for name in _PASSES}, _SUFFIX)
+    found = functions(library, {name: _ARGUMENTS[name] for name in _PASSES}, DTYPES)
     # Statistics are at least float32.
     between = {name: each for name, each in _ARGUMENTS.items() if name not in _PASSES}
     return found | functions(library, between, (torch.float32, torch.float64))
@@ -59,7 +59,7 @@ def functions(
     found = {}
     for name, types in arguments.items():
         for dtype in dtypes:
-            found[name, dtype] = function = getattr(library, f"{name}_{_SUFFIX[dtype]}")
+            found[name, dtype] = function = getattr(library, f"{name}_{DTYPES[dtype]}")
             function.argtypes, function.restype = types, None
     return found
 
@@ -70,19 +70,21 @@ def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> 
 
 def call(function: Function, x: Tensor, last: bool, *arguments: Tensor | float | None) -> None:
     """Call a pass over feature maps with the shape of ``x``, in one of the two layouts."""
-    channels = x.shape[0] * x.shape[1]
-    threads = 1 if x.numel() < _ALONE else torch.get_num_threads()
-    function(
-        *[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments],
-        *(x.shape[0], x.shape[1], x.numel() // channels, last, threads),
-    )
+    samples, channels, *_ = x.shape
+    values = x.numel()
+    given = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    function(*given, samples, channels, values // (samples * channels), last, threads(values))
+
+
+def threads(values: int) -> int:
+    """Return the number of threads of a pass over a feature map."""
+    return 1 if values < _ALONE else torch.get_num_threads()
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and variance over space (:func:`.reference.moments`)."""
     x, last = dense(x)
-    dtype = statistics_dtype(x)
-    mean, variance, shift = (empty_numbers(x, dtype) for _ in range(3))
+    mean, variance, shift = empty_numbers(x, statistics_dtype(x), 3)
     _run("moments", x, last, x, mean, variance, shift)
     return mean, variance
 
@@ -105,7 +107,7 @@ def gradient_sums(
     dy = like(dy, last)
     dtype = statistics_dtype(x)
     given = numbers(x, dtype, centre, *(mask if isinstance(mask, tuple) else (None, None)))
-    first, second = (empty_numbers(x, dtype) for _ in range(2))
+    first, second = empty_numbers(x, dtype, 2)
     y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
     _run("gradient_sums", x, last, dy, x, *given, y, g, first, second)
     return first, second, g
@@ -143,7 +145,7 @@ def normalization(
     rates: tuple[float | Tensor, float, bool] = (0, 0, False)
     if running is not None:
         rates = (running.momentum, running.number / (running.number - 1), running.fixed)
-    if not _all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
+    if not all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
     s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
     found = plain.empty_results(mean)
@@ -165,10 +167,10 @@ def normalization_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate :func:`normalization` (:func:`.normalization.normalization_gradient`)."""
     given = (d_scale, d_shift, s, mean, variance)
-    if not _all_like(mean, mu, inverse, weight):
+    if not all_like(mean, mu, inverse, weight):
         return plain.normalization_gradient(*given, mu, inverse, weight, fixed)
     dense_ones = numbers(mean, mean.dtype, *given)
-    found = plain.empty_gradients(mean)
+    found = plain.empty_gradients(dense_ones[3])  # contiguous
     pointers = _pointers((*dense_ones, mu, inverse, weight, *found))
     load()["normalization_gradient", mean.dtype](*pointers, fixed, *mean.shape)
     return found
@@ -195,9 +197,13 @@ def _on_channels(name: str, *tensors: Tensor, size: int) -> None:
     load()[name, tensors[0].dtype](*_pointers(tensors), size, *tensors[0].shape)
 
 
-def _all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
+def all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
     """Return whether parameters are in the dtype of the statistics, as except in 16-bit models."""
-    return all(p is None or (p.dtype == mean.dtype and p.is_contiguous()) for p in parameters)
+    dtype = mean.dtype
+    for each in parameters:
+        if each is not None and (each.dtype is not dtype or not each.is_contiguous()):
+            return False
+    return True
 
 
 def _pointers(tensors: tuple[Tensor | None, ...]) -> list[int | None]:

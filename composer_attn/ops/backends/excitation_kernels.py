@@ -200,7 +200,8 @@ def normalization_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate :func:`normalization` (:func:`.normalization.normalization_gradient`)."""
     given = numbers(mean, mean.dtype, d_scale, d_shift, s, mean, variance)
-    mean, found = given[3], plain.empty_gradients(mean)
+    mean = given[3]  # contiguous
+    found = plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
     flags = {"WEIGHT": weight is not None, "FIXED": fixed}
     _run(_normalization_gradient, (*given, *found), (), mean, **flags)

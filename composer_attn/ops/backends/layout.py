@@ -66,6 +66,9 @@ def numbers(x: Tensor, dtype: torch.dtype, *values: _Numbers) -> list[_Numbers]:
     ]
 
 
-def empty_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Allocate an ``(N, C)`` tensor for a feature map."""
-    return x.new_empty((x.size(0), x.size(1)), dtype=dtype)
+def empty_numbers(x: Tensor, dtype: torch.dtype, count: int) -> list[Tensor]:
+    """Allocate a number of ``(N, C)`` tensors for a feature map."""
+    shape = (x.size(0), x.size(1))
+    # Each in the way that takes least time.
+    first = x.new_empty(shape) if x.dtype is dtype else x.new_empty(shape, dtype=dtype)
+    return [first, *[torch.empty_like(first) for _ in range(count - 1)]]

@@ -150,7 +150,7 @@ def _input_gradient(
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and variance over space (:func:`.reference.moments`)."""
     x, last = dense(x)
-    mean, variance = (empty_numbers(x, statistics_dtype(x)) for _ in range(2))
+    mean, variance = empty_numbers(x, statistics_dtype(x), 2)
     reduce_map(_moments, 1, x, last, x, mean, variance)
     return mean, variance
 
@@ -173,7 +173,7 @@ def gradient_sums(
     dy = like(dy, last)
     dtype = statistics_dtype(x)
     given = numbers(x, dtype, centre, *(mask if isinstance(mask, tuple) else (None, None)))
-    first, second = (empty_numbers(x, dtype) for _ in range(2))
+    first, second = empty_numbers(x, dtype, 2)
     y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
     tensors = (dy, x, *given, y, g, first, second)
     flags = {"COMPUTED": isinstance(mask, tuple), "OUTPUT": y is not None}

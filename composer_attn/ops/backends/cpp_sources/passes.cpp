@@ -1,49 +1,5 @@
 // The four passes of passes.py on a CPU, and what lies between them, as C functions for ctypes.
-#include "head.h"
-#include "kernels.h"
-#include "loops.h"
-
-namespace {
-template <class T>
-void moments(const T* x, typename Type<T>::S* mean, typename Type<T>::S* variance,
-             typename Type<T>::S* shift, i64 N, i64 C, i64 L, bool last, int threads) {
-  Moments<T> k{x, {shift}, mean, variance, shift, typename Type<T>::S(1) / L};
-  reduce(k, N, C, L, last, threads, {mean, variance});
-}
-
-template <class T, class S = typename Type<T>::S>
-void affine(const T* x, const S* scale, const S* shift, const T* shortcut, T* y, bool relu, i64 N,
-            i64 C, i64 L, bool last, int threads) {
-  auto run = [&](auto k) { map(k, N, C, L, last, threads); };
-  if (shortcut && relu) run(Affine<T, true, true>{x, shortcut, y, {scale, shift}});
-  else if (shortcut) run(Affine<T, true, false>{x, shortcut, y, {scale, shift}});
-  else if (relu) run(Affine<T, false, true>{x, shortcut, y, {scale, shift}});
-  else run(Affine<T, false, false>{x, shortcut, y, {scale, shift}});
-}
-
-template <class T, class S = typename Type<T>::S>
-void gradient_sums(const T* dy, const T* x, const S* centre, const S* scale, const S* shift,
-                   const T* y, T* g, S* first, S* second, i64 N, i64 C, i64 L, bool last,
-                   int threads) {
-  auto run = [&](auto k) { reduce(k, N, C, L, last, threads, {first, second}); };
-  if (y) run(Sums<T, OUTPUT>{dy, x, y, g, {centre}});
-  else if (scale) run(Sums<T, COMPUTED>{dy, x, y, g, {centre, scale, shift}});
-  else run(Sums<T, NONE>{dy, x, y, g, {centre}});
-}
-
-template <class T, class S = typename Type<T>::S>
-void input_gradient(const T* dy, const T* x, const S* slope, const S* mean, const S* d_mean,
-                    const S* d_variance, const S* shift, T* dx, i64 N, i64 C, i64 L, bool last,
-                    int threads) {
-  const S share = S(1) / L;
-  auto run = [&](auto k) { map(k, N, C, L, last, threads); };
-  const S *m = mean, *v = d_variance;
-  if (shift && v) run(InputGradient<T, true, true>{dy, x, dx, {slope, d_mean, shift, m, v}, share});
-  else if (shift) run(InputGradient<T, true, false>{dy, x, dx, {slope, d_mean, shift}, share});
-  else if (v) run(InputGradient<T, false, true>{dy, x, dx, {slope, d_mean, m, v}, share});
-  else run(InputGradient<T, false, false>{dy, x, dx, {slope, d_mean}, share});
-}
-}  // namespace
+#include "site.h"
 
 #define PASSES(NAME, T, S)                                                                        \
   void moments_##NAME(const T* x, S* mean, S* variance, S* shift, i64 N, i64 C, i64 L, bool last, \
@@ -63,6 +19,22 @@ void input_gradient(const T* dy, const T* x, const S* slope, const S* mean, cons
                              const S* d_mean, const S* d_variance, const S* shift, T* dx, i64 N,  \
                              i64 C, i64 L, bool last, int threads) {                              \
     input_gradient<T>(dy, x, slope, mean, d_mean, d_variance, shift, dx, N, C, L, last, threads); \
+  }
+
+#define SITE(NAME, T, S)                                                                          \
+  void excite_##NAME(const T* x, const S* w1, const S* b1, const S* w2, const S* b2, S* work,     \
+                     bool is_kernel, i64 width, int gate, i64 N, i64 C, i64 L, bool last,         \
+                     int threads) {                                                               \
+    excite<T>(x, {w1, b1, w2, b2, is_kernel, width}, work, gate, N, C, L, last, threads);         \
+  }                                                                                               \
+  void site_gradient_##NAME(const T* dy, const T* x, const T* y, S* work, S* scratch,             \
+                            const S* weight, const S* w1, const S* w2, T* g, T* dx, S* d_weight,  \
+                            S* d_bias, S* d_w1, S* d_b1, S* d_w2, S* d_b2, bool relu,             \
+                            bool is_kernel, i64 width, int gate, bool fixed, i64 N, i64 C, i64 L, \
+                            bool last, int threads) {                                             \
+    site_gradient<T>(dy, x, y, relu, work, scratch, weight,                                       \
+                     {w1, nullptr, w2, nullptr, is_kernel, width}, gate, fixed, g, dx,            \
+                     {d_weight, d_bias, d_w1, d_b1, d_w2, d_b2}, N, C, L, last, threads);         \
   }
 
 #define HEAD(NAME, S)                                                                    \
@@ -93,6 +65,14 @@ extern "C" {
 PASSES(float, float, float)
 PASSES(double, double, double)
 PASSES(bfloat16, bf16, float)
+SITE(float, float, float)
+SITE(double, double, double)
+SITE(bfloat16, bf16, float)
 HEAD(float, float)
 HEAD(double, double)
+
+void use_gemm(Gemm<float> of_float, Gemm<double> of_double) {
+  gemm<float> = of_float;
+  gemm<double> = of_double;
+}
 }

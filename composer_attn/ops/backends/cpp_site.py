@@ -1,0 +1,199 @@
+"""A whole site in C++: attention and batch norm in two calls and one for the gradient.
+
+All ``(N, C)`` numbers of a site stay in one workspace (``cpp_sources/site.h``). On small feature
+maps a network's time is that of Python's calls, of which this needs few: ``benchmarks/train_step``
+on 32x32 images, and ``benchmarks/inference`` at batch 1.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from composer_attn.ops.backends import cpp
+from composer_attn.ops.backends.cpp_build import build
+from composer_attn.ops.backends.layout import like
+from composer_attn.ops.backends.reference import statistics_dtype
+from composer_attn.ops.normalization import Running
+
+_ARGUMENTS = {
+    "excite": [ctypes.c_void_p] * 6 + [ctypes.c_bool, ctypes.c_int64, ctypes.c_int] + cpp.SIZES,
+    "site_gradient": [ctypes.c_void_p] * 16
+    + [ctypes.c_bool] * 2
+    + [ctypes.c_int64, ctypes.c_int, ctypes.c_bool]
+    + cpp.SIZES,
+}
+_GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu")
+_STARTS = ("paper", "identity")
+GATES = {
+    (start, gate): 4 * i + j for i, start in enumerate(_STARTS) for j, gate in enumerate(_GATES)
+}
+Parameters = tuple[Tensor | None, ...]
+
+
+class Site(NamedTuple):
+    """What the calls of a site share.
+
+    Attributes:
+        is_kernel: whether the layers are a convolution along the channels, not two linear layers.
+        width: size of the kernel, or number of hidden channels.
+        gate: number of the gate in :data:`GATES`.
+        sizes: the last arguments of a pass: samples, channels, positions, whether the map is
+            channels last, threads.
+    """
+
+    is_kernel: bool
+    width: int
+    gate: int
+    sizes: tuple[int, int, int, bool, int]
+
+    def views(self, work: Tensor) -> list[Any]:
+        """Return views of a workspace: mean, variance, s, scale, shift; mu, inverse; hidden."""
+        samples, channels, *_ = self.sizes
+        whole = samples * channels
+        hidden = 0 if self.is_kernel else samples * self.width
+        *numbers, mu, inverse, kept = work.split([whole] * 5 + [channels] * 2 + [hidden])
+        hidden_view = None if self.is_kernel else kept.view(samples, self.width)
+        return [*(each.view(samples, channels) for each in numbers), mu, inverse, hidden_view]
+
+
+@cache
+def is_available() -> bool:
+    """Return whether the calls can be used: they need the BLAS that torch contains."""
+    try:
+        folder = Path(torch.__file__).parent / "lib"
+        blas = ctypes.CDLL(str(next(folder.glob("libtorch_cpu.*"))))
+        pointers = [ctypes.cast(blas[name], ctypes.c_void_p) for name in ("sgemm_", "dgemm_")]
+    except (OSError, AttributeError, StopIteration):
+        return False
+    use = build(cpp.FOLDER / "passes.cpp").use_gemm
+    use.argtypes, use.restype = [ctypes.c_void_p] * 2, None
+    use(*pointers)
+    return True
+
+
+@cache
+def _load() -> dict[tuple[str, torch.dtype], cpp.Function]:
+    return cpp.functions(build(cpp.FOLDER / "passes.cpp"), _ARGUMENTS, cpp.DTYPES)
+
+
+def excite(
+    x: Tensor, last: bool, is_kernel: bool, gate: int, parameters: Parameters
+) -> tuple[Site, Tensor]:
+    """Compute moments and scales of a feature map.
+
+    Args:
+        x: the map ``(N, C, *spatial)``, dense.
+        last: whether it is channels last, not NCHW.
+        is_kernel: whether the one parameter is a kernel; otherwise there are two linear layers.
+        gate: number of the gate in :data:`GATES`.
+        parameters: contiguous parameters, in the dtype of the statistics.
+
+    Returns:
+        The site, and the workspace.
+    """
+    first = cast(Tensor, parameters[0])  # only biases can be absent
+    width = first.numel() if is_kernel else first.size(0)
+    samples, channels, *_ = x.shape
+    whole, values = samples * channels, x.numel()
+    sizes = (samples, channels, values // whole, last, cpp.threads(values))
+    site = Site(is_kernel, width, gate, sizes)
+    size = 5 * whole + 2 * channels + (0 if is_kernel else samples * width)
+    work = x.new_empty(size, dtype=statistics_dtype(x))
+    pointers = [None if each is None else each.data_ptr() for each in parameters]
+    pointers += [None] * (4 - len(pointers))
+    of_layers = (is_kernel, width, gate)
+    run = _load()["excite", x.dtype]
+    run(x.data_ptr(), *pointers, work.data_ptr(), *of_layers, *site.sizes)
+    return site, work
+
+
+def normalize(
+    site: Site,
+    work: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    running: Running | None,
+) -> bool:
+    """Normalize the scaled map, up to scale and shift; return whether it could be done."""
+    kept: tuple[Tensor | None, Tensor | None] = (None, None)
+    rates: tuple[float | Tensor, float, bool] = (0, 0, False)
+    if running is not None:
+        kept = running[:2]
+        rates = (running.momentum, running.number / (running.number - 1), running.fixed)
+    if isinstance(rates[0], Tensor) or not cpp.all_like(work, weight, bias, *kept):
+        return False
+    samples, channels, *_ = site.sizes
+    step = samples * channels * work.element_size()
+    mean = work.data_ptr()
+    variance, s, scale, shift, mu = (mean + step * i for i in range(1, 6))
+    inverse = mu + channels * work.element_size()
+    of_norm = [None if each is None else each.data_ptr() for each in (weight, bias, *kept)]
+    cpp.load()["normalization", work.dtype](
+        *(s, mean, variance, *of_norm, scale, shift, mu, inverse, eps, *rates, samples, channels)
+    )
+    return True
+
+
+def write(site: Site, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Write the normalized map, after an addition and a ReLU."""
+    y = torch.empty_like(x)
+    shortcut = None if shortcut is None else like(shortcut, site.sizes[3])
+    step = site.sizes[0] * site.sizes[1] * work.element_size()
+    scale = work.data_ptr() + 3 * step
+    joined = None if shortcut is None else shortcut.data_ptr()
+    maps = (x.data_ptr(), scale, scale + step, joined, y.data_ptr())
+    cpp.load()["affine", x.dtype](*maps, relu, *site.sizes)
+    return y
+
+
+def gradient(
+    site: Site,
+    work: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    relu: bool,
+    fixed: bool,
+    weight: Tensor | None,
+    parameters: Parameters,
+    needs_dx: bool,
+) -> tuple[Tensor | None, Tensor, Parameters]:
+    """Differentiate all of it.
+
+    Args:
+        site: the site.
+        work: its workspace.
+        dy: gradient of the output.
+        x: the map that was read.
+        y: the output if it ends in an addition and a ReLU, which masks the gradient.
+        relu: whether it ends in a ReLU.
+        fixed: whether the norm is independent of the batch.
+        weight: weight of the norm.
+        parameters: those of the layers.
+        needs_dx: whether the gradient of ``x`` is needed.
+
+    Returns:
+        The gradient of ``x``, that of the sum before the ReLU, and those of weight, bias, layers.
+    """
+    dy = like(dy, site.sizes[3])
+    samples, channels, *_ = site.sizes
+    whole = samples * channels
+    rest = max(whole, 0 if site.is_kernel else samples * site.width)
+    scratch = work.new_empty(5 * whole + rest)
+    dx = torch.empty_like(x) if needs_dx else None
+    g = dy if y is None else torch.empty_like(x)
+    of_norm = work.new_empty((2, channels)).unbind()
+    of_layers = [None if each is None else torch.empty_like(each) for each in parameters]
+    given = (dy, x, None if y is None else like(y, site.sizes[3]), work, scratch, weight)
+    layers = (parameters[0], None if site.is_kernel else parameters[2])
+    tensors = (*given, *layers, g, dx, *of_norm, *of_layers, *[None] * (4 - len(of_layers)))
+    pointers = [None if each is None else each.data_ptr() for each in tensors]
+    _load()["site_gradient", x.dtype](
+        *pointers, relu, site.is_kernel, site.width, site.gate, fixed, *site.sizes
+    )
+    return dx, g, (*of_norm, *of_layers)

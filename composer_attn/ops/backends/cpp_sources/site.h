@@ -1,0 +1,163 @@
+// A whole site, attention and then batch norm, in few calls: its (N, C) numbers stay in one
+// workspace from the first call to the gradient's.
+#pragma once
+#include "activations.h"
+#include "head.h"
+#include "passes.h"
+
+namespace {
+// Fortran's interface of a BLAS: torch's own, whose threads are torch's.
+template <class S>
+using Gemm = void (*)(const char*, const char*, const i64*, const i64*, const i64*, const S*,
+                      const S*, const i64*, const S*, const i64*, const S*, S*, const i64*);
+template <class S> Gemm<S> gemm = nullptr;
+
+enum Transposed : bool { NO, YES };
+
+// c = op(a) op(b) + beta c, in C's order; the result has these rows and columns.
+template <class S>
+void multiply(Transposed of_a, Transposed of_b, i64 rows, i64 columns, i64 inner, const S* a,
+              const S* b, S* c, S beta = 0) {
+  // In Fortran's order all three are transposed: c' = op(b)' op(a)'.
+  const char letter[] = {'N', 'T'};
+  const i64 lda = of_a ? rows : inner, ldb = of_b ? inner : columns;
+  const S one = 1;
+  gemm<S>(&letter[of_b], &letter[of_a], &columns, &rows, &inner, &one, b, &ldb, a, &lda, &beta, c,
+          &columns);
+}
+
+// The numbers of a site. The width is that of SE's hidden layer, or 0 for ECA.
+template <class S> struct Workspace {
+  S *mean, *variance, *s, *scale, *shift, *mu, *inverse, *hidden;
+  Workspace(S* at, i64 N, i64 C)
+      : mean(at), variance(mean + N * C), s(variance + N * C), scale(s + N * C),
+        shift(scale + N * C), mu(shift + N * C), inverse(mu + C), hidden(inverse + C) {}
+};
+
+// The layers of an attention: SE's, or the kernel of ECA, which is w1, with its size as width.
+template <class S> struct Layers {
+  const S *w1, *b1, *w2, *b2;
+  bool is_kernel;
+  i64 width;
+};
+
+template <class S> void add_rows(S* to, const S* row, i64 N, i64 C) {
+  for (i64 n = 0; row && n < N; ++n, to += C)
+    for (i64 c = 0; c < C; ++c) to[c] += row[c];
+}
+
+template <class S> void sum_rows(const S* from, S* row, i64 N, i64 C) {
+  if (!row) return;
+  std::fill(row, row + C, S(0));
+  for (i64 n = 0; n < N; ++n, from += C)
+    for (i64 c = 0; c < C; ++c) row[c] += from[c];
+}
+
+// The gates of gates.py: those of start="paper", then those around 1.
+enum Gate { SIGMOID, HARD_SIGMOID, TANH, RELU, AROUND_ONE };
+
+template <class S, class F> void transform(S* values, i64 count, F f) {
+  const i64 W = 64 / sizeof(S);
+  i64 i = 0;
+  for (; i + W <= count; i += W) store<S, ALL>(values + i, f(load<S, ALL>(values + i, W)), W);
+  if (i < count) {
+    auto last = f(load<S, FIRST>(values + i, count - i));
+    store<S, FIRST>(values + i, last, count - i);
+  }
+}
+
+// Logits to scales, in place.
+template <class S> void gate(int kind, S* s, i64 count) {
+  using V = typename Type<S>::V;
+  const bool around = kind >= AROUND_ONE;
+  const S height = around ? 2 : 1, offset = around ? 1 : 0;
+  switch (kind % AROUND_ONE) {
+    case SIGMOID: transform(s, count, [=](V z) { return height * sigmoid<S>(z); }); break;
+    case HARD_SIGMOID:
+      transform(s, count, [=](V z) {
+        z = z + S(3);
+        z = z < 0 ? V{} : z;
+        z = z > 6 ? V{} + S(6) : z;
+        return z / S(6) * height;
+      });
+      break;
+    case TANH: for (i64 i = 0; i < count; ++i) s[i] = offset + std::tanh(s[i]); break;
+    case RELU: transform(s, count, [=](V z) { z = z + offset; return z < 0 ? V{} : z; });
+  }
+}
+
+// The gradient of the scales to that of the logits, in place.
+template <class S> void gate_gradient(int kind, S* d, const S* s, i64 count) {
+  const bool around = kind >= AROUND_ONE;
+  const S height = around ? 2 : 1, offset = around ? 1 : 0;
+  for (i64 i = 0; i < count; ++i) {
+    const S e = s[i], t = e - offset;
+    switch (kind % AROUND_ONE) {
+      case SIGMOID: d[i] *= e - e * e / height; break;
+      // 0, not 0 times a gradient that may be infinite. The slope is a float in torch, too.
+      case HARD_SIGMOID: d[i] = e > 0 && e < height ? d[i] * (float(height) / 6) : 0; break;
+      case TANH: d[i] *= 1 - t * t; break;
+      case RELU: d[i] = e <= 0 ? 0 : d[i];
+    }
+  }
+}
+
+template <class T, class S = typename Type<T>::S>
+void excite(const T* x, const Layers<S>& of, S* work, int kind, i64 N, i64 C, i64 L, bool last,
+            int threads) {
+  Workspace<S> w(work, N, C);
+  moments(x, w.mean, w.variance, w.shift, N, C, L, last, threads);
+  if (of.is_kernel) {
+    convolve(w.mean, of.w1, w.s, of.width, N, C);
+  } else {
+    multiply(NO, YES, N, of.width, C, w.mean, of.w1, w.hidden);
+    add_rows(w.hidden, of.b1, N, of.width);
+    for (i64 i = 0; i < N * of.width; ++i) w.hidden[i] = w.hidden[i] < 0 ? 0 : w.hidden[i];
+    multiply(NO, YES, N, C, of.width, w.hidden, of.w2, w.s);
+    add_rows(w.s, of.b2, N, C);
+  }
+  gate(kind, w.s, N * C);
+}
+
+// Gradients of the parameters, with null for absent ones.
+template <class S> struct Gradients { S *weight, *bias, *w1, *b1, *w2, *b2; };
+
+// d_s, of the scales, becomes that of the logits; what flows back to the means is added to d_mean.
+template <class S>
+void excitation_gradient(const Layers<S>& of, const Workspace<S>& w, int kind, S* d_s, S* d_mean,
+                         S* rest, const Gradients<S>& d, i64 N, i64 C) {
+  gate_gradient(kind, d_s, w.s, N * C);
+  if (of.is_kernel) {
+    convolve_gradient(d_s, w.mean, of.w1, rest, d.w1, of.width, N, C);
+    for (i64 i = 0; i < N * C; ++i) d_mean[i] += rest[i];
+    return;
+  }
+  const i64 H = of.width;
+  multiply(NO, NO, N, H, C, d_s, of.w2, rest);
+  for (i64 i = 0; i < N * H; ++i) rest[i] = w.hidden[i] <= 0 ? 0 : rest[i];
+  multiply(YES, NO, C, H, N, d_s, w.hidden, d.w2);
+  multiply(YES, NO, H, C, N, rest, w.mean, d.w1);
+  sum_rows(rest, d.b1, N, H);
+  sum_rows(d_s, d.b2, N, C);
+  multiply(NO, NO, N, C, H, rest, of.w1, d_mean, S(1));
+}
+
+// The whole gradient. If y is given, its ReLU masks dy into g; otherwise a ReLU is recomputed.
+template <class T, class S = typename Type<T>::S>
+void site_gradient(const T* dy, const T* x, const T* y, bool relu, S* work, S* scratch,
+                   const S* weight, const Layers<S>& of, int kind, bool fixed, T* g, T* dx,
+                   const Gradients<S>& d, i64 N, i64 C, i64 L, bool last, int threads) {
+  Workspace<S> w(work, N, C);
+  S *d_shift = scratch, *d_scale = d_shift + N * C, *d_s = d_scale + N * C, *d_mean = d_s + N * C,
+    *d_variance = d_mean + N * C, *rest = d_variance + N * C;
+  const S* shift = relu && !y ? w.shift : nullptr;
+  gradient_sums(dy, x, w.mean, shift ? w.scale : nullptr, shift, y, g, d_shift, d_scale, N, C, L,
+                last, threads);
+  normalization_gradient(d_scale, d_shift, w.s, w.mean, w.variance, w.mu, w.inverse, weight, d_s,
+                         d_mean, d_variance, d.weight, d.bias, fixed, N, C);
+  excitation_gradient(of, w, kind, d_s, d_mean, rest, d, N, C);
+  if (dx)
+    input_gradient(y ? g : dy, x, w.scale, w.mean, d_mean, fixed ? nullptr : d_variance, shift, dx,
+                   N, C, L, last, threads);
+}
+}  // namespace

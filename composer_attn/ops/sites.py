@@ -1,0 +1,214 @@
+"""Attention, then batch norm, in few calls: the stages of :mod:`.stages` for the usual case.
+
+The usual case is a backend that computes whole sites (:mod:`.backends.cpp_site`), attentions of
+this package without changes to their layers, and batch norm. Any other continuation is computed
+from the general stages, which consist of views of the same numbers.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from composer_attn.ops import stages
+from composer_attn.ops.activations import RELU, Activation
+from composer_attn.ops.backends import cpp, cpp_site
+from composer_attn.ops.backends.cpp_site import Site
+from composer_attn.ops.backends.layout import is_last
+from composer_attn.ops.backends.reference import statistics_dtype
+from composer_attn.ops.backends.table import find_passes
+from composer_attn.ops.fused_functions import (
+    in_dtypes_of,
+    needs_plain_passes,
+    scaled_gradients,
+    whole_gradients,
+)
+from composer_attn.ops.logits import Bottleneck, Neighbours
+from composer_attn.ops.manual_gradients import AttentionFirst, Norm
+from composer_attn.ops.norm_kinds import BATCH_NORMS, settings
+from composer_attn.ops.recorded import Recorded, differentiable_once
+from composer_attn.ops.stages import Excited, Make, Normalized
+
+if TYPE_CHECKING:  # a circular import at run time
+    from composer_attn.attention.base import ChannelAttention
+
+_IS_KERNEL: dict[Any, bool] = {Bottleneck: False, Neighbours: True}
+
+
+class ExcitedSite:
+    """An attention computed up to its scales, as :class:`~composer_attn.ops.stages.Excited`."""
+
+    __slots__ = ("backend", "excitation", "parameters", "site", "work", "x")
+
+    def __init__(self, x: Tensor, site: Site, work: Tensor, excitation, parameters, backend: str):
+        self.x, self.site, self.work = x, site, work
+        self.excitation, self.parameters, self.backend = excitation, parameters, backend
+
+    def general(self) -> Excited:
+        """Return the general stage."""
+        mean, variance, s, *_, hidden = self.site.views(self.work)
+        of_map = (self.x, cpp, mean, variance, s)
+        return Excited(*of_map, self.excitation, self.parameters, hidden, backend=self.backend)
+
+    def values(self) -> Tensor:
+        """Compute the attended map, without gradients."""
+        return self.general().values()
+
+    def result(self, make: Make | None = None) -> Tensor:
+        """Return the attended map, or the tensor from ``make()`` in its place, differentiable."""
+        if make is None:
+            return self.general().result()
+        if not torch.is_grad_enabled():
+            return make()
+        return ScaledSite.apply(self, make, self.x, *self.parameters)
+
+    def normalized(self, norm: nn.Module) -> "NormalizedSite | Normalized":
+        """Return the stage of a norm called on it, up to writing the output."""
+        if not isinstance(norm, BATCH_NORMS):
+            return self.general().normalized(norm)
+        of_norm, weight, bias = settings(norm, self.x.shape)
+        if of_norm.averaging is not None or not cpp_site.normalize(
+            self.site, self.work, weight, bias, of_norm.eps, of_norm.running
+        ):
+            return self.general().normalized_by(of_norm, weight, bias)
+        return NormalizedSite(self, of_norm, weight, bias)
+
+
+class NormalizedSite:
+    """A batch norm computed up to its output, as :class:`~composer_attn.ops.stages.Normalized`."""
+
+    __slots__ = ("bias", "excited", "norm", "weight", "x")
+
+    is_normalized = True
+    can_be_added_to = True
+
+    def __init__(
+        self, excited: ExcitedSite, norm: Norm, weight: Tensor | None, bias: Tensor | None
+    ):
+        self.excited, self.norm, self.weight, self.bias = excited, norm, weight, bias
+        self.x = excited.x
+
+    def general(self) -> Normalized:
+        """Return the general stage."""
+        excited = self.excited
+        mean, variance, s, scale, shift, mu, inverse, hidden = excited.site.views(excited.work)
+        kept = (s, variance, mu, inverse, hidden)
+        by_hand = stages.ByHand(AttentionFirst, self.norm, excited.excitation, kept)
+        parameters = (self.weight, self.bias, *excited.parameters)
+        of_map = (self.x, cpp, mean, scale, shift)
+        return Normalized(*of_map, by_hand, parameters, backend=excited.backend)
+
+    def values(self, relu: bool = False, shortcut: Tensor | None = None) -> Tensor:
+        """Compute the output, without gradients."""
+        return cpp_site.write(self.excited.site, self.excited.work, self.x, shortcut, relu)
+
+    def result(
+        self, relu: bool = False, shortcut: Tensor | None = None, make: Make | None = None
+    ) -> Tensor:
+        """Return the output after addition and ReLU, or the tensor from ``make()`` in its place."""
+        if not torch.is_grad_enabled():
+            return self.values(relu, shortcut) if make is None else make()
+        given = (self.x, shortcut, self.weight, self.bias, *self.excited.parameters)
+        return WholeSite.apply(self, relu, make, *given)
+
+    def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
+        """Return the output of an activation; with a shortcut, of a ReLU after the addition."""
+        if activation == RELU:
+            return self.result(True, shortcut)
+        return self.general().ended_in(activation, shortcut)
+
+
+class ScaledSite(Recorded):
+    """The output of attention alone (:class:`~composer_attn.ops.fused_functions.Scaled`)."""
+
+    @staticmethod
+    def forward(ctx, stage: ExcitedSite, make: Make, x: Tensor, *parameters: Tensor | None):
+        """Create the output."""
+        ctx.site, ctx.excitation = stage.site, stage.excitation
+        ctx.save_for_backward(x, stage.work, *parameters)
+        return make()
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, dy: Tensor):
+        """Compute ``dx = s dy + dm / L``, where ``dm`` is the gradient of the means."""
+        x, work, *parameters = ctx.saved_tensors
+        mean, _, s, *_, hidden = ctx.site.views(work)
+        kept = (mean, s, hidden)
+        needed = ctx.needs_input_grad[2]
+        found = scaled_gradients(cpp, ctx.excitation, dy, x, kept, tuple(parameters), needed)
+        return None, None, *found
+
+
+class WholeSite(Recorded):
+    """The output of attention and batch norm; the gradient is one call."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        stage: NormalizedSite,
+        relu: bool,
+        make: Callable[[], Tensor] | None,
+        x: Tensor,
+        shortcut: Tensor | None,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        """Write the output, or create a deferred tensor by ``make``."""
+        y = stage.values(relu, shortcut) if make is None else make()
+        excited = stage.excited
+        ctx.site, ctx.excitation, ctx.norm = excited.site, excited.excitation, stage.norm
+        ctx.relu, ctx.joined = relu, shortcut is not None
+        ctx.save_for_backward(x, y if relu and ctx.joined else None, excited.work, *parameters)
+        return y
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, dy: Tensor):
+        """Differentiate it in one call; by plain operations where those are needed."""
+        x, y, work, weight, bias, *parameters = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3]
+        if needs_plain_passes(dy):
+            return None, None, None, *_general_gradients(ctx, dy, needed)
+        dx, g, (d_weight, d_bias, *of_layers) = cpp_site.gradient(
+            *(ctx.site, work, dy, x, y, ctx.relu, ctx.norm.fixed, weight, parameters, needed)
+        )
+        of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
+        return None, None, None, dx, g if ctx.joined else None, *of_norm, *of_layers
+
+
+def _general_gradients(ctx: Any, dy: Tensor, needs_dx: bool) -> tuple[Tensor | None, ...]:
+    x, y, work, *parameters = ctx.saved_tensors
+    mean, variance, s, scale, shift, mu, inverse, hidden = ctx.site.views(work)
+    masked_by = (y if ctx.joined else shift) if ctx.relu else None
+    of_map, kept = (x, scale, mean, masked_by), (s, variance, mu, inverse, hidden)
+    return whole_gradients(
+        *(cpp, AttentionFirst, ctx.norm, ctx.excitation, ctx.joined, dy),
+        *(of_map, tuple(parameters), kept, needs_dx),
+    )
+
+
+def excite(
+    x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False
+) -> ExcitedSite | Excited:
+    """Compute an attention up to scaling the map, as :func:`composer_attn.ops.stages.excite`."""
+    if called or find_passes(backend, x) is not cpp or not cpp_site.is_available():
+        return stages.excite(x, attention, backend, called)
+    by_hand = attention.by_hand(statistics_dtype(x))
+    is_kernel = None if by_hand is None else _IS_KERNEL.get(by_hand[0])
+    if (
+        by_hand is None
+        or is_kernel is None
+        or not all(p is None or p.is_contiguous() for p in by_hand[1])
+    ):
+        return stages.excite(x, attention, backend, called)
+    last = not x.is_contiguous()
+    if x.is_neg() or (last and not is_last(x)):  # a copy would have another history
+        return stages.excite(x, attention, backend, called)
+    parameters = by_hand[1]
+    gate = cpp_site.GATES[attention.start, attention.gate]
+    site, work = cpp_site.excite(x, last, is_kernel, gate, parameters)
+    if attention.observer is not None:
+        attention.observer(site.views(work)[2])
+    excitation = stages.excitation_by_hand(attention, by_hand[0])
+    return ExcitedSite(x, site, work, excitation, parameters, backend)
