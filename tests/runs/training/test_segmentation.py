@@ -179,4 +179,4 @@ def test_the_recipe_of_shapes_learns(attention, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = ["algorithms=null"] if attention == "plain" else []
     summary = train(load_checked(ROOT / "yamls/shapes_segmentation_eca.yaml", overrides))
-    assert summary.metrics["mean_iou"] > 0.5
+    assert summary.metrics["mean_iou"] > 0.65
