@@ -127,6 +127,8 @@ def test_a_trained_run_is_loaded_and_evaluated(config, tmp_path):
     assert logits.shape == (1, 3, 32, 48)
     with pytest.raises(ArgumentError, match="not known for task semantic_segmentation"):
         run.preprocessing(None)
+    with pytest.raises(ArgumentError, match="probabilities is for runs of task classification"):
+        run.probabilities(torch.zeros(1, 3, 32, 48))
 
 
 @pytest.mark.parametrize("command", ["predict", "export", "heatmaps", "benchmark"])
