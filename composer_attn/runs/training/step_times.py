@@ -148,11 +148,13 @@ class _Subject:
         begun = time.perf_counter()
         batch = next(batches, batch)
         self.loading_seconds = time.perf_counter() - begun
-        batch = parts.train_data.batch_transforms(state.device.batch_to_device(batch))
+        data = parts.train_data
+        batch = data.batch_transforms(state.device.batch_to_device(batch))
+        batch = data.microbatch_transforms(batch)  # normalizes, which Composer does after splitting
         size = state.device_train_microbatch_size
         self.microbatches: Any = [batch]
         if isinstance(size, int) and size < len(batch[0]):
-            self.microbatches = parts.train_data.split_batch(batch, size)
+            self.microbatches = data.split_batch(batch, size)
         self.images: Tensor = batch[0]
         self.labels: Tensor = batch[1]
         self.device = next(self.model.parameters()).device
