@@ -159,7 +159,7 @@ callbacks: {checkpoint_saver: {folder: saved}, lr_monitor: {}}
     sizes = {row[1]: row[2] for row in rows if len(row) == 4}
     assert sizes["parameters before"] == "4,910,922"
     assert sizes["parameters after"] == f"{total:,}"
-    assert sizes["train samples"] == "16 in 2 batches a rank"
+    assert sizes["train samples"] == "16 in 2 batches per rank"
     assert sizes["batch size"] == "8 over 1 ranks"
     assert sizes["max duration"] == "2ep"
     assert "error" not in err.lower()
@@ -220,7 +220,7 @@ def test_a_plan_as_csv_can_be_piped(tmp_path):
         (["resnet10", "--algorithm", "cbam"], "unknown algorithm 'cbam'"),
         (["resnet10", "--algorithm", "eca", "--image", "224"], "image must be CHANNELSxHEIGHTx"),
         (["resnet10", "--algorithm", "eca", "--include", "nix"], "include pattern 'nix' matches"),
-        (["resnet10", "--algorithm", "eca", "--json", "--csv"], "--json and --csv exclude each"),
+        (["resnet10", "--algorithm", "eca", "--json", "--csv"], "--json and --csv cannot be"),
         (["resnet10", "--algorithm", "eca", "--kernel-size", "a"], "kernel_size must be an odd"),
         (["nix", "--algorithm", "eca", "--include", "a", "--latent-channels", "0.."], "latent_cha"),
     ],

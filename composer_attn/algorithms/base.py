@@ -97,7 +97,7 @@ class AttentionAlgorithm(Algorithm):
         self.key = registered_name(attention)
         sites, trained, own = split(arguments)
         if trained:
-            raise ArgumentError("an algorithm takes no optimizers: it updates the Trainer's")
+            raise ArgumentError("an algorithm takes no optimizers: it updates those of the Trainer")
         # All arguments are stored, so that a checkpoint does not depend on future defaults.
         selection = Selection(**sites)
         written = {name: getattr(selection, name) for name in SITES if name != "filter_fn"}
@@ -128,8 +128,8 @@ class AttentionAlgorithm(Algorithm):
         for name, value in split(self.arguments)[2].items():
             if not is_plain(value):
                 raise ArgumentError(
-                    f"{name} must be plain values, which a checkpoint can hold: numbers, strings, "
-                    f"None, and lists, tuples or dicts of them; got {value!r}"
+                    f"{name} must consist of plain values, which a checkpoint can store: numbers, "
+                    f"strings, None, and lists, tuples or dicts of them; got {value!r}"
                 )
 
     def __repr__(self) -> str:
@@ -174,8 +174,8 @@ class AttentionAlgorithm(Algorithm):
     def _operate(self, state: State, logger: Logger) -> None:
         if isinstance(self.filter_fn, str):
             raise ArgumentError(
-                f"filter_fn is the function {self.filter_fn}, which a checkpoint cannot hold: pass "
-                "the algorithm, with that function, to the Trainer that loads the checkpoint"
+                f"filter_fn is the function {self.filter_fn}, which a checkpoint cannot store: "
+                "pass the algorithm, with that function, to the Trainer that loads the checkpoint"
             )
         # All ranks draw the same parameters, whatever their seeds: FSDP2 does not broadcast them.
         with warnings.catch_warnings(), reproducibility.seed_context(state.rank_zero_seed):

@@ -26,7 +26,7 @@ def check_plans_agree(algorithm: str, plan: SurgeryPlan) -> None:
     rank = next(rank for rank, other in enumerate(everyone) if other != everyone[0])
     only = [_only(everyone[0], everyone[rank]), _only(everyone[rank], everyone[0])]
     raise RanksError(
-        f"the ranks do not attend the same: on rank 0 alone {only[0]}; on rank {rank} alone "
+        f"the ranks attend different modules: only on rank 0 {only[0]}; only on rank {rank} "
         f"{only[1]}. Give every rank the same model and the same algorithms"
     )
 

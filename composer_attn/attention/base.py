@@ -138,8 +138,8 @@ class ChannelAttention(nn.Module):
         if self._overrides("apply_squeeze"):
             if squeeze in ("avg+max", "none"):
                 raise ArgumentError(
-                    f"{type(self).__name__} overrides apply_squeeze, which may start from "
-                    f"avg, max or std; got squeeze={squeeze!r}"
+                    f"{type(self).__name__} overrides apply_squeeze, which can only build "
+                    f"on avg, max or std; got squeeze={squeeze!r}"
                 )
             # So that fusion, for example, does not take this squeeze for one of the standard ones.
             self.squeeze = "own"

@@ -52,8 +52,8 @@ def register_attention(name: str, attention: Callable[..., nn.Module]) -> Callab
     known = _registered.get(name)
     if known is not None and _identity(known) != _identity(attention):
         raise ArgumentError(
-            f"the name {name!r} is taken: it stands for {_origin(known)}, and {_origin(attention)} "
-            "needs another"
+            f"the name {name!r} is already registered for {_origin(known)}: register "
+            f"{_origin(attention)} under another name"
         )
     _registered[name] = attention
     return attention
@@ -72,8 +72,9 @@ def find_attention(attention: Attention) -> Callable[..., nn.Module]:
         register_attention(attention, _load(entry))
     if attention not in _registered:
         raise ArgumentError(
-            f"{unknown('attention', attention, attention_names())}. An attention of a project is "
-            "known once the module that registers it is imported (composer-attn --import MODULE)"
+            f"{unknown('attention', attention, attention_names())}. A project's attentions "
+            "become known when the module that registers them is imported (composer-attn --import "
+            "MODULE)"
         )
     return _registered[attention]
 

@@ -45,8 +45,8 @@ class IdleGates:
         self._count(
             (layer, "still"),
             moved < _STILL,
-            "the scales are the same for every sample, and since the steps before: is the "
-            "attention being trained?",
+            "the scales are the same for every sample, and have not changed since the previous "
+            "step: is the attention being trained?",
         )
 
     def _count(self, key: tuple[str, str], is_idle: bool, message: str) -> None:

@@ -10,10 +10,10 @@ from composer_attn.cli.command import app, refusing
 _Run = Annotated[
     Path, typer.Argument(readable=False, help="The run's folder, or one of its checkpoints.")
 ]
-_Checkpoint = Annotated[str, typer.Option(help="best (of those that are kept), last, or a file.")]
+_Checkpoint = Annotated[str, typer.Option(help="best (of those kept), last, or a file.")]
 _Data = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Other data, like eval_dataset.root=photos/new."),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Other data: eval_dataset.root=photos/new, ..."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
@@ -22,7 +22,7 @@ _Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 def evaluate(
     run: _Run, data: _Data = None, checkpoint: _Checkpoint = "best", json: _Json = False
 ) -> None:
-    """Evaluate a trained run on its evaluation data, or on others."""
+    """Evaluate a trained run on its evaluation data, or on other data."""
     with refusing():
         from composer.utils import dist
 
@@ -43,11 +43,11 @@ def predict(
         ),
     ],
     images: Annotated[list[Path], typer.Argument(readable=False, help="Image files.")],
-    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    top: Annotated[int, typer.Option(help="How many classes to show.")] = 5,
     checkpoint: _Checkpoint = "best",
     json: _Json = False,
 ) -> None:
-    """Name the most probable classes of images."""
+    """Print the most probable classes of images."""
     with refusing():
         from composer_attn.runs.inference import load_run
         from composer_attn.runs.inference.exported_model import is_exported, open_exported
@@ -71,7 +71,8 @@ def heatmaps(
     ],
     images: Annotated[Path, typer.Option(readable=False, help="A folder of images, or one image.")],
     layer: Annotated[
-        str | None, typer.Option(help="Whose feature map is used; default: the last large enough.")
+        str | None,
+        typer.Option(help="The layer to map; default: the last with more than one position."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "--output", help="The folder to write the pictures to.")
@@ -100,7 +101,7 @@ def export(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Of outputs, in units of the largest; default: 1e-4."),
+        typer.Option(help="Accepted difference, relative to the largest output; default: 1e-4."),
     ] = None,
     fold: Annotated[bool, typer.Option(help="Fold the norms into the convolutions first.")] = True,
     dynamic_size: Annotated[
@@ -140,7 +141,7 @@ def export(
         given = {name: value for name, value in settings.items() if value is not None}
         if given and not int8:
             option = next(iter(given)).replace("_", "-")
-            raise ArgumentError(f"--{option} is for quantization: add --int8")
+            raise ArgumentError(f"--{option} applies to quantization only: add --int8")
         chosen = Int8(**given) if int8 else None
         loaded = load_run(run, checkpoint=checkpoint, overrides=data or [])
         path, card = write(

@@ -17,7 +17,7 @@ def scale(
         typer.Argument(help="key=value, like max_duration=2ep or model.attention=eca"),
     ] = None,
     budget: Annotated[
-        float, typer.Option(help="By how many times the recipe's operations may grow.")
+        float, typer.Option(help="The factor by which the recipe's operations may grow.")
     ] = 2.0,
     steps: Annotated[
         int, typer.Option(help="Into how many equal parts the budget is divided.")
@@ -26,16 +26,16 @@ def scale(
         int, typer.Option(help="The largest compound coefficient of the picture's lines.")
     ] = 2,
     tolerance: Annotated[
-        float, typer.Option(help="How far measured operations may be from the budget.")
+        float, typer.Option(help="How far operations may deviate from the budget, relatively.")
     ] = 0.25,
     seeds: Annotated[int, typer.Option(help="How many seeds to train each network with.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The folder of runs and report.")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, like GPUs.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes per run, such as one per GPU.")] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the candidates, and stop.")
+        bool, typer.Option("--dry-run", help="List the candidates, and exit.")
     ] = False,
 ) -> None:
-    """Search how to divide more operations over depth, width and resolution; go on with a search.
+    """Search how to divide more operations over depth, width and resolution, or resume a search.
 
     The candidates are listed with parameters and measured operations, trained one after the other,
     and reported with the best and a picture of accuracy against operations.
@@ -50,7 +50,7 @@ def scale(
                 config, overrides or [], terms, seeds, out, ranks, imported, dry_run
             )  # fmt: skip
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if failed:
         raise typer.Exit(INVALID)

@@ -23,7 +23,7 @@ def train(
         typer.Argument(help="key=value, like max_duration=2ep or optimizer.lr=0.1"),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Build everything, say what it is, and stop.")
+        bool, typer.Option("--dry-run", help="Build everything, print a summary, and exit.")
     ] = False,
 ) -> None:
     """Train, evaluate and summarize the run that a YAML file describes."""
@@ -43,7 +43,7 @@ def train(
             else:
                 summary = run(checked)
         except RunStoppedError as error:
-            print(f"composer-attn: {error}\nGo on with: {_again(config, overrides, error.folder)}")
+            print(f"composer-attn: {error}\nResume with: {_again(config, overrides, error.folder)}")
             raise typer.Exit(128 + error.signal) from error
     if summary is not None and dist.get_global_rank() == 0:
         summary.show()
@@ -84,9 +84,9 @@ def plan(
     algorithm: Algorithm = None,
     image: Annotated[str | None, typer.Option(help="Like 3x224x224.")] = None,
     batch: Annotated[int, typer.Option(help="Number of images.")] = 1,
-    everything: Annotated[bool, typer.Option("--all", help="List passed-over sites.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List sites passed over too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="One row a site.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per site.")] = False,
 ) -> None:
     """Show where attention would go, and what each site costs on an image; change nothing.
 
@@ -98,7 +98,7 @@ def plan(
 
     with refusing():
         if json and csv:
-            raise ArgumentError("--json and --csv exclude each other")
+            raise ArgumentError("--json and --csv cannot be combined")
         planned = make_plan(model, algorithm, arguments, image, batch)
     if json:
         print(as_json(planned))
@@ -114,7 +114,7 @@ def study(
         list[str] | None,
         typer.Argument(
             metavar="[CONFIG] [OVERRIDES]...",
-            help="The recipe's YAML file (the handwritten digits without one), and key=value.",
+            help="The recipe's YAML file (default: the handwritten digits), and key=value.",
         ),
     ] = None,
     variants: Annotated[
@@ -126,9 +126,9 @@ def study(
     ] = "plain,squeeze_excite,eca",
     seeds: Annotated[int, typer.Option(help="How many seeds to train each variant with.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The folder of runs and report.")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, like GPUs.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes per run, such as one per GPU.")] = 1,
 ) -> None:
-    """Train variants of one recipe, or go on with it; show live how they do; write a report."""
+    """Train variants of one recipe, or resume; show their progress live; write a report."""
     from composer_attn.runs.components.variant_specs import split_variants
     from composer_attn.runs.study.study_command import run_study
 
@@ -137,7 +137,7 @@ def study(
             names = split_variants(variants)
             failed = run_study(config or [], names, seeds, out, ranks, imported)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if failed:
         raise typer.Exit(INVALID)

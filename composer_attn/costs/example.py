@@ -91,7 +91,7 @@ def check_dtypes(network: nn.Module) -> None:
     def check(module: nn.Module, args: tuple) -> None:
         given, wanted = args[0].dtype, module.weight.dtype
         if given != wanted and not torch.is_autocast_enabled(args[0].device.type):
-            raise TypeError(f"a convolution of {wanted} weights cannot take {given}")
+            raise TypeError(f"a convolution with {wanted} weights cannot be given {given} inputs")
 
     for module in network.modules():
         if type(module).forward in forwards:

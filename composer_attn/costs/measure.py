@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.flop_counter import FlopCounterMode
 
 from composer_attn.costs.example import (
     TRIALS,
@@ -23,6 +22,9 @@ from composer_attn.surgery.attend import CHILD
 from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.site_cost import NetworkCost, SiteCost, notes_on
 from composer_attn.surgery.sites import CONVOLUTIONS
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 def measured(
@@ -93,7 +95,7 @@ def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading
     except Exception as error:  # copying an attribute may raise anything
         why = first_line(error)
         raise ModelError(
-            f"an example is tried on a copy of the model, which cannot be copied: {why}"
+            f"the example is run on a copy of the model, and the model cannot be copied: {why}"
         ) from error
     with context:
         try:
@@ -145,8 +147,11 @@ def _read_attended(network: nn.Module, plan: SurgeryPlan, arguments: tuple) -> _
 @contextmanager
 def _metering(
     network: nn.Module, reading: _Reading, current: list[str] | None = None
-) -> Iterator[FlopCounterMode]:
+) -> "Iterator[FlopCounterMode]":
     """Measure parameters, multiply-accumulates, and the bytes saved for backward."""
+    # Only here: from torch 2.15 on it loads Triton.
+    from torch.utils.flop_counter import FlopCounterMode
+
     own = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
 
     def pack(tensor: Tensor) -> None:

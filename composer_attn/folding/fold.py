@@ -104,9 +104,10 @@ def unfold(model: nn.Module) -> list[str]:
                 changed.append(name)
     if changed:
         raise ModelError(
-            f"{len(changed)} convolutions have other weights than folding gave them "
-            f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), which no weights of "
-            "before stand for: go on from the network that was folded, and fold it again"
+            f"the weights of {len(changed)} convolutions have changed since they were folded "
+            f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), so that the weights "
+            "before folding cannot be restored: go back to the network that was folded, and fold "
+            "it again"
         )
     for conv, norm, pair in found.values():
         pair.follow(cast(Tensor, conv.weight))
@@ -130,7 +131,7 @@ def _find_pairs(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Module, Pair]
     if lost:
         raise ModelError(
             f"{', '.join(lost)}: folded with a module that is not in this model; call "
-            "unfold_norms on the network that holds both"
+            "unfold_norms on the network that contains both"
         )
     return {names[conv]: (conv, norms[pair], pair) for pair, conv in convs.items()}
 

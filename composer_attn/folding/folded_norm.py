@@ -54,8 +54,8 @@ def refuse_training(module: nn.Module) -> None:
     """Raise in training mode, in which the norm would use batch statistics."""
     if module.training:
         raise ModelError(
-            "this network's norms are folded into its convolutions, for evaluation: call eval() "
-            "on it, or composer_attn.unfold_norms(model) to train it"
+            "this network's norms are folded into its convolutions, for evaluation only: call "
+            "eval() on it, or composer_attn.unfold_norms(model) to train it"
         )
 
 
@@ -71,8 +71,8 @@ class FoldedNorm(nn.Module):
         held = self.__dict__.get(FOLDED)
         if held is not None and (name in held.norm.parameters or name in held.norm.buffers):
             raise AttributeError(
-                f"this norm is folded into the convolution before it and has no {name!r} any "
-                "more: call composer_attn.unfold_norms(model) first"
+                f"this norm is folded into the convolution before it, and no longer has "
+                f"{name!r}: call composer_attn.unfold_norms(model) first"
             )
         return super().__getattr__(name)
 
@@ -161,8 +161,8 @@ def refuse_weights_of_before(
             own = vars(norm)[FOLDED].norm
             if any(f"{name}.{each}" in state_dict for each in (*own.parameters, *own.buffers)):
                 raise ModelError(
-                    f"{name} is folded into the convolution before it, and these weights are of "
-                    "before: call unfold_norms first, load them, and fold again"
+                    f"{name} is folded into the convolution before it, and these weights are "
+                    "from before folding: call unfold_norms, load them, and fold again"
                 )
 
 

@@ -80,18 +80,18 @@ def _check_convolution(conv: nn.Module) -> None:
     own = cls.forward is not plain.forward and qualified_name(cls) not in _PADDING
     inner = getattr(cls, "_conv_forward", None) is not getattr(plain, "_conv_forward", None)
     if own or inner or {"forward", "_conv_forward"} & vars(conv).keys():
-        raise UnprovedError("its forward is its own")
+        raise UnprovedError("it has a custom forward")
     if is_parametrized(conv):
         raise UnprovedError("its weights are parametrized")
     weight, bias = conv._parameters.get("weight"), conv._parameters.get("bias")
     if type(weight) is not nn.Parameter or not weight.is_floating_point():
-        raise UnprovedError("its weight is no plain parameter of real numbers")
+        raise UnprovedError("its weight is not a plain floating-point parameter")
     if weight.is_meta:
-        raise UnprovedError("its weight has no numbers, being on the meta device")
+        raise UnprovedError("its weight is on the meta device, without values")
     if bias is not None and type(bias) is not nn.Parameter:
-        raise UnprovedError("its bias is no plain parameter")
+        raise UnprovedError("its bias is not a plain parameter")
     if is_watched(conv):
-        raise UnprovedError("hooks are on it")
+        raise UnprovedError("it has hooks")
     if is_attended(conv) and attended_side(conv) == "output":
         _check_attention(conv.attention)
 
@@ -99,27 +99,27 @@ def _check_convolution(conv: nn.Module) -> None:
 def _check_attention(attention: nn.Module) -> None:
     """Check that an attention can be computed from a rescaled feature map."""
     if not is_ours(attention) or "forward" in vars(attention):
-        raise UnprovedError("its attention has a forward of its own")
+        raise UnprovedError("its attention has a custom forward")
     if attention.squeeze == "own":
-        raise UnprovedError("its attention squeezes in a way of its own")
+        raise UnprovedError("its attention has a custom squeeze")
     if any(is_watched(layer) for layer in attention.modules()):
-        raise UnprovedError("hooks are on its attention")
+        raise UnprovedError("its attention has hooks")
 
 
 def _check_norm(norm: nn.Module) -> None:
     """Check that a norm computes ``c z + t`` with constants, and possibly an activation."""
     if folded_class_of(norm) is None:
-        raise UnprovedError("not a batch norm, or one with a forward of its own")
+        raise UnprovedError("not a batch norm, or one with a custom forward")
     if is_parametrized(norm):
         raise UnprovedError("its class is extended by a parametrization")
     if is_attended(norm) and attended_side(norm) != "output":
         raise UnprovedError(f"its {attended_side(norm)} is attended")
     if uses_batch_statistics(norm):
-        raise UnprovedError("it normalizes by the statistics of each batch")
+        raise UnprovedError("it normalizes with the statistics of each batch")
     if is_watched(norm) or has_hooks_before(norm):
-        raise UnprovedError("hooks are on it")
+        raise UnprovedError("it has hooks")
     if not bool(torch.stack(scale_and_shift(numbers_of(taken_from(norm)))).isfinite().all()):
-        raise UnprovedError("its statistics or weights make no finite scale")
+        raise UnprovedError("its statistics and weights give a scale or shift that is not finite")
 
 
 class _FoldProofs(Proofs):
@@ -150,7 +150,7 @@ class _FoldProofs(Proofs):
         if is_sequential(self.modules[".".join(same)]):
             first, second = (".".join([*same, part]) for part in pairs[len(same)])
             if self._called_as(first) != self._called_as(second):
-                raise UnprovedError("what calls it looks into the Sequential that it is in")
+                raise UnprovedError("its caller calls the children of its Sequential one by one")
 
     def _called_as(self, name: str) -> str:
         """Return what is called to run a module: the module itself, or a Sequential containing it.
@@ -191,7 +191,7 @@ def _one_call(own: str, graph: fx.Graph) -> str:
 def _check_not_within(own: str, graph: fx.Graph) -> None:
     for target in _targets(graph):
         if target.startswith(f"{own}."):
-            raise UnprovedError(f"{target} is used besides")
+            raise UnprovedError(f"{target} is also used elsewhere")
 
 
 def _targets(graph: fx.Graph) -> Iterator[str]:

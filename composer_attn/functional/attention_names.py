@@ -89,8 +89,9 @@ def in_our_names(
 def _misplaced(path, blocks, weights, block: str, sites: list[str]) -> str:
     here = f"attends {', '.join(sites[:2])}" if sites else "attends nothing"
     return (
-        f"{path} holds {describe(blocks, weights)}; in {block or 'all of it'} the model {here}, "
-        "which does not fit. plan_from_weights(model, path) finds the surgery that does"
+        f"{path} holds {describe(blocks, weights)}, which does not match the model: in "
+        f"{block or 'the whole of it'} it {here}. plan_from_weights(model, path) finds a surgery "
+        "that matches"
     )
 
 
@@ -100,15 +101,15 @@ def describe(blocks: Mapping[str, Mapping[str, str]], weights: Mapping[str, Tens
     first = next(iter(blocks.values()))
     if kinds == {True}:
         sizes = sorted({weights[t["conv.weight"]].shape[-1] for t in blocks.values()})
-        return f"ECA of {len(blocks)} blocks (kernel sizes {', '.join(map(str, sizes))})"
+        return f"ECA in {len(blocks)} blocks (kernel sizes {', '.join(map(str, sizes))})"
     if kinds == {False} and "fc1.weight" in first:
         latents = sorted({len(weights[t["fc1.weight"]]) for t in blocks.values()})
         bias = "with" if "fc1.bias" in first else "without"
         return (
-            f"SE of {len(blocks)} blocks (latent channels {', '.join(map(str, latents))}, {bias} "
+            f"SE in {len(blocks)} blocks (latent channels {', '.join(map(str, latents))}, {bias} "
             "bias)"
         )
-    return f"attention of {len(blocks)} blocks"
+    return f"attention in {len(blocks)} blocks"
 
 
 def in_names_of(package: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,8 +134,8 @@ def in_names_of(package: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ArgumentError(f"{package} has no name for {name}")
         if sites.setdefault(block, match["site"]) != match["site"]:
             raise ArgumentError(
-                f"{sites[block]} and {match['site']} are both attended, where {package} has one "
-                f"attention in {block or 'a block'}: placement='residual' makes such networks"
+                f"{sites[block]} and {match['site']} are both attended, but {package} has one "
+                f"attention in {block or 'a block'}: use placement='residual'"
             )
         prefix = f"{block}.{child}" if block else child
         is_linear = match["kind"] == "weight" and match["layer"] != "conv"

@@ -40,7 +40,7 @@ def open_safely(path: str | os.PathLike, allowed: Sequence[Any] = (), legacy: bo
     if zipped:
         _check_archive(path)
     elif not legacy:
-        raise TornCheckpointError(f"{path} is no checkpoint, or not a whole one")
+        raise TornCheckpointError(f"{path} is not a checkpoint, or is incomplete")
     with _only(allowed):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -48,16 +48,13 @@ def open_safely(path: str | os.PathLike, allowed: Sequence[Any] = (), legacy: bo
             raise
         except pickle.UnpicklingError as error:
             if start[:1] != b"\x80" and not zipped:
-                raise TornCheckpointError(f"{path} holds no weights that can be read") from error
+                raise TornCheckpointError(f"{path} holds no readable weights") from error
             # Not torch's message, which goes on to explain how to run the code inside.
             why = _named(path, zipped) or "its pickle contains more than data"
-            raise CheckpointError(
-                f"{path} holds no weights that are safe to load: {why}"
-            ) from error
+            raise CheckpointError(f"{path} is not safe to load: {why}") from error
         except Exception as error:  # of any type: the file may contain anything
-            raise TornCheckpointError(
-                f"{path} holds no weights that can be read: {_first(error)}"
-            ) from error
+            why = _first(error)
+            raise TornCheckpointError(f"{path} holds no readable weights: {why}") from error
 
 
 def is_safetensors(path: str | os.PathLike) -> bool:
@@ -84,7 +81,7 @@ def open_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
         raise
     except Exception as error:  # SafetensorError and others
         raise TornCheckpointError(
-            f"{path} is not a safetensors file, or not a whole one: {_first(error)}"
+            f"{path} is not a safetensors file, or is incomplete: {_first(error)}"
         ) from error
 
 
@@ -120,12 +117,12 @@ def _check_archive(path: str | os.PathLike) -> None:
                 )
             names = [entry.filename for entry in entries]
             if len(set(names)) != len(names):
-                raise CheckpointError(f"{path} holds two entries of the same name")
+                raise CheckpointError(f"{path} holds two entries with the same name")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise TornCheckpointError(f"{path} is no checkpoint, or not a whole one") from error
+        raise TornCheckpointError(f"{path} is not a checkpoint, or is incomplete") from error
     if damaged is not None:
         raise TornCheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
 
@@ -148,7 +145,7 @@ def _named(path: str | os.PathLike, zipped: bool) -> str:
         names = serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
     except Exception:  # the file is rejected in any case; only the detail is missing
         names = []
-    return f"it names {', '.join(sorted(names)[:3])}" if names else ""
+    return f"it refers to {', '.join(sorted(names)[:3])}" if names else ""
 
 
 def _first(error: Exception) -> str:

@@ -166,6 +166,6 @@ def _check(model: nn.Module) -> None:
     if training:
         listed = ", ".join(name or "the model" for name in training[:3])
         raise ModelError(
-            f"{listed}{', ...' if len(training) > 3 else ''}: in training mode, in which a norm "
-            "normalizes by the batch, and goes into no convolution: call eval() first"
+            f"{listed}{', ...' if len(training) > 3 else ''}: in training mode, where a norm uses "
+            "the statistics of the batch and cannot be folded: call eval() first"
         )

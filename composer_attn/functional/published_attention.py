@@ -77,7 +77,7 @@ def plan_from_weights(model: nn.Module, path: str | os.PathLike) -> FittingSurge
     blocks = foreign_attention(name for name in weights if name not in state)
     if not blocks:
         raise CheckpointError(
-            f"{path} holds no attention under a name that is known, such as "
+            f"{path} holds no attention under a known name, such as "
             "layer1.0.se.fc1.weight or layer1.0.eca.conv.weight"
         )
     try:
@@ -90,8 +90,8 @@ def plan_from_weights(model: nn.Module, path: str | os.PathLike) -> FittingSurge
         channels = len(weights[tensors["fc2.weight"]]) if "fc2.weight" in tensors else None
         if len(inside) != 1 or channels not in (None, inside[0].channels):
             raise CheckpointError(
-                f"{path} holds {describe(blocks, weights)}, and the model has no residual block "
-                f"{block!r} of these channels"
+                f"{path} holds {describe(blocks, weights)}, but the model has no residual block "
+                f"{block!r} with these channels"
             )
         sites[inside[0].name] = tensors
     attention, own = _own_arguments(sites, weights)

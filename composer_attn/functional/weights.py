@@ -130,7 +130,7 @@ def fill(
     ]
     if problems:
         raise CheckpointError(
-            f"{path} holds weights of another network: {first_few(problems, '; ')}"
+            f"{path} holds weights of a different network: {first_few(problems, '; ')}"
         )
     check_numbers(weights, path)
     model.load_state_dict(weights, strict=False)  # missing and unexpected names are checked above
@@ -146,7 +146,7 @@ def check_numbers(weights: Mapping[str, Tensor], path: str | os.PathLike) -> Non
     for name, tensor in weights.items():
         size = tensor.numel() * tensor.element_size()
         if tensor.layout is torch.strided and size > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{path} holds less than the {size:,} bytes of {name}")
+            raise CheckpointError(f"{path} holds fewer than the {size:,} bytes of {name}")
     spoilt = [n for n, t in weights.items() if t.is_floating_point() and bool(t.isnan().any())]
     if spoilt:
         raise CheckpointError(
@@ -197,7 +197,7 @@ def _state_dict(content: Any, path: str | os.PathLike) -> dict[str, Tensor]:
     items = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(name): value for name, value in items if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no state dict: a mapping of names to tensors")
+        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors)")
     return tensors
 
 
@@ -227,7 +227,7 @@ def _without_wrappers(name: str) -> str:
 def _beginnings(ignore: str | Sequence[str]) -> tuple[str, ...]:
     found = as_patterns("ignore", ignore) or ()
     if "" in found:
-        raise ArgumentError('ignore must be beginnings of names, like "fc."; "" begins all of them')
+        raise ArgumentError('ignore must be prefixes of names, like "fc."; "" matches every name')
     return found
 
 

@@ -1,4 +1,4 @@
-"""Class activation maps: which regions of an image speak for a class, according to a network."""
+"""Class activation maps: which regions of an image make a network predict a class."""
 
 from composer_attn.heatmaps.heat_maps import HeatMaps, heat_maps
 

@@ -1,4 +1,4 @@
-"""Grad-CAM maps of images, for plain, attended and fused networks alike."""
+"""Grad-CAM maps of images, for plain, attended and fused networks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Targets = int | Sequence[int] | Tensor | None
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """The maps of a batch of images, and what the network said of it.
+    """The maps of a batch of images, and the network's outputs for it.
 
     Attributes:
         maps: ``(N, H, W)`` in [0, 1], of the height and width of the images. The largest value of
@@ -107,20 +107,20 @@ def _check_images(images: Tensor) -> None:
     if images.dim() != 4 or not images.numel():
         hint = "; for one image, pass image[None]" if images.dim() == 3 else ""
         raise ArgumentError(
-            "images must be (N, channels, H, W), none of them zero; got "
+            "images must be (N, channels, H, W), without empty dimensions; got "
             f"{tuple(images.shape)}{hint}"
         )
     if not images.is_floating_point():
         dtype = str(images.dtype).removeprefix("torch.")
         raise ArgumentError(
-            f"images must be floating point, normalized as the network takes them; got {dtype}"
+            f"images must be floating point, normalized as the network expects; got {dtype}"
         )
 
 
 def _run(
     network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor
 ) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
-    """Return the logits of images, and the shape that each module put out."""
+    """Return the logits of images, and the shape of each module's output."""
     try:
         with torch.no_grad():
             logits, shapes = forward_shapes(network, lambda: forward(images))
@@ -168,8 +168,8 @@ def _grad_cam(
         if "not have been used in the graph" not in str(error):
             raise
         raise ArgumentError(
-            f"no map can be made from the layer {name!r}: the network's output does not depend on "
-            "what it puts out"
+            f"no heat map can be computed for the layer {name!r}: the network's output does not "
+            "depend on it"
         ) from error
     maps = F.interpolate(small.detach(), images.shape[2:], mode="bilinear", align_corners=False)
     maps = maps[:, 0]

@@ -16,7 +16,7 @@ _ENOUGH = 4
 def forward_shapes(
     network: nn.Module, run: Callable[[], Any]
 ) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Run a network, and return its output and the shapes that its modules put out.
+    """Run a network, and return its output and the shapes of its modules' outputs.
 
     Args:
         network: the network.
@@ -72,12 +72,12 @@ def choose_layer(
     if shape is None:
         raise ArgumentError(
             f"the layer {name!r} is not called in the network's forward (a ReLU or a container may "
-            f"be bypassed). The last that puts out a feature map: {_last_map(shapes)!r}"
+            f"be bypassed). The last that outputs a feature map: {_last_map(shapes)!r}"
         )
     if not _is_map(shape):
-        found = shape or "something else than a tensor"
+        found = shape or "something other than a tensor"
         raise ArgumentError(
-            f"the layer {name!r} puts out {found}, not a feature map (N, C, H, W) of more than one "
+            f"the layer {name!r} outputs {found}, not a feature map (N, C, H, W) of more than one "
             f"position. The last that does: {_last_map(shapes)!r}"
         )
     return name, module
@@ -91,8 +91,8 @@ def _last_map(shapes: dict[str, tuple[int, ...]]) -> str:
     maps = {name: shape for name, shape in shapes.items() if name and _is_map(shape)}
     if not maps:
         raise ModelError(
-            "no module of the network puts out a feature map (N, C, H, W) of more than one "
-            "position, on which a heat map could be made"
+            "no module of the network outputs a feature map (N, C, H, W) of more than one "
+            "position, which a heat map needs"
         )
     large = [name for name, shape in maps.items() if min(shape[2:]) >= _ENOUGH]
     if large:

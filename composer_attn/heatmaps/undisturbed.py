@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def forward_of(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Any]]:
-    """Return the network in a model, and the function from images to what it puts out.
+    """Return the network in a model, and the function from images to its output.
 
     The forward of a ComposerModel takes a batch of images and labels. That of a ComposerClassifier
     passes the images on to its ``module``; any other is given labels of zero.
@@ -28,7 +28,7 @@ def forward_of(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Any]]:
 
 @contextmanager
 def as_in_evaluation(network: nn.Module) -> Iterator[None]:
-    """Set all modules to evaluation, enable gradients, and bring every mode back afterwards.
+    """Set all modules to evaluation, enable gradients, and restore every mode afterwards.
 
     The flags are set rather than ``eval()`` called, which a network may have given other effects.
     """

@@ -112,7 +112,7 @@ def _on_trial(recipe: Recipe, attention: nn.Module, device: str, dtype: torch.dt
     """Return a module to try; off the meta device a copy, as the original may be in use."""
     if device == "meta":
         if any(not tensor.is_meta for tensor in _tensors(attention)):
-            raise _FailedError(f"{recipe.name} is not built on the device it is given")
+            raise _FailedError(f"{recipe.name} is not built on the device that it is given")
         return attention.to(dtype)
     try:
         return copy.deepcopy(attention).to(device, dtype)

@@ -35,7 +35,7 @@ def traced_block(module: nn.Module) -> Block | None:
     own = [[node for node in path if node not in shared] for path in sides]
     sizes = [_size(module, path) for path in own]
     if sizes[0] == sizes[1]:
-        raise ValueError("which side of its addition is the shortcut cannot be told")
+        raise ValueError("it is ambiguous which side of its addition is the shortcut")
     shortcut, branch = own if sizes[0] < sizes[1] else own[::-1]
     unshared = branch
     branch = sides[own.index(branch)]

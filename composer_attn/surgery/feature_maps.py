@@ -53,7 +53,7 @@ def follow_pruning(module: nn.Module, x: Any) -> None:
     if follow is None or not follow(found):
         raise ModelError(
             f"the attention of this {type(module).__name__.removeprefix('Attended')}, a "
-            f"{type(attention).__name__}, rescales {expected} channels, and is given {found}. "
+            f"{type(attention).__name__}, rescales {expected} channels, but is given {found}. "
             "Where channels are pruned after the surgery, prune the attention's layers with them "
             "(of a SqueezeExcitation the columns of fc1.weight and the rows of fc2.weight and "
             "fc2.bias); or prune before the surgery"

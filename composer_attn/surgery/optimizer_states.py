@@ -1,4 +1,4 @@
-"""The state that optimizers hold of parameters which a surgery adds, takes away or gives back."""
+"""The state that optimizers hold of parameters which a surgery adds, removes or restores."""
 
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary

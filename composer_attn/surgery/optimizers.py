@@ -95,9 +95,10 @@ def find_homes(
     lost = [name for name, found in homes.items() if not found]
     if lost:
         raise OptimizerError(
-            f"the weights of {len(lost)} sites are in no optimizer passed: {', '.join(lost[:5])}"
-            f"{', ...' if len(lost) > 5 else ''}. Pass the optimizer that holds them, or name the "
-            f"group that all new parameters join: param_group=0 to {len(groups) - 1}"
+            f"the weights of {len(lost)} sites are in none of the optimizers: "
+            f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}. Pass the optimizer that "
+            "holds them, or name the group that all new parameters join: param_group=0 to "
+            f"{len(groups) - 1}"
         )
     _check_momentum(home for found in homes.values() for home in found)
     return homes

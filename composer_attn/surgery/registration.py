@@ -149,12 +149,12 @@ def _on_parameter(conv: nn.Module, name: str, value: nn.Parameter) -> None:
         raise ModelError(_folded(kind, "is given a bias that it did not have"))
     if name == "weight" and any(is_rescaled_by(norm, held, value) for norm in norms):
         kind = "an attended convolution" if attends else "a convolution before an attended norm"
-        raise ModelError(_folded(kind, "is given its weights times the scale of a norm"))
+        raise ModelError(_folded(kind, "is given its weights multiplied by the scale of a norm"))
 
 
 def _folded(what: str, how: str) -> str:
     return (
-        f"{what} {how}, as by folding a batch norm into it: attention between or behind "
+        f"{what} {how}, as by folding a batch norm into it: attention between or after "
         f"the two would be lost, or see different values: {ADVICE}"
     )
 

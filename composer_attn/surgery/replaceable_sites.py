@@ -34,8 +34,8 @@ def find_own_attentions(model: nn.Module) -> list[Point]:
 
 
 _FIXED = "its block needs it: it is more than a rescaling of channels"
-_UNKNOWN = "an attention by its name alone, since its forward cannot be traced"
-_REGISTER = "declare by register_existing_attention whether it can be replaced"
+_UNKNOWN = "an attention judging by its name only, as its forward cannot be traced"
+_REGISTER = "declare with register_existing_attention whether it can be replaced"
 
 
 def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -78,7 +78,7 @@ def _obstacle(module: nn.Module, name: str, channels: int) -> str:
         return _FIXED if not found.doubt else f"{_UNKNOWN} ({found.doubt}); {_REGISTER}"
     if not name:
         return "it is the whole model"
-    return "" if channels else "how many channels it has cannot be told"
+    return "" if channels else "its number of channels is not known"
 
 
 def _channels(model: nn.Module, module: nn.Module, name: str) -> int:

@@ -93,7 +93,7 @@ def _guarded(point: Point, foreign: dict[str, str]) -> Point:
     if enclosing:
         return replace(point, obstacle=enclosing)
     if not point.channels and not point.obstacle:
-        return replace(point, obstacle="no layer tells how many channels there are")
+        return replace(point, obstacle="no layer defines its number of channels")
     return point
 
 
@@ -130,7 +130,7 @@ def _blocks(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point
     for module, why in untraced.items():
         # A module that contains blocks is unlikely to be one itself.
         if not any(block in found for block in module.modules()):
-            known, obstacle = names[module], f"not traced ({why}): if a block, register_block it"
+            known, obstacle = names[module], f"not traced ({why}): if a block, use register_block"
             yield Point(known[0], tuple(known), module, "output", 0, known[0], obstacle=obstacle)
 
 
@@ -204,9 +204,9 @@ def _part(block: nn.Module, known: tuple[str, ...], name: str) -> nn.Module:
     except AttributeError as error:
         kind = type(block)
         raise PlacementError(
-            f"{known[0] or 'the model'}: {kind.__qualname__} is described as a block with a child "
-            f"{name!r}, which it has not; its children: {', '.join(block._modules)}. Describe it "
-            "by composer_attn.register_block(cls, first=, last=, ...)"
+            f"{known[0] or 'the model'}: {kind.__qualname__} is described as a block with child "
+            f"{name!r}, which it lacks; its children: {', '.join(block._modules)}. Describe "
+            "it with composer_attn.register_block(cls, first=, last=, ...)"
         ) from error
 
 
@@ -272,15 +272,15 @@ def _join(prefix: str, name: str) -> str:
 
 def _no_blocks(model: nn.Module, placement: str, untraced: dict[nn.Module, str]) -> str:
     message = (
-        f"placement={placement!r} is a place in residual blocks, and {type(model).__name__} has "
-        "none that is known or could be traced; placement='conv' and 'norm' need no blocks"
+        f"placement={placement!r} needs residual blocks, and {type(model).__name__} has none that "
+        "is known or could be traced; placement='conv' and 'norm' need no blocks"
     )
     if untraced:
         kinds = {f"{type(m).__module__}.{type(m).__qualname__}": why for m, why in untraced.items()}
         listed = "\n".join(f"  {kind}: {why}" for kind, why in list(kinds.items())[:5])
         message += (
-            f". Not traced, to be described by composer_attn.register_block(cls, first=, last=, "
-            f"...) if they are residual blocks:\n{listed}"
+            f". Not traced; if these are residual blocks, describe them with "
+            f"composer_attn.register_block(cls, first=, last=, ...):\n{listed}"
         )
     return message
 

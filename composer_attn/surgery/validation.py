@@ -42,7 +42,7 @@ def check_model(model: nn.Module, orphans: bool = False, folded: bool = False) -
             bases.add("OptimizedModule")
         for wrapper in bases & set(_WRAPPERS):
             raise ModelError(
-                f"{name or 'the model'} is a {wrapper}, on which surgery has no safe effect: "
+                f"{name or 'the model'} is a {wrapper}, on which surgery is not safe: "
                 f"{_WRAPPERS[wrapper]}"
             )
         if not folded and FOLDED in vars(module):
@@ -67,11 +67,11 @@ def check_sites(sites: list[Point], model: nn.Module) -> None:
 
 def _trouble(point: Point, model: nn.Module) -> str:
     if "forward" in vars(point.module):
-        return "its forward was replaced on the instance, which a class cannot extend"
+        return "its forward was replaced on the instance, where extending its class has no effect"
     if isinstance(point.module, nn.Sequential):
-        return "a Sequential, which would run an attention as one more of its children"
+        return "a Sequential, which would run its attention as another child"
     if hasattr(point.module, CHILD):
-        return f"it has an attribute named {CHILD!r} already"
+        return f"it already has an attribute named {CHILD!r}"
     parameters = list(model.get_submodule(point.owner).parameters())
     if any(isinstance(p, nn.UninitializedParameter) for p in parameters):
         return "lazy, and not initialized yet: run one forward pass first"

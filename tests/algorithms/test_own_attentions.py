@@ -106,7 +106,7 @@ def test_a_checkpoint_brings_it_back_where_it_is_not_passed(own, name, tmp_path)
 def test_a_checkpoint_of_one_that_nobody_registered_is_refused(own, registry, tmp_path):
     fit("volume", [attention("simam", "volume")], tmp_path, until=2)
     registry._registered.pop("simam")
-    with pytest.raises(CheckpointError, match="that is not here: unknown attention 'simam'"):
+    with pytest.raises(CheckpointError, match="that is unknown here: unknown attention 'simam'"):
         check_checkpoint(tmp_path / "ep0-ba2-rank0.pt")
 
 
@@ -153,7 +153,7 @@ BAD = {
     "not registered": ((nn.Identity,), {}, "register_attention\\(name, Identity\\) first"),
     "an argument": (("simam",), {"lambda_": 1}, "unknown argument of SimAM 'lambda_'"),
     "an optimizer": (("simam",), {"optimizers": None}, "an algorithm takes no optimizers"),
-    "no value": (("activated",), {"act": nn.ReLU}, "act must be plain values, .*; got <class"),
+    "no value": (("activated",), {"act": nn.ReLU}, "act must consist of plain .*; got <class"),
     "a gate": (("effective_se",), {"gate": "softmax"}, "gate must be one of sigmoid"),
     "a threshold": (("simam",), {"min_channels": 0}, "min_channels must be a whole number >= 1"),
 }

@@ -113,7 +113,7 @@ def test_resuming_without_the_filter_function_is_a_clear_error(key, weights_only
     with pytest.raises(ValueError, match="required to successfully load") as caught:
         trainer([], model=model, load_strict_model_weights=False, **options)
     assert isinstance(caught.value.__cause__, ArgumentError)
-    assert "has_branches, which a checkpoint cannot hold: pass" in str(caught.value.__cause__)
+    assert "has_branches, which a checkpoint cannot store: pass" in str(caught.value.__cause__)
     assert attended_modules(model) == {}
 
 

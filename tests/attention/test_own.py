@@ -149,7 +149,7 @@ def test_a_squeeze_of_ones_own_goes_together_with_one_that_it_may_start_from():
     joined = torch.cat([x.amax(2), x.std(2)], 1)
     torch.testing.assert_close(module.excitation(x), module.fc(joined).sigmoid())
     for squeeze in ("avg+max", "none"):
-        with pytest.raises(ArgumentError, match="Style overrides apply_squeeze, which may"):
+        with pytest.raises(ArgumentError, match="Style overrides apply_squeeze, which can"):
             Style(6, squeeze=squeeze)
 
 

@@ -369,7 +369,7 @@ def test_attention_follows_pruned_channels(applying, placement, fused):
 def test_attention_whose_layers_were_not_pruned_says_how():
     model = attended(APPLYING["squeeze_excite"])
     prune(model.block.conv1, model.block.bn1, model.block.conv2, kept())
-    with pytest.raises(ModelError, match=r"rescales 8 channels, and is given 3.*fc1\.weight"):
+    with pytest.raises(ModelError, match=r"rescales 8 channels, but is given 3.*fc1\.weight"):
         model(images())
 
 

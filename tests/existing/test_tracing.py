@@ -192,7 +192,7 @@ def test_a_name_is_a_hint_where_a_forward_cannot_be_traced_and_the_plan_says_so(
     plan = plan_eca(model, min_channels=1)
     assert names(plan.chosen) == ("conv", "last")
     (site,) = plan.passed_over
-    assert site.reason.startswith("inside MySqueezeExciteUnit 'own' (so its name says; its forward")
+    assert site.reason.startswith("inside MySqueezeExciteUnit 'own' (judging by its name; its")
     assert "register_existing_attention" in site.reason
     with pytest.raises(
         PlacementError, match=r"own \(MySqueezeExciteUnit: its forward cannot be tr"
@@ -203,7 +203,7 @@ def test_a_name_is_a_hint_where_a_forward_cannot_be_traced_and_the_plan_says_so(
 def test_the_best_known_names_may_give_way_even_so():
     model = Network(SELayer(CHANNELS))
     assert names(plan_eca(model, replace=True).chosen) == ("own",)
-    assert "so its name says" in plan_eca(model, min_channels=1).passed_over[0].reason
+    assert "judging by its name" in plan_eca(model, min_channels=1).passed_over[0].reason
 
 
 def test_an_example_shows_the_sites_of_one_position():

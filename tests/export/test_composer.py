@@ -1,6 +1,7 @@
 """Composer's own way out, ``export_for_inference``, from a model, a Trainer and a checkpoint."""
 
 import inspect
+from contextlib import nullcontext
 
 import onnxruntime
 import pytest
@@ -17,15 +18,11 @@ from tests.networks import MIN_CHANNELS, NETWORKS
 from tests.surgeries import each_surgery
 
 NETWORK = NETWORKS["resnet"]
-# Composer leaves it to torch how, and means the way that was torch's default up to 2.8.
-elsewise = pytest.mark.skipif(
-    inspect.signature(torch.onnx.export).parameters["dynamo"].default is True,
-    reason="torch >= 2.9 exports by another way, which takes no axes of a batch in a tuple and "
-    "names its inputs itself: instead, torch.onnx.export(dynamo=False) (test_onnx.py)",
-)
-each_format = pytest.mark.parametrize(
-    "save_format", ["torchscript", pytest.param("onnx", marks=elsewise)]
-)
+# Composer leaves the way of exporting to torch. Its default since 2.9, torch.export, cannot convert
+# dynamic_axes of a batch in a tuple: torch.onnx.export(dynamo=False) does (test_onnx.py).
+TAKES_AXES = inspect.signature(torch.onnx.export).parameters["dynamo"].default is not True
+AXES = {"input": {0: "batch"}, "output": {0: "batch"}}
+each_format = pytest.mark.parametrize("save_format", ["torchscript", "onnx"])
 each_algorithm = pytest.mark.parametrize(
     ("algorithm", "apply"), [(SqueezeExcite, apply_squeeze_excite), (ECA, apply_eca)]
 )
@@ -39,7 +36,9 @@ def logits(path, save_format, x):
     if save_format == "torchscript":
         return torch.jit.load(path)(batch_of(x))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    # The labels are an input only where torch exports unused ones.
+    given = zip(session.get_inputs(), batch_of(x), strict=False)
+    (output,) = session.run(None, {each.name: tensor.numpy() for each, tensor in given})
     return torch.from_numpy(output)
 
 
@@ -48,16 +47,31 @@ def logits(path, save_format, x):
 def test_a_model_is_exported_and_takes_other_batches(surgery, save_format, tmp_path):
     model = ComposerClassifier(attended(NETWORK, surgery), num_classes=10).eval()
     x, path = NETWORK.batch(), str(tmp_path / "model")
+    is_dynamic = save_format == "torchscript" or TAKES_AXES
     export_for_inference(
         model,
         save_format,
         path,
         sample_input=(batch_of(x),),
-        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+        dynamic_axes=AXES if is_dynamic else None,
     )
-    for images in (x, longer(x)):
+    for images in (x, longer(x)) if is_dynamic else (x,):
         assert_same_numbers(logits(path, save_format, images), model(batch_of(images)))
     assert len(attended_modules(model)) == len(NETWORK.sites)
+
+
+@pytest.mark.parametrize("surgery", [None, apply_eca])
+def test_axes_of_a_batch_in_a_tuple_are_torchs_to_convert_or_refuse(surgery, tmp_path):
+    network = NETWORK.build()
+    if surgery is not None:
+        surgery(network, min_channels=MIN_CHANNELS)
+    model = ComposerClassifier(network, num_classes=10).eval()
+    sample = (batch_of(NETWORK.batch()),)
+    refused = nullcontext() if TAKES_AXES else pytest.raises(RuntimeError, match="dynamic_axes")
+    with refused:
+        export_for_inference(
+            model, "onnx", str(tmp_path / "model"), sample_input=sample, dynamic_axes=AXES
+        )
 
 
 @each_algorithm

@@ -66,16 +66,16 @@ def with_hook(module: nn.Module, name: str) -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        (pair(OwnForward(3, 8, 3)), "its forward is its own"),
-        (pair(OwnConvForward(3, 8, 3)), "its forward is its own"),
+        (pair(OwnForward(3, 8, 3)), "it has a custom forward"),
+        (pair(OwnConvForward(3, 8, 3)), "it has a custom forward"),
         (pair(parametrizations.weight_norm(nn.Conv2d(3, 8, 3))), "its weights are parametrized"),
-        (pair(weight_norm(nn.Conv2d(3, 8, 3))), "its weight is no plain parameter"),
-        (pair(with_hook(nn.Conv2d(3, 8, 3), "register_forward_hook")), "hooks are on it"),
+        (pair(weight_norm(nn.Conv2d(3, 8, 3))), "its weight is not a plain floating-point"),
+        (pair(with_hook(nn.Conv2d(3, 8, 3), "register_forward_hook")), "it has hooks"),
         (pair(None, OwnNorm(8)), r"1 \(OwnNorm\) follows: not a batch norm"),
         (pair(None, nn.GroupNorm(2, 8)), r"1 \(GroupNorm\) follows: not a batch norm"),
         (pair(None, nn.InstanceNorm2d(8)), r"1 \(InstanceNorm2d\) follows: not a batch norm"),
         (pair(None, nn.BatchNorm2d(8, track_running_stats=False)), "statistics of each batch"),
-        (pair(None, with_hook(nn.BatchNorm2d(8), "register_forward_pre_hook")), "hooks are on it"),
+        (pair(None, with_hook(nn.BatchNorm2d(8), "register_forward_pre_hook")), "it has hooks"),
     ],
 )
 def test_what_is_left(model, expected):
@@ -212,7 +212,7 @@ def test_weights_of_before_do_not_load_into_a_folded_network():
 def test_the_attributes_of_a_folded_norm_say_where_they_are():
     model, _ = make("bias")
     fold_norms(model)
-    with pytest.raises(AttributeError, match="has no 'running_mean' any more"):
+    with pytest.raises(AttributeError, match="no longer has 'running_mean'"):
         _ = model[1].running_mean
     with pytest.raises(AttributeError, match="has no attribute 'anything'"):
         _ = model[1].anything

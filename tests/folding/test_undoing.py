@@ -138,7 +138,7 @@ def test_weights_changed_meanwhile_are_not_thrown_away(what):
     }
     held[what].data[1] += 1
     expected = model(x)
-    with pytest.raises(ModelError, match=r"^1 convolutions have other weights .* \(3\)"):
+    with pytest.raises(ModelError, match=r"^the weights of 1 convolutions have changed .* \(3\)"):
         unfold_norms(model)
     assert torch.equal(model(x), expected)
 

@@ -156,22 +156,22 @@ def test_attention_that_does_not_fit_is_told_from_the_file_and_nothing_changes(
     attend(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(
-        CheckpointError, match=r"holds ECA of 8 blocks \(kernel sizes 3, 5\)"
+        CheckpointError, match=r"holds ECA in 8 blocks \(kernel sizes 3, 5\)"
     ) as error:
         load_weights(model, tmp_path / "net.pth")
     assert any(text in str(error.value) for text in here.split("|"))
-    assert "plan_from_weights(model, path) finds the surgery that does" in str(error.value)
+    assert "plan_from_weights(model, path) finds a surgery that matches" in str(error.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_files_without_attention_and_networks_without_its_blocks(tmp_path):
     model = ours()
     torch.save(model.state_dict(), tmp_path / "plain.pth")
-    with pytest.raises(CheckpointError, match="holds no attention under a name that is known"):
+    with pytest.raises(CheckpointError, match="holds no attention under a known name"):
         plan_from_weights(model, tmp_path / "plain.pth")
     torch.save(theirs("se").state_dict(), tmp_path / "se.pth")
     with pytest.raises(
-        CheckpointError, match=r"holds SE of 8 blocks .* no residual block 'layer1.0'"
+        CheckpointError, match=r"holds SE in 8 blocks .* no residual block 'layer1.0'"
     ):
         plan_from_weights(models.vgg11(), tmp_path / "se.pth")
 

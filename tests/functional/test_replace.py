@@ -255,7 +255,7 @@ BAD = {
         lambda: nn.Sequential(type("SEModul", (nn.Identity,), {})()),
         {},
         PlacementError,
-        "Nearest in it: SEModul$",
+        "Closest matches: SEModul$",
     ),
     "placement": (lambda: with_se()[0], {"placement": "post"}, ArgumentError, "placement='post'"),
     "no bool": (lambda: with_se()[0], {"replace": "yes"}, ArgumentError, "replace must be True"),

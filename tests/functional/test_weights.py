@@ -260,7 +260,7 @@ def test_safetensors_cut_anywhere_are_torn_and_others_refused(safetensors, file)
     with pytest.raises(CheckpointError, match=r"holds NaN in 5\.bias"):
         load_weights(network(), path)
     safetensors.save_file(network(9).state_dict(), path)
-    with pytest.raises(CheckpointError, match="of another network"):
+    with pytest.raises(CheckpointError, match="of a different network"):
         load_weights(network(), path)
 
 
@@ -273,25 +273,25 @@ def nan() -> torch.Tensor:
 
 
 REFUSED = {
-    "code": (lambda f: torch.save({"model": Attack()}, f), "safe to load: it names _?io.open$"),
+    "code": (lambda f: torch.save({"model": Attack()}, f), "safe to load: it refers to _?io.open$"),
     "a bare pickle of code": (lambda f: f.write_bytes(pickle.dumps(Attack())), "safe to load"),
-    "a whole module": (lambda f: torch.save(network(), f), "safe to load: it names "),
+    "a whole module": (lambda f: torch.save(network(), f), "safe to load: it refers to "),
     "another width": (
         lambda f: torch.save(network(9).state_dict(), f),
         r"0\.weight is \(9, 3, 3, 3\), the model's is \(8, 3, 3, 3\); .* and \d+ more$",
     ),
     "a name missing": (
         lambda f: torch.save({k: v for k, v in state().items() if k != "5.bias"}, f),
-        r"another network: 5\.bias is missing$",
+        r"different network: 5\.bias is missing$",
     ),
     "a name too many": (
         lambda f: torch.save(state(extra=nan()), f),
-        "another network: extra is not in the model$",
+        "different network: extra is not in the model$",
     ),
     "NaN": (lambda f: torch.save(state(**{"5.bias": nan()}), f), r"holds NaN in 5\.bias: "),
     "one number for many": (
         lambda f: torch.save(state(**{"5.weight": torch.zeros(1).expand(4, 8)}), f),
-        r"holds less than the 128 bytes of 5\.weight$",
+        r"holds fewer than the 128 bytes of 5\.weight$",
     ),
     "no tensors": (lambda f: torch.save({"lr": 0.1}, f), "holds no state dict"),
     "attention for a plain network": (
@@ -352,7 +352,7 @@ def test_what_others_declared_safe_is_not_safe_here(file):
     torch.save({"model": Attack()}, file)
     declared = torch.serialization.get_safe_globals()
     with torch.serialization.safe_globals([open]):
-        with pytest.raises(CheckpointError, match=r"safe to load: it names _?io\.open$"):
+        with pytest.raises(CheckpointError, match=r"safe to load: it refers to _?io\.open$"):
             load_weights(network(), file)
         assert open in torch.serialization.get_safe_globals()
     assert set(torch.serialization.get_safe_globals()) == set(declared)

@@ -219,7 +219,7 @@ def test_planning_runs_none_of_a_forwards_effects():
 
 
 @pytest.mark.parametrize(
-    ("block", "why"), [(Untraceable, "control flow"), (Ambiguous, "cannot be told")]
+    ("block", "why"), [(Untraceable, "control flow"), (Ambiguous, "it is ambiguous")]
 )
 def test_a_block_that_cannot_be_traced_is_named_with_the_way_to_describe_it(block, why):
     network = nn.Sequential(block())
@@ -293,5 +293,5 @@ def test_after_norms_a_convolution_without_one_is_passed_over():
 def test_a_block_with_an_attribute_named_attention_is_refused_after_the_block():
     network = nn.Sequential(InPlace())
     network[0].attention = "mine"
-    with pytest.raises(ModelError, match="has an attribute named 'attention' already"):
+    with pytest.raises(ModelError, match="already has an attribute named 'attention'"):
         apply_eca(network, min_channels=1, placement="post")

@@ -69,4 +69,4 @@ def test_where_no_layer_tells_the_channels_the_plan_says_so(placement, monkeypat
     register_block(Block, first="first", last="last", adds_last=True)
     (site,) = plan_eca(nn.Sequential(Block()), min_channels=1, placement=placement).sites
     assert not site.chosen
-    assert site.reason == "no layer tells how many channels there are"
+    assert site.reason == "no layer defines its number of channels"

@@ -28,7 +28,7 @@ def test_they_are_pointed_out_beside_those_that_can(monkeypatch):
     plan = plan_eca(model, min_channels=1, placement="residual")
     assert [(s.name, s.chosen) for s in plan.sites] == [("0.conv2", True), ("1", False)]
     assert plan.sites[1].kind == "Unforeseeable"
-    assert "if a block, register_block it" in plan.sites[1].reason
+    assert "if a block, use register_block" in plan.sites[1].reason
     register_block(Unforeseeable, first="conv1", last="conv2")
     plan = plan_eca(model, min_channels=1, placement="residual")
     assert [s.name for s in plan.chosen] == ["0.conv2", "1.conv2"]

@@ -65,7 +65,7 @@ def test_a_run_learns_and_resumes_to_the_bit(config):
 
 
 def test_labels_beyond_the_models_classes_are_refused(config):
-    with pytest.raises(ConfigError, match="train_dataset: it has 3 classes, and the model has 2"):
+    with pytest.raises(ConfigError, match="train_dataset: it has 3 classes, but the model has 2"):
         train(config("model.num_classes=2"))
 
 
@@ -82,7 +82,7 @@ def test_skipped_images_are_in_the_summary(config, tmp_path):
         return  # a stream is written by a program, image by image
     (tmp_path / "data/train/class0/0.jpg").write_bytes(b"")
     (tmp_path / "data/train/class0/0.gif").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"passed over 1 files in data/train, .* \.gif \(1\)"):
+    with pytest.warns(UserWarning, match=r"ignored 1 files in data/train, .* \.gif \(1\)"):
         summary = train(config("train_dataset.on_bad_image=skip", "max_duration=1ep"))
     assert summary.skipped_images == 1
     kept = json.loads((tmp_path / "runs/images/summary.json").read_text())

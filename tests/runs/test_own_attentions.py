@@ -55,7 +55,7 @@ def test_a_checkpoint_of_one_that_is_not_imported_is_refused(own, config, regist
     train(config("max_duration=1ba"))
     registry._registered.pop("simam")
     (tmp_path / "run.yaml").write_text(CONFIG[: CONFIG.index("algorithms")])
-    with pytest.raises(CheckpointError, match="that is not here: unknown attention 'simam'"):
+    with pytest.raises(CheckpointError, match="that is unknown here: unknown attention 'simam'"):
         train(config("load_path=runs/small/latest-rank0.pt"))
 
 
@@ -200,7 +200,7 @@ def test_a_run_that_is_asked_to_stop_says_how_to_go_on_with_its_imports():
     [
         (None, "ModuleNotFoundError: No module named 'project_attention'"),
         ("raise ValueError('mine')", "ValueError: mine"),
-        ("import composer_attn\ncomposer_attn.register_attention('eca', dict)", "'eca' is taken"),
+        ("import composer_attn\ncomposer_attn.register_attention('eca', dict)", "'eca' is already"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_one_line_and_an_exit_code(

@@ -26,7 +26,7 @@ CASES = {
     "sites in no optimizer": (
         of_the_head,
         {},
-        r"weights of 2 sites are in no optimizer passed: branches\.a, shortcut\.0\. "
+        r"weights of 2 sites are in none of the optimizers: branches\.a, shortcut\.0\. "
         r".*name the group that all new parameters join: param_group=0 to 0",
     ),
     "one site in no optimizer": (of_one_branch, {}, r"weights of 1 sites .*: shortcut\.0\. "),

@@ -142,8 +142,8 @@ def without_parameters():
 TROUBLES = [
     (lazy, "lazy, and not initialized yet: run one forward pass first"),
     (replaced, "its forward was replaced on the instance"),
-    (occupied, "it has an attribute named 'attention' already"),
-    (occupied_by_a_value, "it has an attribute named 'attention' already"),
+    (occupied, "it already has an attribute named 'attention'"),
+    (occupied_by_a_value, "it already has an attribute named 'attention'"),
     (complex_valued, r"its weights are torch\.complex64, not real floating point"),
     (without_parameters, "it has no parameters, whose device and dtype"),
 ]

@@ -92,12 +92,12 @@ def _of_run(
         raise ArgumentError(f"the size of {name}'s images is not known: set image, like 224")
     if not attended_modules(network):
         if algorithm is None:
-            raise ArgumentError(f"{name} was trained without attention: say which --algorithm")
+            raise ArgumentError(f"{name} was trained without attention: set --algorithm")
         found = find_network(run.config.model["name"], algorithm, arguments)
         return _attend(name, network, found.algorithm, found.arguments, shape)
     if algorithm is not None or any(value is not None for value in arguments.values()):
         raise ArgumentError(
-            f"{name} was trained with attention, which is measured: leave out --algorithm and its "
+            f"{name} was trained with attention, which is measured: omit --algorithm and its "
             "arguments"
         )
     unfuse_attention(network)

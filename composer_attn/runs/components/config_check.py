@@ -166,7 +166,7 @@ def _try_parts(config: RunConfig) -> None:
     if config.train is not None:
         as_parts("train", config.train)
     elif config.freeze_norms:
-        raise ArgumentError("freeze_norms: true is for what train freezes: name what is to train")
+        raise ArgumentError("freeze_norms: true applies to what train freezes: set train too")
 
 
 def _try_algorithm(config: RunConfig, name: str) -> None:
@@ -212,7 +212,7 @@ def _check_run_name(name: str) -> list[Mistake]:
     # It is part of the paths of loggers and checkpoints.
     parts = PurePath(name).parts
     if not name.strip() or PurePath(name).is_absolute() or ".." in parts or not name.isprintable():
-        message = f"names folders, and must not lead out of those above them; got {name!r}"
+        message = f"must be a relative path without .. (it names the run's folder); got {name!r}"
         return [Mistake("run_name", message)]
     return []
 
@@ -239,7 +239,7 @@ def _check_load_path(path: str | None) -> list[Mistake]:
     if not Path(path).is_file():
         return [Mistake("load_path", f"there is no file {path!r}")]
     if not zipfile.is_zipfile(path):  # the format of torch.save
-        return [Mistake("load_path", f"{path} is no checkpoint, or not a whole one")]
+        return [Mistake("load_path", f"{path} is not a checkpoint, or is incomplete")]
     return []
 
 

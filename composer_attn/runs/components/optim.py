@@ -103,7 +103,7 @@ def _kinds(section: dict[str, Any]) -> list[str]:
     kinds = section.get("no_decay") or []
     if not isinstance(kinds, list) or not all(kind in NO_DECAY for kind in kinds):
         raise ArgumentError(
-            f"no_decay must be a list of some of {', '.join(NO_DECAY)}; got {kinds!r}"
+            f"no_decay must be a list of any of {', '.join(NO_DECAY)}; got {kinds!r}"
         )
     return kinds
 

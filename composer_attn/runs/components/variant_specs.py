@@ -80,13 +80,13 @@ def parse_variants(texts: Sequence[str]) -> list[VariantSpec]:
     """
     specs = [_parse(text) for text in texts]
     if len({spec.name for spec in specs}) < len(specs) or not specs:
-        raise ArgumentError(f"variants must be names, each once; got {','.join(texts)!r}")
+        raise ArgumentError(f"variants must be different names; got {','.join(texts)!r}")
     slugs = [spec.slug for spec in specs]
     for spec in specs:
         if not spec.slug or slugs.count(spec.slug) > 1:
             raise ArgumentError(
-                f"the name of a variant names its folder, and must differ from the others in its "
-                f"letters and digits; got {spec.name!r}"
+                f"the name of a variant is also that of its folder, and must differ from the "
+                f"others in its letters and digits; got {spec.name!r}"
             )
     return specs
 

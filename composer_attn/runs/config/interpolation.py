@@ -46,8 +46,8 @@ def _too_much(content: dict) -> list[str]:
         if _Sizes(content).of(()) <= LARGEST:
             return []
     except RecursionError:
-        return ["holds too long a chain of ${...} that lead to one another"]
-    return [f"comes to more than {LARGEST:,} characters, every ${{...}} filled in"]
+        return ["holds too long a chain of ${...} that refer to one another"]
+    return [f"is longer than {LARGEST:,} characters once every ${{...}} is filled in"]
 
 
 def _texts(node: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:

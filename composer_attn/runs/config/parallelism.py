@@ -40,8 +40,8 @@ def parallelism_config(parallelism: str) -> ParallelismConfig | None:
     installed = Version(torch.__version__.partition("+")[0])
     if installed < _FSDP2_TORCH:
         raise ArgumentError(
-            f"fsdp2 needs torch >= {_FSDP2_TORCH}: with 2.7.0 its losses are not those of ddp, and "
-            f"{installed} is not known to be right; use ddp"
+            f"fsdp2 needs torch >= {_FSDP2_TORCH}: with 2.7.0 its losses differ from those of "
+            f"ddp, and {installed} has not been verified; use ddp"
         )
     # In one file, like any other checkpoint: it is checked, kept and resumed as those are, by any
     # number of ranks and under either parallelism. Composer's default is a folder of shards.

@@ -213,7 +213,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig
         return [(str(path), content)]
     base_path = path.parent / str(base)
     if base_path.resolve() in (path.resolve(), *seen):
-        raise _error(path, f"base: {base} leads back to a file that builds on it")
+        raise _error(path, f"base: {base} leads back to this file, or one that builds on it")
     if len(seen) >= _MOST_BASES:
         raise _error(path, f"base: more than {_MOST_BASES} files that build on one another")
     return [*_read(base_path, (*seen, path.resolve())), (str(path), content)]

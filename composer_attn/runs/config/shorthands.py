@@ -62,7 +62,7 @@ def take_out(key: str, below: DictConfig, layer: DictConfig) -> tuple[DictConfig
 def nothing_below(key: str, there: Mapping[str, Any]) -> Mistake:
     """Return the mistake for a null that removes nothing: it does not mean the defaults."""
     names = ", ".join(map(str, there)) or "nothing"
-    message = f"null takes out what a file below has, which is {names}; for the defaults write {{}}"
+    message = f"null removes what a base file has, which is {names}; for the defaults write {{}}"
     return Mistake(key, message)
 
 

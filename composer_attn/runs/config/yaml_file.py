@@ -22,7 +22,7 @@ def read_yaml(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
-        raise ArgumentError(f"is larger than {LARGEST:,} bytes, which no config is")
+        raise ArgumentError(f"is larger than {LARGEST:,} bytes: too large for a config")
     text = content.decode()
     _measure(text)
     return text
@@ -50,6 +50,6 @@ def _measure(text: str) -> None:
             if anchor:
                 sizes[anchor] = count - before
         if count > MOST_NODES:
-            raise ArgumentError(f"holds more than {MOST_NODES:,} values, aliases written out")
+            raise ArgumentError(f"holds more than {MOST_NODES:,} values, with aliases expanded")
         if len(open_nodes) > DEEPEST:
             raise ArgumentError(f"is nested deeper than {DEEPEST} levels")

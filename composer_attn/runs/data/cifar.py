@@ -54,8 +54,8 @@ def _cifar(
             images = dataset(root, split == "train", transform, download=download)
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"{root} does not hold {dataset.__name__}, whole and unchanged; download: true fetches "
-            "it"
+            f"{root} does not hold {dataset.__name__}, complete and unmodified; download: true "
+            "downloads it"
         ) from error
     return Source(
         images,

@@ -126,6 +126,6 @@ def _listed(root: str, passed_over: Counter[str]) -> str:
     endings = [f"{ending} ({count:,})" for ending, count in most_first]
     more = f", and {len(endings) - 5} other endings" if len(endings) > 5 else ""
     return (
-        f"passed over {passed_over.total():,} files in {root}, of the endings "
-        f"{', '.join(endings[:5])}{more}; read are {', '.join(IMG_EXTENSIONS)}"
+        f"ignored {passed_over.total():,} files in {root} that end in {', '.join(endings[:5])}"
+        f"{more}; images must end in {', '.join(IMG_EXTENSIONS)}"
     )

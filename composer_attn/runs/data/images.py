@@ -92,8 +92,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ArgumentError(
-            f"its numbers (Pillow's mode {image.mode}) have no brightest value that is known: save "
-            "it with 8 or 16 bits"
+            f"its largest possible value is not known (Pillow's mode {image.mode}): save it with "
+            "8 or 16 bits"
         )
     return image.convert("RGB")
 

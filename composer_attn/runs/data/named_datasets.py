@@ -93,7 +93,7 @@ def _named(
             images: Any = dataset.build(root, split, download)
     except (RuntimeError, FileNotFoundError) as error:
         raise FileNotFoundError(
-            f"{root} does not hold {dataset.kind}'s {split} split, whole: {error}"
+            f"{root} does not hold the complete {split} split of {dataset.kind}: {error}"
         ) from error
     indices = range(len(images)) if dataset.splits else _part(labels_of(images), trains)
     return Source(

@@ -101,7 +101,7 @@ class Preprocessing:
                 refusal=str(values.get("refusal", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"no preprocessing of images: {values!r:.80}") from error
+            raise ValueError(f"not a preprocessing of images: {values!r:.80}") from error
 
 
 def preprocessing_of(section: Mapping[str, Any]) -> Preprocessing:
@@ -114,7 +114,7 @@ def preprocessing_of(section: Mapping[str, Any]) -> Preprocessing:
     """
     name = section.get("name")
     if name not in _BY_DATASET:
-        raise ArgumentError(f"nothing is known of how to prepare an image for {name!r}")
+        raise ArgumentError(f"it is not known how to prepare an image for {name!r}")
     return _BY_DATASET[name](section)
 
 
@@ -139,7 +139,7 @@ def _digits(section: Mapping[str, Any]) -> Preprocessing:
 
 
 def _synthetic(section: Mapping[str, Any]) -> Preprocessing:
-    refusal = "the run was trained on synthetic data: nothing tells how to prepare an image for it"
+    refusal = "the run was trained on synthetic data, which has no preprocessing of images"
     return Preprocessing(0, 0, 0, (), (), refusal=refusal)
 
 

@@ -119,7 +119,7 @@ def _images_in(images: Path, out: Path) -> list[Path]:
         found = [path for path in found if out.resolve() not in path.resolve().parents]
     if not found:
         raise ArgumentError(
-            f"--images: {images} holds no image, no file that ends in {', '.join(IMG_EXTENSIONS)}"
+            f"--images: {images} holds no file that ends in {', '.join(IMG_EXTENSIONS)}"
         )
     return sorted(found)
 
@@ -135,7 +135,7 @@ def _targets(files: Sequence[Path], root: Path, out: Path) -> dict[Path, Path]:
     own = {file.resolve() for file in files}
     lost = [target for target in targets.values() if target.resolve() in own]
     if lost:
-        raise ArgumentError(f"--out: {lost[0]} is one of the images: name another folder")
+        raise ArgumentError(f"--out: would overwrite the image {lost[0]}: choose another folder")
     return targets
 
 

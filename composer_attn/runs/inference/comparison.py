@@ -52,12 +52,12 @@ class Comparison:
         if drop > int8.accuracy_drop:
             return (
                 f"on {self.samples:,} evaluation images its accuracy is "
-                f"{self.accuracy_after:.2%}, and the network's {self.accuracy_before:.2%}: more "
-                f"than the accepted drop of {int8.accuracy_drop:g}"
+                f"{self.accuracy_after:.2%}, and the network's {self.accuracy_before:.2%}: a "
+                f"larger drop than the accepted {int8.accuracy_drop:g}"
             )
         if self.agreement < int8.agreement:
             return (
-                f"it names the same class as the network for {self.agreement:.2%} of "
+                f"it predicts the same class as the network for {self.agreement:.2%} of "
                 f"{self.samples:,} evaluation images, less than the accepted agreement of "
                 f"{int8.agreement:g}"
             )

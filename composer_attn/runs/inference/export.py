@@ -141,7 +141,7 @@ def _check_arguments(
         raise ArgumentError(f"tolerance must be more than 0; got {tolerance}")
     ending = FORMATS[to].ending
     if out is not None and Path(out).suffix != ending:
-        raise ArgumentError(f"a file of {to} must end in {ending}; got {out}")
+        raise ArgumentError(f"the {to} file must have a name that ends in {ending}; got {out}")
     FORMATS[to].check_library()
 
 
@@ -149,21 +149,21 @@ def _check_variant(to: str, tolerance: float | None, int8: Int8 | None, dynamic_
     """Check that the format can be quantized, or accept images of any size, if requested."""
     if dynamic_size and FORMATS[to].write_dynamic_size is None:
         able = ", ".join(n for n, f in FORMATS.items() if f.write_dynamic_size is not None)
-        raise ArgumentError(f"{to} files have images of one size: dynamic_size is for {able}")
+        raise ArgumentError(f"{to} files take images of one size: dynamic_size works with {able}")
     if int8 is None:
         return
     if FORMATS[to].write_int8 is None:
         able = ", ".join(n for n, f in FORMATS.items() if f.write_int8 is not None)
-        raise ArgumentError(f"{to} files are not quantized here: int8 is for {able}")
+        raise ArgumentError(f"{to} files cannot be quantized: int8 works with {able}")
     if dynamic_size:
         raise ArgumentError(
-            "int8 and dynamic_size exclude each other: the ranges of activations are calibrated "
+            "int8 and dynamic_size cannot be combined: the ranges of activations are calibrated "
             "for images of one size"
         )
     if tolerance is not None:
         raise ArgumentError(
-            "tolerance is not for int8, whose outputs are rounded: set the accepted accuracy_drop "
-            "and agreement"
+            "tolerance does not apply to int8, whose outputs are rounded: set accuracy_drop and "
+            "agreement"
         )
     FORMATS[to].check_int8_library()
 

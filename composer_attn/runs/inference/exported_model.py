@@ -61,8 +61,8 @@ def open_exported(path: str | Path) -> ExportedModel:
     if not format.from_others:
         safe = ", ".join(f.ending for f in FORMATS.values() if f.from_others)
         raise ArgumentError(
-            f"{path} is a program of its own, which is not run here; predictions are made by "
-            f"{safe}, or by the run itself"
+            f"{path} contains a program, which could be malicious and is not run: predict with a "
+            f"file in {safe}, or with the run itself"
         )
     format.check_library()
     card = read_card(path)

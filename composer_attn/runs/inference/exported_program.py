@@ -62,7 +62,7 @@ def load_exported_program(path: Path) -> ExportedProgram:
         raise
     except Exception as error:  # of any type: the file may contain anything
         raise CheckpointError(
-            f"{path} is no file of torch.export that this torch {torch.__version__} can read: "
+            f"{path} is not a torch.export file that torch {torch.__version__} can read: "
             f"{first_line(error)}"
         ) from error
 
@@ -72,12 +72,12 @@ def _check(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError(f"{path} is packed: torch.export packs nothing")
+            raise CheckpointError(f"{path} is compressed, which torch.export never does")
         names = [entry.filename for entry in entries]
         unknown = sorted({n for n in names if n not in _PARTS and not n.startswith("extra_files/")})
         if unknown or len(set(names)) != len(names) or _PROGRAM not in names:
             raise CheckpointError(
-                f"{path} is no file of torch.export as this torch {torch.__version__} writes it"
+                f"{path} is not a torch.export file as torch {torch.__version__} writes it"
             )
         if archive.getinfo(_PROGRAM).file_size > _LARGEST_PROGRAM:
             raise CheckpointError(f"{path} holds a program that is larger than any network's")

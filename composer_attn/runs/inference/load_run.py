@@ -158,8 +158,8 @@ def _class_names(run: RunFolder) -> ClassNames:
     except ConfigError as error:
         width = run.config.model.get("num_classes")
         if width is None:
-            message = f"nothing tells how many classes the network has: {error}"
+            message = f"the number of the network's classes is not known: {error}"
             raise ConfigError(Mistake("model.num_classes", message)) from error
-        warnings.warn(f"classes are numbered: their names are not known ({error})", stacklevel=4)
+        warnings.warn(f"classes are numbered, as their names are not known ({error})", stacklevel=4)
         return ClassNames(width, ())
     return ClassNames(source.num_classes, source.classes)

@@ -66,8 +66,8 @@ class ModelCard:
         tested = self.evaluation
         same = f"the same class for {tested['agreement']:.2%}; " if self.quantization else ""
         return (
-            f"accuracy {tested['accuracy_after']:.2%} on {tested['samples']:,} images, of the "
-            f"network {tested['accuracy_before']:.2%}; {same}outputs differ by up to "
+            f"accuracy {tested['accuracy_after']:.2%} on {tested['samples']:,} images, the "
+            f"network's {tested['accuracy_before']:.2%}; {same}outputs differ by up to "
             f"{tested['largest_difference']:.1e} of the largest"
         )
 
@@ -118,11 +118,11 @@ def read_card(exported: Path) -> ModelCard:
         card = ModelCard(**values)
     except OSError as error:
         raise ArgumentError(
-            f"{exported} has no card {path.name} beside it, which says how to prepare an image: "
-            f"composer-attn export writes both ({error.strerror})"
+            f"there is no model card {path.name} next to {exported}, which says how to prepare an "
+            f"image: composer-attn export writes both ({error.strerror})"
         ) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ArgumentError(f"{path} is no card of an exported file: {error}") from error
+        raise ArgumentError(f"{path} is not the model card of an exported file: {error}") from error
     _check_files(card, exported)
     return card
 
@@ -134,7 +134,7 @@ def _check_files(card: ModelCard, exported: Path) -> None:
         if not path.is_file():
             raise ArgumentError(f"there is no file {path}, which belongs to {exported}")
         if sha256_of(path) != expected:
-            raise ArgumentError(f"{path} is another file than its card says: its sha256 differs")
+            raise ArgumentError(f"{path} is not the file of its card: its SHA-256 differs")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -148,12 +148,12 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 def _preparation(steps: Preprocessing) -> str:
     enlarged = f", enlarged to {steps.size} (bilinear)" if steps.size != steps.crop else ""
-    gray = "colours taken out, " if steps.gray else ""
+    gray = "converted to grayscale, " if steps.gray else ""
     numbers = [", ".join(f"{value:g}" for value in part) for part in (steps.mean, steps.std)]
     return (
-        f"{gray}shorter side to {steps.resize} pixels (bilinear, antialiased), middle "
-        f"{steps.crop}x{steps.crop}{enlarged}; values from 0 to 1, minus {numbers[0]}, by "
-        f"{numbers[1]}"
+        f"{gray}shorter side to {steps.resize} pixels (bilinear, antialiased), central "
+        f"{steps.crop}x{steps.crop}{enlarged}; values from 0 to 1, minus {numbers[0]}, divided "
+        f"by {numbers[1]}"
     )
 
 

@@ -56,7 +56,7 @@ def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
         raise
     except Exception as error:  # Composer and torch raise many types
         raise CheckpointError(
-            f"{run.checkpoint} holds weights of another network than {run.folder} describes: "
+            f"{run.checkpoint} holds weights of a different network from that of {run.folder}: "
             f"{_mismatch(error)}"
         ) from error
     return cast(ComposerModel, state.model).eval()  # the model passed in

@@ -128,7 +128,7 @@ def _parameters(config: RunConfig, section: Mapping[str, Any]) -> Mapping[str, i
 def _section(config: RunConfig) -> dict[str, Any]:
     if not config.eval_dataset:
         message = (
-            f"{config.run_name} was trained without one: name the data to evaluate on, like "
+            f"{config.run_name} was trained without one: give the data to evaluate on, like "
             "eval_dataset.name=image_folder eval_dataset.root=photos/val "
             "eval_dataset.augmentation=center_crop"
         )
@@ -148,7 +148,7 @@ def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
     """Check that each label of the data corresponds to the network output of that index."""
     if source.num_classes > len(classes):
         raise ArgumentError(
-            f"it has {source.num_classes} classes, and the network {len(classes)} outputs"
+            f"it has {source.num_classes} classes, but the network has {len(classes)} outputs"
         )
     named = classes != tuple(str(index) for index in range(len(classes)))
     expected = classes[: len(source.classes)]

@@ -71,14 +71,14 @@ def _check_folder(folder: Path) -> None:
         raise ArgumentError(f"there is no run {folder}: no such folder or file")
     inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG}"))
     hint = f"; the runs {', '.join(inside[:3])} are inside" if inside else ""
-    raise ArgumentError(f"{folder} is no run: it holds no {CONFIG}{hint}")
+    raise ArgumentError(f"{folder} is not a run: it holds no {CONFIG}{hint}")
 
 
 def _read_config(folder: Path, overrides: Sequence[str]) -> RunConfig:
     wrong = [text for text in overrides if re.split(r"[.=\[]", text)[0] not in CHANGEABLE]
     if wrong:
         raise ArgumentError(
-            f"of a trained run only {', '.join(CHANGEABLE)} can be another; got {wrong[0]!r}"
+            f"only {', '.join(CHANGEABLE)} of a trained run can be changed; got {wrong[0]!r}"
         )
     file: ConfigFile = load_config(folder / CONFIG, overrides)
     config = file.config
@@ -108,7 +108,7 @@ def _choose(folder: Path, metric: str, best: bool) -> Path:
         if latest.is_file():
             return latest
         raise CheckpointError(
-            f"{folder} holds no checkpoint: the run has not come to its first, or saves elsewhere"
+            f"{folder} holds no checkpoint: the run has not saved one yet, or saves elsewhere"
         )
     if not best:
         return found[-1]

@@ -144,7 +144,7 @@ def _choose(algorithm: str | None, config: RunConfig | None) -> str:
     if len(named) != 1:
         found = f"{', '.join(named)} are in the file" if named else "none is named"
         valid = " or ".join(attention_names())
-        raise ArgumentError(f"say which algorithm: --algorithm {valid}; {found}")
+        raise ArgumentError(f"set --algorithm to {valid}; {found}")
     return named[0]
 
 

@@ -60,7 +60,7 @@ def _crowned(
     ahead = f"{points(found.estimate)} from {base.label} ({points_range(found.interval)}; {basis})"
     if seeds == 1:
         return (
-            f"In this one seed {best.label} is ahead with {value}, {ahead}: more than the choice "
+            f"With this one seed {best.label} is ahead with {value}, {ahead}: more than the choice "
             "of images explains, but another seed may order the variants differently."
         )
     return f"{best.label} has the highest {label}, {value}: {ahead}."

@@ -32,8 +32,8 @@ def notices_of(comparison: Comparison) -> Iterator[str]:
         attended = any(set(run.attention) - {COMPOSERS} for run in variant.runs)
         if attended and not any(run.excitations for run in variant.runs):
             yield (
-                f"{variant.label}: nothing is known of its excitations. Runs with the callback "
-                "excitation_monitor keep them at every evaluation."
+                f"{variant.label}: no excitations were recorded. Runs with the callback "
+                "excitation_monitor record them at every evaluation."
             )
 
 
@@ -44,10 +44,10 @@ def _of_run(record: Record) -> Iterator[str]:
             yield (
                 f"{record.name}: the run in {record.folder} has no summary. It was interrupted, or "
                 f"is still training, after {last.epoch} epochs ({last.batch} batches); its curves "
-                "are shown, closing figures are not."
+                "are shown, final figures are not."
             )
         else:
-            yield f"{record.name}: {record.folder} has no summary, and nothing of its training."
+            yield f"{record.name}: {record.folder} has neither a summary nor a training history."
     losses = record.moments("train", "loss")
     broken = [moment for moment, loss in losses if not isfinite(loss)]
     if broken:
@@ -58,11 +58,11 @@ def _of_run(record: Record) -> Iterator[str]:
     metrics = (record.summary or {}).get("metrics") or {}
     empty = [name for name, value in metrics.items() if value is None]
     if empty:
-        yield f"{record.name}: no number came out for {', '.join(empty)}."
+        yield f"{record.name}: no value was computed for {', '.join(empty)}."
     if record.summary and not metrics:
         yield f"{record.name}: the run has no evaluation, and so no {record.task.headline.label}."
     if record.summary and not record.config:
-        yield f"{record.name}: {record.folder} has no config to read, so its recipe is not known."
+        yield f"{record.name}: {record.folder} has no readable config, so its recipe is not known."
 
 
 def _of_recipes(comparison: Comparison) -> Iterator[str]:

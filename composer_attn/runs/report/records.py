@@ -123,7 +123,7 @@ def find_records(folders: Sequence[Path]) -> list[Record]:
         inside = sorted(path for path in folder.iterdir() if _is_run(path))
         runs += [folder] if _is_run(folder) or not inside else inside
     if not any(_is_run(run) for run in runs):
-        message = f"holds no run: nothing of {', '.join(_TRACES)}"
+        message = f"holds no run: none of {', '.join(_TRACES)}"
         raise ConfigError(*(Mistake("", message, str(folder)) for folder in folders))
     return [read_record(run) for run in dict.fromkeys(runs)]
 

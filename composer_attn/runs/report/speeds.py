@@ -118,8 +118,8 @@ def how_measured(records: Sequence[Record]) -> str:
     }
     on = f", on {'; '.join(sorted(found))}" if found else ""
     return (
-        f"Speed: of training itself, one run after another{on}. It compares where the machine did "
-        "nothing else; composer-attn study measures steps of all variants in turns."
+        f"Speed: measured during training, one run after another{on}. Compare it only if the "
+        "machine did nothing else; composer-attn study measures steps of all variants in turns."
     )
 
 

@@ -50,8 +50,8 @@ class Terms(NamedTuple):
         """
         if not is_real(self.budget) or self.budget < SMALLEST_BUDGET:
             raise ArgumentError(
-                f"budget must be a number of at least {SMALLEST_BUDGET}, by which operations grow; "
-                f"got {self.budget!r}"
+                f"budget, the factor by which operations grow, must be a number >= "
+                f"{SMALLEST_BUDGET}; got {self.budget!r}"
             )
         whole_number("phi", self.phi, 1, MOST_PHI)
         count = len(dimensions.names)

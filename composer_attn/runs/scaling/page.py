@@ -17,7 +17,7 @@ _CAPTION = (
 _COLUMNS = (
     "alpha, beta and gamma are the factors of depth, width and resolution for a compound "
     "coefficient of 1; operations are multiply-accumulates of one image, and their multiple of the "
-    "recipe's, * if it is beside the budget. Accuracy: \N{PLUS-MINUS SIGN} one standard error."
+    "recipe's, * if it is off the budget. Accuracy: \N{PLUS-MINUS SIGN} one standard error."
 )
 
 

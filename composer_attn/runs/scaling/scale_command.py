@@ -56,7 +56,7 @@ def run_scale(
     console.print(listing(plan))
     count = seeds * plan.networks
     if any(not plan.meets(candidate) for candidate in plan.grid):
-        told = f"{BESIDE} beside the budget: trained, if at all, for the picture alone"
+        told = f"{BESIDE} off the budget: trained, if at all, only for the picture"
         console.print(told, highlight=False)
     console.print(f"{count} networks to train, for {config.max_duration} each", highlight=False)
     if dry_run:

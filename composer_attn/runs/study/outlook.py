@@ -100,7 +100,7 @@ class Outlook:
 
 
 def in_words(seconds: float | None) -> str:
-    """Write a duration as one tells it.
+    """Format a duration for people.
 
     Example:
         >>> in_words(42), in_words(400), in_words(5000)

@@ -93,7 +93,7 @@ def train_variants(
         if timed and trained and variants[0].config.parallelism == "ddp":
             print("measuring the speed of all variants in turns", flush=True)
             if not time_thoroughly(trained, out, ranks, lock, imports):
-                print(f"the speed was not measured: {out / LOG} says why")
+                print(f"the speed was not measured: see {out / LOG}")
     return failed
 
 
@@ -166,7 +166,7 @@ def _check_recipe(variant: Variant) -> None:
     differing = [key for key in now if now[key] != before[key]]
     if differing:
         keys = ", ".join(f"{key} ({before[key]} there, {now[key]} here)" for key in differing)
-        message = f"was begun with another config: {keys}; name another folder with --out"
+        message = f"was started with another config: {keys}; choose another folder with --out"
         raise ConfigError(Mistake("", message, str(variant.folder)))
 
 

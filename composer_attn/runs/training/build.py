@@ -182,16 +182,16 @@ def _check_labels(sources: dict[str, Source], width: int) -> None:
     for key, source in sources.items():
         if source.num_classes > width:
             message = (
-                f"it has {source.num_classes} classes, and the model has {width}: "
-                f"model.num_classes={source.num_classes}"
+                f"it has {source.num_classes} classes, but the model has {width}: "
+                f"set model.num_classes={source.num_classes}"
             )
             raise ConfigError(Mistake(key, message))
     trained = sources["train_dataset"].num_classes
     if trained < width and dist.get_local_rank() == 0:
         warnings.warn(
-            f"the model has {width} classes, and train_dataset {trained}: {width - trained} "
-            f"outputs never meet an image of theirs. model.num_classes={trained}, which is the "
-            "default but with published weights, has none to spare",
+            f"the model has {width} classes, but train_dataset has {trained}: {width - trained} "
+            f"outputs have no images to learn from. Set model.num_classes={trained}, the default "
+            "unless published weights are used",
             stacklevel=3,
         )
 

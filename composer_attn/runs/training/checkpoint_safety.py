@@ -68,7 +68,7 @@ def check_checkpoint(path: str | os.PathLike) -> tuple[str, ...]:
     state: Any = content.get("state") if isinstance(content, Mapping) else None
     model = state.get("model") if isinstance(state, Mapping) else None
     if not isinstance(model, Mapping) or not all(isinstance(v, Tensor) for v in model.values()):
-        raise CheckpointError(f"{path} is no checkpoint of Composer's: it has no state of a model")
+        raise CheckpointError(f"{path} is not a Composer checkpoint: it has no model state")
     algorithms = _algorithms(state.get("algorithms", []), path)
     for name, text in algorithms:
         _check_algorithm(name, text, path)
@@ -118,7 +118,7 @@ def _algorithms(listed: Any, path: str | os.PathLike) -> list[tuple[str, str]]:
     except (TypeError, ValueError, KeyError):
         pairs = [(None, None)]
     if type(listed) is not list or any(type(part) is not str for pair in pairs for part in pair):
-        raise CheckpointError(f"{path} is no checkpoint of Composer's: its algorithms are no list")
+        raise CheckpointError(f"{path} is not a Composer checkpoint: its algorithms are not a list")
     return pairs
 
 
@@ -126,7 +126,7 @@ def _check_algorithm(name: str, text: str, path: str | os.PathLike) -> None:
     """Check that evaluating an algorithm's repr would only construct that algorithm."""
     known = getattr(composer.algorithms, name, None) if name.isidentifier() else None
     if not (isinstance(known, type) and issubclass(known, Algorithm)):
-        raise CheckpointError(f"{path} was made with {name[:80]!r}, which is no known algorithm")
+        raise CheckpointError(f"{path} was made with {name[:80]!r}, an unknown algorithm")
     if _ADDRESS.fullmatch(text) and not known.required_on_load():
         return
     if len(text) > _LONGEST or not _builds(name, text):
@@ -147,7 +147,7 @@ def _check_registered(text: str, path: str | os.PathLike) -> None:
         find_attention(given)
     except ArgumentError as error:
         raise CheckpointError(
-            f"{path} was made with an attention that is not here: {error}"
+            f"{path} was made with an attention that is unknown here: {error}"
         ) from error
 
 

@@ -69,7 +69,7 @@ def _sizes(config: RunConfig, parts: Parts, before: int) -> Table:
         if data is not None:
             loader: Any = data.dataloader  # the loader and its dataset both have a length
             samples, batches = len(loader.dataset), len(loader)
-            table.add_row(f"{name} samples", f"{samples:,} in {batches:,} batches a rank")
+            table.add_row(f"{name} samples", f"{samples:,} in {batches:,} batches per rank")
     if parts.start.text:
         table.add_row("starts from", parts.start.text)
     table.add_row("batch size", f"{config.batch_size:,} over {dist.get_world_size()} ranks")

@@ -39,14 +39,14 @@ def find_checkpoint(folder: str | os.PathLike) -> Path | None:
             torn.append(str(error))
             os.replace(newest, newest.with_name(newest.name + TORN))
             continue
-        _say_torn(torn, f"going on from {newest.name}")
+        _say_torn(torn, f"resuming from {newest.name}")
         point_latest(newest)
         return newest
     latest = Path(folder, LATEST.format(rank=0))
     if torn:
         raise CheckpointError(
-            f"no checkpoint in {folder} is whole: {'; '.join(torn)}. They are kept as *{TORN}; to "
-            "start anew, remove the folder"
+            f"no checkpoint in {folder} is intact: {'; '.join(torn)}. They are kept as *{TORN}; to "
+            "start over, remove the folder"
         )
     if latest.is_symlink():
         latest.unlink()  # a dangling link

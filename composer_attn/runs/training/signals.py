@@ -28,7 +28,7 @@ class StopRequests:
         if dist.get_global_rank() == 0:
             name = signal.Signals(number).name
             print(
-                f"\ncomposer-attn: {name}: saving after this batch; once more to stop at once",
+                f"\ncomposer-attn: {name}: saving after this batch; repeat to stop immediately",
                 file=sys.stderr,
                 flush=True,
             )

@@ -57,15 +57,15 @@ def find_start(config: RunConfig) -> Start:
         return whole
     if made_with:
         message = (
-            f"{path} was made with {' and '.join(made_with)}, and this run adds "
-            f"{' and '.join(asked)}: its attention has no place here. A checkpoint goes on with "
-            "its own attention, and one without any with any"
+            f"{path} was made with {' and '.join(made_with)}, but this run adds "
+            f"{' and '.join(asked)}. A checkpoint can only be loaded with the attention it was "
+            "made with; one made without attention, with any"
         )
         raise ConfigError(Mistake("load_path", message))
     if config.parallelism != "ddp":
         message = (
-            f"{path} was made without attention; under {config.parallelism} take its weights by "
-            "model.weights"
+            f"{path} was made without attention; under {config.parallelism} load its weights "
+            "with model.weights"
         )
         raise ConfigError(Mistake("load_path", message))
     starts = [

@@ -201,7 +201,7 @@ def _is_of_site(model: nn.Module, name: str) -> bool:
 def _doubtful(found: Existing) -> str:
     if not found.doubt:
         return ""
-    return f" (so its name says{_untraced(found).replace(':', ';', 1)}; {REGISTER})"
+    return f" (judging by its name{_untraced(found).replace(':', ';', 1)}; {REGISTER})"
 
 
 def _untraced(found: Existing) -> str:
@@ -221,7 +221,7 @@ def nothing_to_replace(model: nn.Module) -> str:
     message = (
         f"{type(model).__name__} has no attention of its own to replace or remove; looked for "
         "modules that multiply their input by scales pooled from it, and for those of the classes "
-        f"{', '.join(sorted(RESCALING))}; register_existing_attention(cls) makes others known"
+        f"{', '.join(sorted(RESCALING))}; register_existing_attention(cls) declares others"
     )
     others = {n: (type(m).__name__, existing(m)) for n, m in walk(model) if is_attention(m)}
     if others:
@@ -232,4 +232,4 @@ def nothing_to_replace(model: nn.Module) -> str:
         return f"{message}. It has {listed}, which cannot be replaced"
     kinds = sorted({type(module).__name__ for module in model.modules()})
     near = [kind for kind in kinds if get_close_matches(kind, RESCALING, n=1, cutoff=0.6)]
-    return f"{message}. Nearest in it: {', '.join(near)}" if near else message
+    return f"{message}. Closest matches: {', '.join(near)}" if near else message

@@ -71,7 +71,7 @@ def has_own_forward(module: nn.Module) -> bool:
 
 
 def _find(module: nn.Module) -> Findings:
-    best = Findings(trouble="it takes no feature map alone")
+    best = Findings(trouble="it does not take a single feature map")
     widths = _widths(module)
     for dimensions in _dimensions(module):
         try:

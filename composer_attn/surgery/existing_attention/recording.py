@@ -109,7 +109,7 @@ class _Recorder(TorchDispatchMode):
         sides: tuple[int, ...] = (module.in_features,) if isinstance(module, nn.Linear) else ()
         sides = module.normalized_shape[-1:] if isinstance(module, nn.LayerNorm) else sides
         if sides and x.shape[-1] != sides[0] and x.numel() >= self._size:
-            raise ChannelsLastError("it takes maps whose channels are the last side")
+            raise ChannelsLastError("it takes channels-last feature maps (N, H, W, C)")
 
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         self._current.pop()
@@ -175,7 +175,7 @@ def record(
         second = _record_once(module, next(shapes))
     operations = [[value.operation for value in one.values] for one in (first, second)]
     if operations[0] != operations[1]:
-        raise ValueError("its forward does something else at another size")
+        raise ValueError("its forward does different things at different sizes")
     first.input.grows = True
     for value, other in zip(first.values, second.values, strict=True):
         value.grows = value.shape != other.shape

@@ -30,7 +30,7 @@ class _Budget(dict):
 
     def __setitem__(self, key: object, value: object) -> None:
         if len(self) > _MOST_COPIES:
-            raise ValueError("its attributes hold more than can be copied")
+            raise ValueError("its attributes are too large to copy")
         super().__setitem__(key, value)
 
 

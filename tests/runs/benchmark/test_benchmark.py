@@ -171,7 +171,7 @@ def test_results_are_a_table_and_a_picture(tmp_path):
         ({"device": "meta"}, "device must be cpu, cuda or cuda:INDEX; got 'meta'"),
         ({"model": "resnet10000"}, "there is no model, and no file, named 'resnet10000'"),
         ({"model": "ssdlite320_mobilenet_v3_large"}, "takes a list of images"),
-        ({"algorithm": None}, "say which algorithm"),
+        ({"algorithm": None}, "set --algorithm to"),
         ({"image": "3x"}, "image must be CHANNELSxHEIGHTxWIDTH"),
         ({"image": "1x32x32"}, "the network does not run on images 2x1x32x32"),
         ({"arguments": {"kernel": 3}}, "kernel"),

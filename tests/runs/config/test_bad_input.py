@@ -50,10 +50,10 @@ OVERRIDES = {
         "line: algorithms.progressive_resizing: ValueError: mode 'cut' is not supported",
     ),
     "no_decay of something else": (
-        ["optimizer.no_decay=[biases]"], "some of bias, norm, attention; got ['biases']",
+        ["optimizer.no_decay=[biases]"], "any of bias, norm, attention; got ['biases']",
     ),
     "no_decay that is no list": (
-        ["optimizer.no_decay=bias"], "line: optimizer: no_decay must be a list of some of",
+        ["optimizer.no_decay=bias"], "line: optimizer: no_decay must be a list of any of",
     ),
     "no_decay of lists": (["optimizer.no_decay=[[bias]]"], "optimizer: no_decay must be a list of"),
     "a duration without a unit": (
@@ -72,7 +72,7 @@ OVERRIDES = {
     ),
     "no batch": (["batch_size=16"], "train_dataset: 8 samples do not fill one batch of 16"),
     "classes beyond the model's": (
-        ["train_dataset.num_classes=20"], "train_dataset: it has 20 classes, and the model has 10",
+        ["train_dataset.num_classes=20"], "train_dataset: it has 20 classes, but the model has 10",
     ),
     "a save folder that is a file": (
         ["save_folder=run.yaml"], "save_folder: cannot be written: [Errno 17] File exists",
@@ -86,16 +86,16 @@ OVERRIDES = {
     "no such weights": (["model.weights=w.pth"], "line: model: there is no file 'w.pth'"),
     "weights of another network": (
         ["model.weights=./resnet10.pth", "model.name=timm/test_resnet"],
-        "model: ./resnet10.pth holds weights of another network: ",
+        "model: ./resnet10.pth holds weights of a different network: ",
     ),
     "weights that are none": (
-        ["model.weights=./run.yaml"], "model: ./run.yaml holds no weights that can be read",
+        ["model.weights=./run.yaml"], "model: ./run.yaml holds no readable weights",
     ),
     "no such checkpoint": (["load_path=absent.pt"], "load_path: there is no file 'absent.pt'"),
     "a folder as the checkpoint": (["load_path=images"], "load_path: there is no file 'images'"),
-    "no checkpoint": (["load_path=run.yaml"], "load_path: run.yaml is no checkpoint, or not"),
+    "no checkpoint": (["load_path=run.yaml"], "load_path: run.yaml is not a checkpoint, or is"),
     "no checkpoint of Composer's": (
-        ["load_path=resnet10.pth"], "composer-attn: resnet10.pth is no checkpoint of Composer's: ",
+        ["load_path=resnet10.pth"], "composer-attn: resnet10.pth is not a Composer checkpoint: ",
     ),
     "no such data folder": (
         ["train_dataset.root=images/nowhere"], "train_dataset: FileNotFoundError: [Errno 2] No",

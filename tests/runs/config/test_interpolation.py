@@ -37,7 +37,7 @@ SWELLING = {
 @pytest.mark.parametrize("content", SWELLING.values(), ids=SWELLING)
 def test_what_swells_is_refused(content):
     (mistake,) = check_interpolations(content)
-    assert mistake.message.startswith(f"comes to more than {LARGEST:,} characters")
+    assert mistake.message.startswith(f"is longer than {LARGEST:,} characters")
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ def test_a_config_that_swells_is_an_error_within_a_moment(tmp_path):
     links = "\n".join(f"  k{i}: ${{.k{i - 1}}}${{.k{i - 1}}}" for i in range(1, 60))
     model = f"model:\n  name: resnet10\n  k0: aaaaaaaaaaaaaaaa\n{links}\n"
     path.write_text(MINIMAL.replace("model: {name: resnet10, num_classes: 10}\n", model))
-    with pytest.raises(ConfigError, match=r"comes to more than 1,000,000 characters"):
+    with pytest.raises(ConfigError, match=r"is longer than 1,000,000 characters"):
         load_config(path)

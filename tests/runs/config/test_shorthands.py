@@ -1,4 +1,4 @@
-"""What a config may write shorter, and what null takes out of the files it builds on."""
+"""What a config may write shorter, and what null removes of the files it builds on."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -71,12 +71,12 @@ def test_null_takes_out_callbacks_and_loggers_too_and_a_whole_section(config):
         (
             "algorithms: {eca: null}",
             None,
-            "run.yaml: algorithms.eca: null takes out what a file below has, which is "
+            "run.yaml: algorithms.eca: null removes what a base file has, which is "
             "squeeze_excite, label_smoothing; for the defaults write {}",
         ),
-        ("callbacks: {ema: null}", None, "run.yaml: callbacks.ema: null takes out what a file"),
-        ("", "loggers.wandb=null", "command line: loggers.wandb: null takes out"),
-        ("algorithms: {eca: '${scheduler}'}", None, "run.yaml: algorithms.eca: null takes out"),
+        ("callbacks: {ema: null}", None, "run.yaml: callbacks.ema: null removes what a base file"),
+        ("", "loggers.wandb=null", "command line: loggers.wandb: null removes"),
+        ("algorithms: {eca: '${scheduler}'}", None, "run.yaml: algorithms.eca: null removes"),
     ],
 )
 def test_null_is_not_short_for_the_defaults(config, text, override, line):

@@ -29,7 +29,7 @@ def test_files_are_read_and_augmented_to_train_only(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dataset", [cifar10, cifar100])
 def test_missing_files_say_how_to_get_them(dataset, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"does not hold CIFAR.*download: true fetches it"):
+    with pytest.raises(FileNotFoundError, match=r"does not hold CIFAR.*download: true downloads"):
         dataset(str(tmp_path), "train")
 
 

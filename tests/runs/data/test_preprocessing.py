@@ -90,8 +90,8 @@ def test_digits_lose_their_colours_and_are_enlarged():
 def test_what_is_no_image_or_no_preprocessing_is_refused():
     with pytest.raises(ArgumentError, match="synthetic data"):
         preprocessing_of({"name": "synthetic"})(Image.new("RGB", (8, 8)))
-    with pytest.raises(ArgumentError, match="nothing is known of how to prepare an image for 'x'"):
+    with pytest.raises(ArgumentError, match="it is not known how to prepare an image for 'x'"):
         preprocessing_of({"name": "x"})
     for values in ({}, [], {"resize": "many"}, None):
-        with pytest.raises(ValueError, match="no preprocessing of images"):
+        with pytest.raises(ValueError, match="not a preprocessing of images"):
             Preprocessing.from_json(values)

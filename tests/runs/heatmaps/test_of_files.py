@@ -142,13 +142,13 @@ def test_what_cannot_be_drawn_is_one_line_and_writes_nothing(pair, photos, tmp_p
     run, out = str(pair[0]), tmp_path / "out"
     for arguments, code, words in (
         ([run, "--images", tmp_path / "nowhere"], 2, "there is no folder or file"),
-        ([run, "--images", tmp_path / "empty"], 2, "empty holds no image, no file that ends in"),
+        ([run, "--images", tmp_path / "empty"], 2, "empty holds no file that ends in"),
         ([run, "--images", tmp_path / "broken"], 2, "a.png cannot be read as an image"),
         ([run, "--images", photos, "--layer", "layr4"], 2, "did you mean 'layer4'?"),
         ([run, "--images", photos, "--layer", "fc"], 2, "not a feature map (N, C, H, W)"),
-        ([run, tmp_path / "empty", "--images", photos], 2, "is no run: it holds no config.yaml"),
-        ([run, "--images", photos / "c.png", "--out", photos], 2, "c.png is one of the images"),
-        ([run, "--images", photos, "--out", photos], 2, "is one of the images"),
+        ([run, tmp_path / "empty", "--images", photos], 2, "is not a run: it holds no config.yaml"),
+        ([run, "--images", photos / "c.png", "--out", photos], 2, "would overwrite the image"),
+        ([run, "--images", photos, "--out", photos], 2, "would overwrite the image"),
         ([run, "--images", photos, "--out", tmp_path / "file"], 74, "cannot be written"),
     ):
         before = sorted(tmp_path.rglob("*"))

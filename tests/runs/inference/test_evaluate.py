@@ -41,7 +41,9 @@ def test_data_of_other_classes_are_refused(trained, tmp_path):
     to = ["eval_dataset.name=image_folder", f"eval_dataset.root={root}/val"]
     loaded = load_run(folder)
     loaded.config.eval_dataset = {"name": "synthetic", "num_classes": 11, "size": 8}
-    with pytest.raises(ConfigError, match="eval_dataset: it has 11 classes, and the network 10"):
+    with pytest.raises(
+        ConfigError, match="eval_dataset: it has 11 classes, but the network has 10"
+    ):
         evaluate(loaded)
     object.__setattr__(loaded, "classes", ("class0", "class2", "class1"))
     loaded.config.eval_dataset = {
@@ -55,14 +57,14 @@ def test_data_of_other_classes_are_refused(trained, tmp_path):
 def test_a_run_without_evaluation_data_asks_for_some(trained):
     loaded = load_run(trained[0])
     loaded.config.eval_dataset = None
-    with pytest.raises(ConfigError, match="tiny was trained without one: name the data"):
+    with pytest.raises(ConfigError, match="tiny was trained without one: give the data"):
         evaluate(loaded)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["optimizer.lr=1"], "only eval_dataset, batch_size, device, precision can be another"),
+        (["optimizer.lr=1"], "only eval_dataset, batch_size, device, precision of a"),
         (["eval_dataset.splat=train"], "unknown argument of digits 'splat'"),
         (["eval_dataset.split=valid"], "split of digits must be train or test"),
         (["device=abacus"], "abacus"),

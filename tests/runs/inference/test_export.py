@@ -171,7 +171,7 @@ def test_a_network_that_no_exporter_takes_is_an_error_of_ours(loaded, tmp_path):
 def test_what_is_asked_wrongly_is_refused_before_anything_is_written(loaded, tmp_path):
     for arguments, words in (
         ({"to": "onyx"}, "unknown format 'onyx'. Did you mean 'onnx'"),
-        ({"to": "onnx", "out": tmp_path / "model.pt2"}, "a file of onnx must end in .onnx"),
+        ({"to": "onnx", "out": tmp_path / "model.pt2"}, "must have a name that ends in .onnx"),
         ({"to": "onnx", "samples": 0}, "samples must be"),
         ({"to": "onnx", "tolerance": 0.0}, "tolerance must be more than 0"),
     ):
@@ -204,18 +204,18 @@ def test_a_file_without_its_card_or_with_anothers_is_refused(loaded, tmp_path):
     card = card_paths(path)[0]
     text = card.read_text()
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(ArgumentError, match="another file than its card says"):
+    with pytest.raises(ArgumentError, match="is not the file of its card"):
         open_exported(path)
     for wrong in ("[]", "{}", "no json", text.replace('"crop": 8', '"crop": null')):
         card.write_text(wrong)
-        with pytest.raises(ArgumentError, match="is no card of an exported file"):
+        with pytest.raises(ArgumentError, match="is not the model card of an exported file"):
             read_card(path)
     card.unlink()
-    with pytest.raises(ArgumentError, match=r"has no card a\.onnx\.json beside it"):
+    with pytest.raises(ArgumentError, match=r"there is no model card a\.onnx\.json next to"):
         open_exported(path)
 
 
 def test_torchscript_is_not_run_for_others(loaded, tmp_path):
     path, _ = export(loaded, "torchscript", tmp_path / "a.torchscript", samples=8)
-    with pytest.raises(ArgumentError, match="which is not run here"):
+    with pytest.raises(ArgumentError, match="and is not run"):
         open_exported(path)

@@ -132,7 +132,7 @@ def test_neither_the_data_nor_first_weights_need_be_there(small, tmp_path):
     assert network(preprocessing(image)[None]).shape == (1, 3)
     # A folder that an earlier version has left behind.
     (folder / class_names.FILE).unlink()
-    with pytest.raises(ConfigError, match="nothing tells how many classes the network has"):
+    with pytest.raises(ConfigError, match="the number of the network's classes is not known"):
         load_run(folder)
     config = folder / "config.yaml"
     config.write_text(
@@ -165,7 +165,7 @@ def test_what_is_no_run_is_refused(trained, tmp_path):
         load_run(folder.parent)
     with pytest.raises(ArgumentError, match="checkpoint must be best, last or a file"):
         load_run(folder, checkpoint="newest")
-    with pytest.raises(ArgumentError, match=r"only eval_dataset, .* can be another; got 'model=x'"):
+    with pytest.raises(ArgumentError, match=r"only eval_dataset, .* can be changed; got 'model=x'"):
         load_run(folder, overrides=["model=x"])
     shutil.copy(folder / "config.yaml", tmp_path)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_network_or_with_code_is_refused(trained, tmp_pa
     folder = shutil.copytree(trained[0], tmp_path / "run", symlinks=True)
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("resnet10", "resnet18"))
-    with pytest.raises(CheckpointError, match=r"weights of another network than .*Missing key"):
+    with pytest.raises(CheckpointError, match=r"weights of a different network from .*Missing key"):
         load_run(folder)
     (folder / "config.yaml").write_text(config)
     made = tmp_path / "made"

@@ -110,7 +110,7 @@ def truncated(file):
 BAD_FILES = {
     "of another network": (
         lambda file: torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), file),
-        r"holds weights of another network: .* and \d+ more",
+        r"holds weights of a different network: .* and \d+ more",
     ),
     "of other classes, but for the bias": (
         lambda file: torch.save(
@@ -118,31 +118,31 @@ BAD_FILES = {
             | {"fc.bias": torch.zeros(10)},
             file,
         ),
-        r"holds weights of another network: fc\.weight is \(3, 96\), the model's is \(10, 96\)$",
+        r"holds of a different network: fc\.weight is \(3, 96\), the model's is \(10, 96\)$",
     ),
     "one tensor missing": (
         lambda file: torch.save(
             {k: v for k, v in PLAIN["timm/test_resnet"]().state_dict().items() if k != "fc.bias"},
             file,
         ),
-        r"holds weights of another network: fc\.bias is missing$",
+        r"holds weights of a different network: fc\.bias is missing$",
     ),
     "one tensor too many": (
         lambda file: torch.save(
             PLAIN["timm/test_resnet"]().state_dict() | {"extra": torch.zeros(1)}, file
         ),
-        r"holds weights of another network: extra is not in the model$",
+        r"holds weights of a different network: extra is not in the model$",
     ),
-    "truncated": (truncated, "is no checkpoint, or not a whole one"),
-    "empty": (lambda file: file.touch(), "holds no weights that can be read: "),
-    "text": (lambda file: file.write_text("weights"), "holds no weights that can be read$"),
+    "truncated": (truncated, "is not a checkpoint, or is incomplete"),
+    "empty": (lambda file: file.touch(), "holds no readable weights: "),
+    "text": (lambda file: file.write_text("weights"), "holds no readable weights$"),
     "that runs code": (
         lambda file: torch.save({"state_dict": Attack()}, file),
-        r"holds no weights that are safe to load: it names _?io\.open$",
+        r"is not safe to load: it refers to _?io\.open$",
     ),
     "a bare pickle that runs code": (
         lambda file: file.write_bytes(pickle.dumps(Attack())),
-        "holds no weights that are safe to load: ",
+        "is not safe to load: ",
     ),
     "no tensors": (lambda file: torch.save({"lr": 0.1}, file), "holds no state dict"),
     "a tensor": (lambda file: torch.save(torch.zeros(1), file), "holds no state dict"),

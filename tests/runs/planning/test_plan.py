@@ -86,7 +86,7 @@ def test_a_detection_network_takes_a_list_of_images():
     [
         (("resnet5", "eca", {}), "no model, and no file, named 'resnet5'; nearest: resnet50"),
         (("resnet18", "ecaa", {}), "unknown algorithm 'ecaa'; did you mean 'eca'?"),
-        (("resnet18", None, {}), "say which algorithm: --algorithm squeeze_excite or eca"),
+        (("resnet18", None, {}), "set --algorithm to squeeze_excite or eca"),
         (("absent.yaml", "eca", {}), "absent.yaml: cannot be read: No such file"),
         (("resnet18", "eca", {"latent_channels": 8}), "unknown argument of eca 'latent_channels'"),
         (

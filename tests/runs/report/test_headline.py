@@ -46,7 +46,7 @@ def test_three_of_360_images_crown_nobody(tmp_path):
 def test_one_seed_is_never_more_than_ahead(tmp_path):
     found = shown(tmp_path, plain=range(40), eca=range(4))
     assert headline(found) == (
-        "In this one seed eca is ahead with 98.89%, +10.00 points from plain (95% interval +8.05 "
+        "With this one seed eca is ahead with 98.89%, +10.00 points from plain (95% interval +8.05 "
         "to +10.00; one seed each): more than the choice of images explains, but another seed may "
         "order the variants differently."
     )

@@ -163,7 +163,7 @@ def test_nothing_but_interrupted_runs_still_make_a_page(tmp_path):
 def test_a_folder_without_a_run_beside_one_with_is_said(study, tmp_path):
     (tmp_path / "empty").mkdir()
     page = page_of(study, tmp_path / "empty", out=tmp_path / "out")
-    assert f"{tmp_path / 'empty'} has no summary, and nothing of its training" in notices_of(page)
+    assert f"{tmp_path / 'empty'} has neither a summary nor a training history" in notices_of(page)
 
 
 def test_a_loss_that_came_apart_is_said(study, tmp_path):
@@ -171,7 +171,7 @@ def test_a_loss_that_came_apart_is_said(study, tmp_path):
     page = page_of(study, tmp_path / "apart", out=tmp_path / "out")
     said = notices_of(page)
     assert "eca, seed 9: the loss is NaN (not a number) from epoch 2 on" in said
-    assert "eca, seed 9: no number came out for accuracy" in said
+    assert "eca, seed 9: no value was computed for accuracy" in said
     row = compare(find_records([study, tmp_path / "apart"])).variants[-1]
     assert row.name == "eca"
     assert "nan" not in page.lower().replace("nan (not a number)", "")
@@ -220,7 +220,7 @@ def test_an_attended_run_without_a_monitor_is_said(tmp_path):
     write_run(tmp_path / "plain")
     write_run(tmp_path / "eca", "eca", watched=False)
     page = page_of(tmp_path / "plain", tmp_path / "eca", out=tmp_path / "out")
-    assert "eca: nothing is known of its excitations" in notices_of(page)
+    assert "eca: no excitations were recorded" in notices_of(page)
     assert "What the gates learned" not in page
 
 
@@ -281,7 +281,7 @@ def test_folders_that_are_not_there_or_hold_nothing_are_refused(tmp_path, capfd)
     assert invoke("report", str(tmp_path / "absent")) == 2
     assert "absent: there is no such folder" in capfd.readouterr().err
     assert invoke("report", str(tmp_path)) == 2
-    assert "holds no run: nothing of config.yaml, summary.json" in capfd.readouterr().err
+    assert "holds no run: none of config.yaml, summary.json" in capfd.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_refused(study, tmp_path):

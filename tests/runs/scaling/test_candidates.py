@@ -127,8 +127,8 @@ def test_a_budget_that_no_candidate_meets_is_refused():
 @pytest.mark.parametrize(
     ("terms", "says"),
     [
-        ({"budget": 1}, "budget must be a number of at least 1.1, by which .* grow; got 1"),
-        ({"budget": float("nan")}, "budget must be a number"),
+        ({"budget": 1}, "budget, .*, must be a number >= 1.1; got 1"),
+        ({"budget": float("nan")}, "budget, .*, must be a number"),
         ({"budget": 5}, "budget 5 at phi 2 is 25 times the recipe's operations; at most 16 times"),
         ({"phi": 5}, "budget 2 at phi 5 is 32 times"),
         ({"phi": 10**9}, "phi must be a whole number <= 10"),

@@ -100,7 +100,7 @@ def test_a_dry_run_lists_the_candidates_and_writes_nothing(folder, capfd):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--budget", "0.5"], "budget must be a number of at least 1.1"),
+        (["--budget", "0.5"], "operations grow, must be a number >= 1.1"),
         (["--budget", "20"], "at most 16 times is supported"),
         (["--steps", "1"], "must be a whole number >= 2; got 1"),
         (["--seeds", "0"], "seeds must be a whole number >= 1; got 0"),
@@ -135,7 +135,7 @@ def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder):
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "the same command goes on where this stopped" in said
+    assert "run the same command again to continue" in said
     before = summaries(folder / "out")
     assert not (folder / "out" / "scaling.html").exists()
 
@@ -166,7 +166,7 @@ def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder):
     # Another learning rate belongs into another folder.
     other = run(*command, "optimizer.lr=0.5", cwd=folder)
     assert other.returncode == 2
-    assert "was begun with another config: optimizer" in other.stderr
+    assert "was started with another config: optimizer" in other.stderr
 
 
 @pytest.mark.slow

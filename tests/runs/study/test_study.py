@@ -68,8 +68,8 @@ def test_every_attention_can_be_a_variant(config, name):
     [
         (["plain", "squeeze"], 1, r"unknown variant 'squeeze'; did you mean 'squeeze_excite'\? "
          "Valid: composer_squeeze_excite, eca, plain, squeeze_excite"),
-        (["plain", "plain"], 1, "each once; got 'plain,plain'"),
-        ([], 1, "variants must be names"),
+        (["plain", "plain"], 1, "different names; got 'plain,plain'"),
+        ([], 1, "variants must be different names"),
         (["plain"], 0, "seeds must be a whole number >= 1; got 0"),
     ],
 )  # fmt: skip
@@ -150,7 +150,7 @@ def test_an_interrupted_study_goes_on_and_trains_nothing_twice(config, tmp_path)
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "the same command goes on where this stopped" in said
+    assert "run the same command again to continue" in said
     before = states(tmp_path / "out")
     assert list(before) == ["plain-seed17"]
     assert not (tmp_path / "out" / "report.html").exists()
@@ -176,7 +176,7 @@ def test_an_interrupted_study_goes_on_and_trains_nothing_twice(config, tmp_path)
 
     other = run(*command[:3], "optimizer.lr=0.5", *command[4:], cwd=tmp_path)
     assert other.returncode == 2
-    assert "out/plain-seed17: was begun with another config: optimizer" in other.stderr
+    assert "out/plain-seed17: was started with another config: optimizer" in other.stderr
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_a_variant_has_an_attention_arguments_and_a_name():
         (["eca:"], "must be like squeeze_excite:placement=residual"),
         (["=eca"], "must be like NAME=ATTENTION; got '=eca'"),
         (["plain:kernel_size=3"], "takes no arguments"),
-        (["a=eca", "a=plain"], "each once"),
+        (["a=eca", "a=plain"], "different names"),
         (["a b=eca", "a_b=plain"], "must differ from the others in its letters and digits"),
         (["?!=eca"], "must differ from the others"),
         (["eca:include=[a"], "arguments of variant"),

@@ -92,7 +92,7 @@ def test_a_folders_classes_are_counted(tmp_path):
 
 
 def test_more_classes_than_the_data_has_are_pointed_out():
-    said = r"the model has 12 classes, and train_dataset 10: 2 outputs never meet .*num_classes=10"
+    said = r"the model has 12 classes, but train_dataset has 10: 2 outputs have no .*num_classes=10"
     with pytest.warns(UserWarning, match=said):
         build_parts(config(model={"name": "resnet10", "num_classes": 12}))
 
@@ -104,7 +104,7 @@ def test_published_weights_keep_the_width_they_were_trained_with(monkeypatch):
         lambda *_, **__: torchvision.models.resnet18().state_dict(),
     )
     section = {"name": "resnet18", "weights": "IMAGENET1K_V1"}
-    with pytest.warns(UserWarning, match="the model has 1000 classes, and train_dataset 10: 990"):
+    with pytest.warns(UserWarning, match="the model has 1000 classes, but train_dataset has 10"):
         assert build_parts(config(model=section)).model.num_classes == 1000
 
 
@@ -119,7 +119,7 @@ def test_weights_from_a_file_go_into_a_network_as_wide_as_the_data(tmp_path):
 @pytest.mark.parametrize("key", ["train_dataset", "eval_dataset"])
 def test_fewer_classes_than_the_data_has_are_refused(key):
     data = {"name": "synthetic", "num_samples": 8, "num_classes": 20, "size": 32}
-    with pytest.raises(ConfigError, match=f"^{key}: it has 20 classes, and the model has 10: mo"):
+    with pytest.raises(ConfigError, match=f"^{key}: it has 20 classes, but the model has 10: se"):
         build_parts(config(**{key: data}))
 
 

@@ -133,13 +133,13 @@ def test_composer_itself_asks_before_it_loads_a_file_from_anywhere(crafted, tmp_
 
 
 NO_CHECKPOINTS = {
-    "no state": (lambda c: {"model": {}}, CheckpointError, "has no state of a model"),
-    "no model": (lambda c: {"state": {"model": 1}}, CheckpointError, "has no state of a model"),
-    "a list": (lambda c: [c], CheckpointError, "has no state of a model"),
+    "no state": (lambda c: {"model": {}}, CheckpointError, "has no model state"),
+    "no model": (lambda c: {"state": {"model": 1}}, CheckpointError, "has no model state"),
+    "a list": (lambda c: [c], CheckpointError, "has no model state"),
     "odd algorithms": (
         lambda c: c["state"].update(algorithms={"BlurPool": 1}),
         CheckpointError,
-        "its algorithms are no list",
+        "its algorithms are not a list",
     ),
     "NaN": (
         lambda c: in_model(c, "module.fc.bias", torch.full((10,), torch.nan)),

@@ -84,11 +84,11 @@ def test_a_first_signal_saves_and_says_how_to_go_on(number, code, start, tmp_pat
     out, _ = process.communicate(timeout=60)
     assert process.returncode == code
     said = re.search(
-        rf"stopped by {number.name} after batch (\d+), saved in runs/small\nGo on with: (.*)", out
+        rf"stopped by {number.name} after batch (\d+), saved in runs/small\nResume with: (.*)", out
     )
     assert said[2] == "composer-attn train run.yaml save_folder=runs/small autoresume=true"
     complaint = (tmp_path / "stderr").read_text()
-    assert f"composer-attn: {number.name}: saving after this batch; once more to" in complaint
+    assert f"composer-attn: {number.name}: saving after this batch; repeat to" in complaint
     assert "Traceback" not in complaint
     saved = torch.load(tmp_path / "runs/small/latest-rank0.pt", weights_only=False)["state"]
     assert saved["timestamp"]["Timestamp"]["batch"] == int(said[1]) >= 5
@@ -105,7 +105,7 @@ def test_a_second_signal_ends_the_run_at_once(start, tmp_path):
     process = start("batch_size=2048", "train_dataset.num_samples=2048", "train_dataset.size=224")
     until(lambda: re.search(r"0/1 ", (tmp_path / "stderr").read_text()) is not None)
     process.send_signal(signal.SIGINT)
-    until(lambda: "once more to stop at once" in (tmp_path / "stderr").read_text())
+    until(lambda: "repeat to stop immediately" in (tmp_path / "stderr").read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == -signal.SIGINT
     assert list((tmp_path / "runs/small").iterdir()) == []

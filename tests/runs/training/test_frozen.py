@@ -137,7 +137,7 @@ def test_a_pattern_that_matches_nothing_says_what_is_near():
         ("train=[]", "train: train must be a list of attention, classifier, or patterns"),
         ("train=[1]", "train: train must be a list of attention, classifier, or patterns"),
         ("train=attention", "train: "),
-        ("freeze_norms=true", "train: freeze_norms: true is for what train freezes"),
+        ("freeze_norms=true", "train: freeze_norms: true applies to what train freezes"),
         ("optimizer.groups={classifier: {rate: 1}}", "groups.classifier: unknown argument 'rate'"),
         ("optimizer.groups={classifier: 1}", r"groups.classifier must be \{lr: ..., ...\}; got 1"),
         ("optimizer.groups={classifier: {}}", "groups.classifier must be"),

@@ -38,7 +38,7 @@ def alive(group: int) -> bool:
 ASTRAY = {
     "another config": "the ranks do not agree: optimizer.lr is 0.01 on rank 0, 0.5 on rank 1",
     "another version": "version of composer-attn is 0.1.0 on rank 0, 0.0.9 on rank 1",
-    "another surgery": "on rank 0 alone ComposerAttnECA(",
+    "another surgery": "only on rank 0 ComposerAttnECA(",
     "killed at surgery": "Rank 1 crashed with exit code -9",
     "killed in training": "Rank 1 crashed with exit code -9",
     "killed in saving": "Rank 0 crashed with exit code -25",

@@ -49,7 +49,7 @@ def test_a_torn_newest_gives_way_to_the_one_before(damage, config, tmp_path):
     train(config("max_duration=3ba"))
     folder = tmp_path / "runs" / "small"
     damage(folder / "ep0-ba3-rank0.pt")
-    with pytest.warns(UserWarning, match=r"ep0-ba3-rank0\.pt .*; going on from ep0-ba2-rank0\.pt"):
+    with pytest.warns(UserWarning, match=r"ep0-ba3-rank0\.pt .*; resuming from ep0-ba2-rank0\.pt"):
         resumed = train(config())
     assert resumed.metrics == whole.metrics
     assert (folder / "ep0-ba3-rank0.pt.torn").exists()
@@ -88,7 +88,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
 def test_a_run_never_starts_anew_over_checkpoints_that_are_all_torn(tmp_path):
     for batch in (1, 2):
         cut(saved(tmp_path, batch))
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: .*ba2.*ba1.*torn"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact: .*ba2.*ba1.*torn"):
         find_checkpoint(tmp_path)
 
 

@@ -136,7 +136,7 @@ def test_a_run_from_nothing_says_nothing(config):
 
 def test_a_checkpoint_with_another_attention_is_refused_by_name(saved, config):
     with pytest.raises(
-        ConfigError, match=r"load_path: .* was made with ComposerAttnECA, and this "
+        ConfigError, match=r"load_path: .* was made with ComposerAttnECA, but this "
     ):
         build_parts(config(f"load_path={saved['eca']}", ATTENTION["squeeze_excite"]))
 
@@ -144,7 +144,7 @@ def test_a_checkpoint_with_another_attention_is_refused_by_name(saved, config):
 def test_sharded_parameters_take_plain_weights_another_way(saved, config):
     sharded = config(f"load_path={saved['plain']}", ATTENTION["eca"])
     sharded.parallelism = "fsdp2"
-    with pytest.raises(ConfigError, match=r"under fsdp2 take its weights by model\.weights"):
+    with pytest.raises(ConfigError, match=r"under fsdp2 load its weights with model\.weights"):
         build_parts(sharded)
 
 
@@ -157,7 +157,7 @@ def test_a_runs_checkpoint_is_a_file_of_weights(attention, saved, config):
 
 def test_a_plain_checkpoint_of_another_network_is_refused(saved, config):
     other = config(f"load_path={saved['plain']}", ATTENTION["eca"], "model.name=resnet10")
-    with pytest.raises(CheckpointError, match="holds weights of another network: "):
+    with pytest.raises(CheckpointError, match="holds weights of a different network: "):
         train(other)
 
 
