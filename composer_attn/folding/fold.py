@@ -41,6 +41,7 @@ class Pair:
         columns: the original weight of the attention's layer that absorbed the norm's scale, if
             any.
         layout: layout of the convolution's weight.
+        backend: the backend that attends the folded convolution's output.
     """
 
     weight: nn.Parameter
@@ -49,6 +50,7 @@ class Pair:
     squeeze: str
     columns: nn.Parameter | None
     layout: Layout
+    backend: str = "auto"
 
     def folded(self) -> FoldedNumbers:
         """Compute the folded parameters and buffers."""
@@ -70,12 +72,12 @@ class Pair:
                 own.data = own.data.to(weight.device, dtype if own.is_floating_point() else None)
 
 
-def fold(model: nn.Module, plan: FoldPlan) -> None:
+def fold(model: nn.Module, plan: FoldPlan, backend: str) -> None:
     """Apply a plan; if anything is raised, nothing has changed."""
     modules = dict(walk(model))
     with torch.no_grad():
         pairs = [(modules[each.name], modules[each.norm]) for each in plan.folded]
-        found = [(conv, norm, _pair(conv, norm)) for conv, norm in pairs]
+        found = [(conv, norm, _pair(conv, norm, backend)) for conv, norm in pairs]
         numbers = [pair.folded() for _, _, pair in found]
     with ExitStack() as undo:
         for (conv, norm, pair), folded in zip(found, numbers, strict=True):
@@ -136,7 +138,7 @@ def _find_pairs(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Module, Pair]
     return {names[conv]: (conv, norms[pair], pair) for pair, conv in convs.items()}
 
 
-def _pair(conv: Any, norm: nn.Module) -> Pair:
+def _pair(conv: Any, norm: nn.Module, backend: str) -> Pair:
     attends = is_attended(conv) and attended_side(conv) == "output"
     return Pair(
         conv._parameters["weight"],
@@ -145,6 +147,7 @@ def _pair(conv: Any, norm: nn.Module) -> Pair:
         conv.attention.squeeze if attends else "",
         _columns(conv.attention) if attends else None,
         Layout(isinstance(conv, TRANSPOSED), conv.groups),
+        backend,
     )
 
 

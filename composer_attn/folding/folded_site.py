@@ -10,17 +10,23 @@ from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention, squeeze_channels
 from composer_attn.folding.arithmetic import FoldedNumbers
+from composer_attn.folding.beforehand import Windows, output_means, windows_of
 from composer_attn.folding.folded_norm import refuse_training
-from composer_attn.fusion.handoff import needs_plain_operations
+from composer_attn.folding.in_place import attend_in_place
+from composer_attn.fusion.handoff import has_watched_layers, needs_plain_operations
+from composer_attn.ops.backends.table import find_excited
 from composer_attn.surgery.attend import Attends, set_class, staying
 from composer_attn.surgery.feature_maps import is_sample
 from composer_attn.surgery.folding import refuse_fuse_modules
+from composer_attn.surgery.validation import FOLDED
 
 # The additional buffers of a folded site.
 BUFFERS = {"shift": "folded_shift", "inverse": "folded_inverse", "post": "folded_post"}
 
+_EXACT = (torch.float32, torch.float64)
+# Elements of an output that does not stay in a processor's cache from one pass to the next.
+_LARGE = 1 << 21
 _PLAIN_FORWARDS = {nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
-
 _folded_classes: "WeakValueDictionary[type, type[FoldedSite]]" = WeakValueDictionary()
 
 if TYPE_CHECKING:
@@ -42,56 +48,59 @@ class FoldedSite(_Site):
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute ``norm(attention(conv(input)))``."""
         refuse_training(self)
-        if not (args or kwargs) and self._pays_beforehand(input):
-            return self._scaled_beforehand(input)
+        free = not (args or kwargs) and _is_free(input)
+        if free and len(input) == 1:
+            windows = self._windows_beforehand(input)
+            if windows is not None:
+                return self._scaled_beforehand(input, windows)
         z = self._alone(input, *args, **kwargs)
         if is_sample(input, self._attn_dimensions):
-            return self._attend_folded(z.unsqueeze(0)).squeeze(0)
-        return self._attend_folded(z)
+            return self._attend_folded(z.unsqueeze(0), free).squeeze(0)
+        return self._attend_folded(z, free)
 
-    def _pays_beforehand(self, x: Tensor) -> bool:
-        """Return whether scaling the weights is faster than scaling the output.
+    def _windows_beforehand(self, x: Tensor) -> tuple[Windows, ...] | None:
+        """Return what the kernel sees if scaling the weights is faster than scaling the output.
 
-        This requires a single image and a 1x1 convolution, whose output averages are linear in its
-        input averages. It pays if the passes over input and weights are much smaller than those
-        over the output. (On one core, relative to the convolution alone: ResNet-50's 64 to 256
-        channels at 56x56 take 1.14 rather than 1.68; 128 to 512 at 28x28: 1.05 rather than 1.44;
-        256 to 1024 at 14x14: no gain.)
+        The scales of a single image are the same for all positions. Scaling the weights pays if the
+        passes over input and weights are much smaller than those over the output; where a backend
+        attends the output in one call, only if that is large, too.
         """
-        if torch.compiler.is_compiling() or needs_plain_operations() or torch.is_grad_enabled():
-            return False
         conv: Any = self
+        least = 0 if find_excited(vars(self)[FOLDED].backend, x) is None else _LARGE
+        # Without a stride, the output has as many positions. At most sites, that is enough to know.
+        if x.numel() * conv.out_channels < least * conv.in_channels:
+            return None
         weight = conv.weight
-        if type(x) is not Tensor or x.dim() != weight.dim() or len(x) != 1:
-            return False
-        if x.dtype != weight.dtype or x.dtype not in (torch.float32, torch.float64):
-            return False
+        if x.dim() != weight.dim() or x.dtype != weight.dtype or x.dtype not in _EXACT:
+            return None
         if self.attention.squeeze != "avg" or type(self)._alone not in _PLAIN_FORWARDS:
-            return False
-        if conv.groups != 1 or any(each != 1 for each in conv.kernel_size):
-            return False
-        # Padding would add positions that the averages of the input do not include.
-        if not isinstance(conv.padding, str) and any(conv.padding):
-            return False
-        sizes = zip(x.shape[2:], conv.stride, strict=True)
-        positions = prod(-(-size // step) for size, step in sizes)
-        return x.numel() + 3 * weight.numel() < conv.out_channels * positions
+            return None
+        if conv.padding_mode != "zeros" or torch.is_autocast_enabled(x.device.type):
+            return None
+        windows = windows_of(conv, x)
+        output = conv.out_channels * prod(window.count for window in windows)
+        pays = output >= least and x.numel() + 3 * weight.numel() < output
+        return windows if pays else None
 
-    def _scaled_beforehand(self, x: Tensor) -> Tensor:
+    def _scaled_beforehand(self, x: Tensor, windows: tuple[Windows, ...]) -> Tensor:
         """Compute the scales of a single image from its input, and apply them to the weights."""
         conv: Any = self
-        seen: Any = (..., *(slice(None, None, step) for step in conv.stride))
-        means = x[seen].mean(dim=tuple(range(2, x.dim())), keepdim=True)
-        s = self._excitation_of(self._alone(means).flatten(1))[0].to(x.dtype)
+        s = self._excitation_of(output_means(conv, x, windows))[0].to(x.dtype)
         weight = conv.weight * s.reshape(-1, *[1] * (x.dim() - 1))
         shift = self.folded_shift
         bias = shift if conv.bias is None else torch.addcmul(shift, s, conv.bias)
         return conv._conv_forward(x, weight, bias)
 
-    def _attend_folded(self, z: Tensor) -> Tensor:
+    def _is_unwatched(self) -> bool:
+        return self.attention.observer is None and not has_watched_layers(self.attention)
+
+    def _attend_folded(self, z: Tensor, free: bool) -> Tensor:
+        if free and self._is_unwatched() and attend_in_place(self, vars(self)[FOLDED].backend, z):
+            return z
         s = _as_excitation(self._scales(z), z, self.attention.squeeze)
         shift = self.folded_shift.to(z.dtype).reshape(-1, *[1] * (z.dim() - 2))
-        return torch.addcmul(shift, z, s)
+        # The convolution's output belongs to nobody else.
+        return torch.addcmul(shift, z, s, out=z) if free else torch.addcmul(shift, z, s)
 
     def _scales(self, z: Tensor) -> Tensor:
         """Compute the attention's scales from ``z``, the output scaled by the norm."""
@@ -111,6 +120,16 @@ class FoldedSite(_Site):
         # As in Attends: the class has no importable name.
         make, args, *state = super().__reduce_ex__(max(protocol, 2))
         return _make_folded, (make, args), *state
+
+
+def _is_free(x: Tensor) -> bool:
+    """Return whether only numbers are asked for: no gradient, and no graph of operations."""
+    return (
+        type(x) is Tensor
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not needs_plain_operations()
+    )
 
 
 def _as_excitation(s: Tensor, z: Tensor, squeeze: str) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from composer_attn.errors import ModelError, NothingFoldedWarning
 from composer_attn.folding import FoldPlan, fold, plan_pairs, unfold
 from composer_attn.fusion import backends_of, fuse, norms_of, unfuse
+from composer_attn.ops import check_backend, prepare_excited
 from composer_attn.surgery import check_model
 
 # Attribute of a fused site whose network is folded: its backend before folding.
@@ -50,7 +51,7 @@ def plan_folding(model: nn.Module) -> FoldPlan:
         bring_back()
 
 
-def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
+def fold_norms(model: nn.Module, *, inplace: bool = True, backend: str = "auto") -> nn.Module:
     """Fold the norms of a network into its convolutions for evaluation, with correct attention.
 
     A norm that follows a convolution is merged into its weights. If attention stands between the
@@ -71,15 +72,20 @@ def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
             yet. A fused network computes its attentions unfused while it is folded.
         inplace: whether to fold the model itself; ``False`` folds a copy and leaves the model
             unchanged.
+        backend: ``auto`` or ``cpp``: on a CPU, in float32 or float64 and without gradients, one
+            call of C++, built now, attends each convolution's output in place. Others:
+            operations of torch, as for all other devices and dtypes, and for traces and exports.
 
     Returns:
         The folded network: the model itself, or the copy.
 
     Raises:
+        ArgumentError: there is no such backend.
         ModelError: the model is in training mode, wrapped, compiled, scripted or already folded.
             Nothing was changed.
 
     Warns:
+        BackendWarning: the C++ cannot be built here; operations of torch are used instead.
         NothingFoldedWarning: no norm could be folded.
 
     Example:
@@ -95,13 +101,14 @@ def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
         >>> type(folded[1]).__name__, unfold_norms(folded), type(folded[1]).__name__
         ('FoldedNorm', ['1'], 'BatchNorm2d')
     """
+    check_backend(backend)
     _check(model)
     model = model if inplace else copy.deepcopy(model)
     backends, norms = backends_of(model), norms_of(model)
     bring_back = unfuse(model)
     try:
         plan = plan_pairs(model)
-        fold(model, plan)
+        fold(model, plan, backend)
     except BaseException:
         bring_back()
         raise
@@ -112,8 +119,10 @@ def fold_norms(model: nn.Module, *, inplace: bool = True) -> nn.Module:
         message = f"no norm was folded: {said or 'the model has no convolutions'}"
         warnings.warn(message, NothingFoldedWarning, stacklevel=2)
         return model
-    for site, backend in backends.items():
-        vars(site)[_BACKEND] = backend
+    if any(pair.attended and _on_cpu(model.get_submodule(pair.name)) for pair in plan.folded):
+        prepare_excited(backend)
+    for site, name in backends.items():
+        vars(site)[_BACKEND] = name
     if norms:
         vars(model)[_NORMS] = norms
     return model
@@ -153,6 +162,10 @@ def unfold_norms(model: nn.Module) -> list[str]:
     if backends or norms:
         fuse(model, backends, norms)
     return names
+
+
+def _on_cpu(module: nn.Module) -> bool:
+    return all(parameter.device.type == "cpu" for parameter in module.parameters())
 
 
 def _check(model: nn.Module) -> None:

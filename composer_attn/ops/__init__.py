@@ -1,6 +1,6 @@
 """The operations on feature maps that channel attention consists of. Requires only torch."""
 
-from composer_attn.ops.backends.table import BACKENDS, check_backend, prepare
+from composer_attn.ops.backends.table import BACKENDS, check_backend, prepare, prepare_excited
 from composer_attn.ops.fused import attend, attend_then_normalize, normalize_then_attend
 from composer_attn.ops.fused_activation import (
     activate_attend,
@@ -30,6 +30,7 @@ __all__ = [
     "normalize_activate_attend",
     "normalize_then_attend",
     "prepare",
+    "prepare_excited",
     "scale_channels",
     "scale_vectors",
 ]

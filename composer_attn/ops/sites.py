@@ -206,7 +206,7 @@ def excite(
     if x.is_neg() or (last and not is_last(x)):  # a copy would have another history
         return stages.excite(x, attention, backend, called)
     parameters = by_hand[1]
-    gate = cpp_site.GATES[attention.start, attention.gate]
+    gate = cpp.GATES[attention.start, attention.gate]
     site, work = cpp_site.excite(x, last, is_kernel, gate, parameters)
     if attention.observer is not None:
         attention.observer(site.views(work)[2])

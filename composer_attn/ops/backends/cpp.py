@@ -38,6 +38,12 @@ _ARGUMENTS: dict[str, list] = {
     "convolve_gradient": [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3,
 }
 _PASSES = ("moments", "affine", "gradient_sums", "input_gradient")
+# Numbers of the gates in gates.h, by start and name.
+_GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu")
+_STARTS = ("paper", "identity")
+GATES = {
+    (start, gate): 4 * i + j for i, start in enumerate(_STARTS) for j, gate in enumerate(_GATES)
+}
 # With fewer values, waking other threads takes longer than the pass.
 _ALONE = 1 << 14
 

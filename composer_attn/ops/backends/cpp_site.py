@@ -26,11 +26,6 @@ _ARGUMENTS = {
     + [ctypes.c_int64, ctypes.c_int, ctypes.c_bool]
     + cpp.SIZES,
 }
-_GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu")
-_STARTS = ("paper", "identity")
-GATES = {
-    (start, gate): 4 * i + j for i, start in enumerate(_STARTS) for j, gate in enumerate(_GATES)
-}
 Parameters = tuple[Tensor | None, ...]
 
 
@@ -40,7 +35,7 @@ class Site(NamedTuple):
     Attributes:
         is_kernel: whether the layers are a convolution along the channels, not two linear layers.
         width: size of the kernel, or number of hidden channels.
-        gate: number of the gate in :data:`GATES`.
+        gate: number of the gate in :data:`.cpp.GATES`.
         sizes: the last arguments of a pass: samples, channels, positions, whether the map is
             channels last, threads.
     """
@@ -89,7 +84,7 @@ def excite(
         x: the map ``(N, C, *spatial)``, dense.
         last: whether it is channels last, not NCHW.
         is_kernel: whether the one parameter is a kernel; otherwise there are two linear layers.
-        gate: number of the gate in :data:`GATES`.
+        gate: number of the gate in :data:`.cpp.GATES`.
         parameters: contiguous parameters, in the dtype of the statistics.
 
     Returns:

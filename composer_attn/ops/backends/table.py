@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -124,6 +125,30 @@ def find_activated(name: str, x: Tensor, activation: Activation) -> ActivatedPas
     if _ready(name) is reference or not _TABLE[name].takes(x):
         return activated_reference
     return _ready_for(name, activation.name)
+
+
+def find_excited(name: str, x: Tensor) -> ModuleType | None:
+    """Return the module that attends a feature map in place (:mod:`.excited_cpp`), if one can."""
+    if x.dtype not in _WIDE or x.device.type != "cpu" or _chosen(name, x) != "cpp":
+        return None
+    return _ready_excited()
+
+
+def prepare_excited(name: str) -> None:
+    """Build that module before it is needed, if a backend has it; warns as :func:`prepare`."""
+    if name in ("auto", "cpp"):
+        _ready_excited()
+
+
+@cache
+def _ready_excited() -> ModuleType | None:
+    try:
+        module = importlib.import_module("composer_attn.ops.backends.excited_cpp")
+        module.load()
+    except Exception as error:
+        _warn("cpp", error)
+        return None
+    return module
 
 
 def _chosen(name: str, x: Tensor) -> str:

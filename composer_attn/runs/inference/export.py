@@ -86,10 +86,10 @@ def export(
         fold: whether to fold the norms into the convolutions first, in a copy
             (:func:`composer_attn.fold_norms`); the comparison uses the unfolded network.
         int8: how to quantize weights and activations to eight-bit integers, after calibration on
-            training images; by default they stay floats. For ``onnx`` and ``torch_export``.
+            training images; by default they stay floats. Not for ``torchscript``.
         dynamic_size: whether the file also accepts images of any height and width, if the network
-            does, which is checked at a second size. For ``onnx`` and ``torch_export``, and not
-            together with ``int8``, which is calibrated at one size.
+            does, which is checked at a second size. Not for ``torchscript``, and not together with
+            ``int8``, which is calibrated at one size.
 
     Returns:
         The file, and the content of its card.
@@ -233,7 +233,7 @@ def _folded(network: nn.Module) -> nn.Module:
     """Return a copy of the network with all foldable norms folded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingFoldedWarning)
-        return fold_norms(network, inplace=False)
+        return fold_norms(network, inplace=False, backend="reference")  # to be traced
 
 
 def _card(

@@ -20,7 +20,9 @@ template <class K> i64 rows_apart(i64 rows, i64 L) {
   return L < W ? rows / W * W : 0;
 }
 
-template <class K> void map(const K& k, i64 N, i64 C, i64 L, bool last, int threads) {
+// In place, no value may be computed twice.
+template <class K, bool in_place = false>
+void map(const K& k, i64 N, i64 C, i64 L, bool last, int threads) {
   using V = typename K::V;
   const i64 W = 64 / sizeof(typename K::S);
   if (last || L == 1) {
@@ -51,7 +53,7 @@ template <class K> void map(const K& k, i64 N, i64 C, i64 L, bool last, int thre
       channel(k, q, row);
       i64 i = row * L, end = i + L;
       for (; i + W <= end; i += W) k.template map<ALL>(q, i, W);
-      if (i < end && L >= W) k.template map<ALL>(q, end - W, W);
+      if (i < end && L >= W && !in_place) k.template map<ALL>(q, end - W, W);
       else if (i < end) k.template map<FIRST>(q, i, end - i);
     }
   }
