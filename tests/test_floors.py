@@ -27,6 +27,7 @@ LAYERS = [
     ["algorithms", "callbacks", "heatmaps"],
     ["runs.config"],
     ["runs.data", "runs.models"],
+    ["runs.tasks"],
     ["runs.components"],
     ["runs.training", "runs.planning"],
     ["runs.inference"],

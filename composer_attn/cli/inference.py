@@ -54,11 +54,12 @@ def predict(
         from composer_attn.runs.inference.predict import Classifier, as_json
         from composer_attn.runs.inference.predict import predict as ask
 
-        classifier: Classifier = (
-            open_exported(source)
-            if is_exported(source)
-            else load_run(source, checkpoint=checkpoint)
-        )
+        classifier: Classifier
+        if is_exported(source):
+            classifier = open_exported(source)
+        else:
+            classifier = run = load_run(source, checkpoint=checkpoint)
+            run.check_classifies("predict")
         predictions = ask(classifier, images, top)
     print(as_json(predictions) if json else "\n".join(map(str, predictions)))
 

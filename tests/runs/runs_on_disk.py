@@ -38,9 +38,10 @@ def write_run(
     startup: float = 0.0,
     times: StepTimes | None = None,
     steps: Sequence[Step] = (),
+    metric: str = "accuracy",
     **config,
 ) -> Path:
-    """Write a run with an epoch for each loss; its accuracy grows evenly.
+    """Write a run with an epoch for each loss; its accuracy, or other metric, grows evenly.
 
     With a number of images it has predictions for them, all but the ``wrong`` ones correct. Its
     first step takes ``startup`` seconds more than the others.
@@ -63,7 +64,7 @@ def write_run(
         kept = loss if isfinite(loss) else None
         reached = accuracy and accuracy * epoch / len(losses)
         lines.append(Moment("train", *at, {"loss": kept}, startup))
-        lines.append(Moment("eval", *at, {"accuracy": reached}, startup))
+        lines.append(Moment("eval", *at, {metric: reached}, startup))
     text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
     (folder / "history.jsonl").write_text(text)
     if attention in ("squeeze_excite", "eca") and watched:
@@ -75,17 +76,17 @@ def write_run(
     if wrong is not None:
         write_predictions(folder, images, wrong)
     if finished:
-        write_summary(folder, attention, accuracy, speed, parameters, len(losses))
+        write_summary(folder, attention, accuracy, speed, parameters, len(losses), metric)
     return folder
 
 
 def write_summary(
     folder: Path, attention: str | None, accuracy: float | None, speed: float, parameters: int,
-    epochs: int,
+    epochs: int, metric: str = "accuracy",
 ) -> None:  # fmt: skip
     values = {
         "run_name": folder.name,
-        "metrics": {"accuracy": accuracy},
+        "metrics": {metric: accuracy},
         "attended_layers": 2 if attention else 0,
         "parameters_before": 1000,
         "parameters_after": parameters,

@@ -35,6 +35,10 @@ ATTENDED = {
     "finetune_flowers_efficientnet": 0,
     "finetune_pets_eca": 16,
     "scale_digits": 0,
+    "deeplabv3_resnet50_voc_plain": 0,
+    "deeplabv3_resnet50_voc_se": 16,
+    "deeplabv3_resnet50_voc_eca": 16,
+    "shapes_segmentation_eca": 4,
 }
 # Published, or counted with the peers' own code.
 PARAMETERS = {
@@ -50,14 +54,15 @@ PARAMETERS = {
     "finetune_pets_eca": 25_557_118 - 963 * 2049,
     "finetune_flowers_efficientnet": 5_288_548 - 898 * 1281,
     "scale_digits": 335_594,
+    "deeplabv3_resnet50_voc_plain": 42_004_074,
 }
 # What a test machine changes of a recipe: the data, how much of it, what needs a GPU, and the
 # warm-up, in whose first two batches the learning rate is 0.
 VARIANT = """
 base: {recipe}
-model: {{weights: null}}
-train_dataset: {{name: synthetic, num_samples: 8, num_classes: {classes}, size: 32}}
-eval_dataset: {{name: synthetic, num_samples: 2, num_classes: {classes}, size: 32}}
+model: {model}
+train_dataset: {{{data}, num_samples: 8}}
+eval_dataset: {{{data}, num_samples: 2}}
 batch_size: 4
 max_duration: 2ba
 scheduler: {{t_warmup: 0ba}}
@@ -65,13 +70,27 @@ precision: fp32
 device: cpu
 """
 
+# By task: what takes out the weights, and the data.
+OF_TASKS = {
+    "classification": (
+        "{weights: null}",
+        "name: synthetic, num_classes: NUM_CLASSES, size: 32",
+    ),
+    "semantic_segmentation": (
+        "{weights_backbone: null}",
+        "name: shapes_segmentation, split: train, size: 33",
+    ),
+}
+
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
 def command_of(recipe) -> str:
     """Say how a recipe of this name is run: the small ones alone, ImageNet on 8 GPUs."""
     train = f"train yamls/{recipe.name}"
-    if recipe.stem.startswith(("digits", "simplified", "finetune_digits", "scale_digits")):
+    if recipe.stem.startswith(
+        ("digits", "simplified", "finetune_digits", "scale_digits", "shapes")
+    ):
         return f"composer-attn {train}"
     nodes = " --world_size 16 --node_rank 0 --master_addr HOST --master_port 29500"
     return f"composer -n 8{nodes if 'mds' in recipe.stem else ''} -m composer_attn {train}"
@@ -83,16 +102,18 @@ def variant(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def variant(recipe):
-        classes = load_checked(recipe).model.get("num_classes", 1000)
+        config = load_checked(recipe)
+        model, data = OF_TASKS[config.task]
+        data = data.replace("NUM_CLASSES", str(config.model.get("num_classes", 1000)))
         path = tmp_path / "variant.yaml"
-        path.write_text(VARIANT.format(recipe=recipe, classes=classes))
+        path.write_text(VARIANT.format(recipe=recipe, model=model, data=data))
         return load_checked(path)
 
     return variant
 
 
-def test_every_recipe_is_known_and_there_are_20():
-    assert len(RECIPES) == 20
+def test_every_recipe_is_known_and_there_are_24():
+    assert len(RECIPES) == 24
     assert {path.stem for path in RECIPES} == set(ATTENDED)
 
 

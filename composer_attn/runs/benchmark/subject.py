@@ -85,6 +85,7 @@ def _of_run(
     path: Path, algorithm: str | None, arguments: Mapping[str, Any], size: str | None
 ) -> Subject:
     run = load_run(path)
+    run.check_classifies("benchmark")
     name, network = run.config.run_name, run.network
     shape = shape_in(run.config) if size is None else parse_image(size)
     if shape is None:

@@ -19,26 +19,20 @@ from composer_attn.runs.components.parts import as_parts
 from composer_attn.runs.components.registry import (
     ALGORITHMS,
     CALLBACKS,
-    DATASET_KIND,
     LOGGERS,
-    MODEL_KIND,
     OPTIMIZERS,
     SCHEDULERS,
+    Kind,
+    dataset_kind,
+    model_kind,
 )
 from composer_attn.runs.config.config_errors import Mistake, at, unknown
 from composer_attn.runs.config.parallelism import PARALLELISMS, parallelism_config
 from composer_attn.runs.config.schema import ConfigFile, RunConfig, load_config
-from composer_attn.runs.models import build_model
 from composer_attn.runs.models.efficientnet import image_size, scale_of
-from composer_attn.runs.models.weights import check_published, is_file
+from composer_attn.runs.tasks.table import TASKS, find_task
+from composer_attn.runs.tasks.task import WEIGHTS
 
-_SINGLE = {
-    "model": MODEL_KIND,
-    "train_dataset": DATASET_KIND,
-    "eval_dataset": DATASET_KIND,
-    "optimizer": OPTIMIZERS,
-    "scheduler": SCHEDULERS,
-}
 _SEVERAL = {"algorithms": ALGORITHMS, "callbacks": CALLBACKS, "loggers": LOGGERS}
 _DURATIONS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE)
 _TIMES = ("max_duration", "eval_interval", "save_interval")
@@ -65,12 +59,22 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
     return file.config
 
 
+def single_kinds(config: RunConfig) -> dict[str, Kind]:
+    """Return the kinds of the sections that name one component; without those of no task."""
+    kinds = {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
+    task = TASKS.get(config.task)
+    if task is None:
+        return kinds
+    data = dataset_kind(task)
+    return {"model": model_kind(task), "train_dataset": data, "eval_dataset": data, **kinds}
+
+
 def write_out(config: RunConfig) -> None:
     """Expand the shorthands of a config in place.
 
     These are numbers like ``1/16``, ``cuda``, and the default image size of a scaled network.
     """
-    for key, kind in _SINGLE.items():
+    for key, kind in single_kinds(config).items():
         section = getattr(config, key)
         if isinstance(section, dict):
             setattr(config, key, kind.write_out(section.get("name"), section))
@@ -86,6 +90,7 @@ def write_out(config: RunConfig) -> None:
 
 def _follow_resolution(config: RunConfig) -> None:
     """Set the image size for a scaled network, unless the config sets it."""
+    datasets = TASKS[config.task].datasets if config.task in TASKS else {}
     try:
         scale = scale_of(config.model) if isinstance(config.model, dict) else None
     except ArgumentError:  # reported when the model is built
@@ -93,9 +98,9 @@ def _follow_resolution(config: RunConfig) -> None:
     for section in (config.train_dataset, config.eval_dataset):
         if scale is None or not isinstance(section, dict):
             continue
-        if section.get("name") not in DATASET_KIND.table or "size" in section:
+        if section.get("name") not in datasets or "size" in section:
             continue
-        parameters = signature(DATASET_KIND.table[section["name"]]).parameters
+        parameters = signature(datasets[section["name"]]).parameters
         for key in ("size", "resize"):
             if key in parameters and key not in section:
                 section[key] = image_size(scale, parameters[key].default)
@@ -103,8 +108,8 @@ def _follow_resolution(config: RunConfig) -> None:
 
 def find_mistakes(config: RunConfig) -> list[Mistake]:
     """List all mistakes in the values of a config."""
-    mistakes: list[Mistake] = []
-    for key, kind in _SINGLE.items():
+    mistakes = _check_name("task", config.task, TASKS)
+    for key, kind in single_kinds(config).items():
         if getattr(config, key) is not None:
             mistakes += kind.check(key, getattr(config, key))
     for key, kind in _SEVERAL.items():
@@ -128,12 +133,13 @@ def try_components(config: RunConfig, known: Sequence[Mistake] = ()) -> list[Mis
     they need their data, nor are loggers and Composer's callbacks, which may open files.
     """
     attempts = {
-        "model": lambda: _try_model(config.model),
         "optimizer": lambda: _try_optimizer(config.optimizer),
         "train": lambda: _try_parts(config),
         "parallelism": lambda: parallelism_config(config.parallelism),
         "scheduler": lambda: build_scheduler(config.scheduler),
     }
+    if config.task in TASKS:
+        attempts["model"] = lambda: _try_model(config)
     for name in config.algorithms:
         attempts[f"algorithms.{name}"] = partial(_try_algorithm, config, name)
     if _OURS in config.callbacks:
@@ -171,16 +177,13 @@ def _try_callback(config: RunConfig) -> None:
     CALLBACKS.table[_OURS](**(config.callbacks[_OURS] or {}))
 
 
-def _try_model(section: dict[str, Any]) -> None:
-    weights = section.get("weights")
-    if is_file(weights) and not Path(weights).is_file():
-        raise ArgumentError(f"there is no file {weights!r}")
-    if weights is not None and not is_file(weights):
-        check_published(section["name"], weights)
-    without = {k: v for k, v in section.items() if k not in ("weights", "pretrained")}
+def _try_model(config: RunConfig) -> None:
+    task = find_task(config.task)
+    task.check_weights(config.model)
+    without = {k: v for k, v in config.model.items() if k not in WEIGHTS}
     try:
         with torch.device("meta"):
-            build_model(without)
+            task.build_model(without)
     except RuntimeError as error:
         # RegNets compute with tensors in their constructor, after their arguments are checked.
         if "meta tensor" not in str(error):

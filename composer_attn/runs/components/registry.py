@@ -24,8 +24,14 @@ from composer_attn.runs.components.attention_algorithms import COMPOSERS, Attent
 from composer_attn.runs.config.annotations import annotations_of, misfit
 from composer_attn.runs.config.config_errors import Mistake, unknown
 from composer_attn.runs.config.shorthands import written_out
-from composer_attn.runs.data import DATASETS, LOADER_ARGUMENTS, build_loader
-from composer_attn.runs.models import MODEL_ARGUMENTS, MODELS
+from composer_attn.runs.data import LOADER_ARGUMENTS, build_loader
+from composer_attn.runs.tasks.classification import CLASSIFICATION
+from composer_attn.runs.tasks.table import TASKS
+from composer_attn.runs.tasks.task import Task
+
+
+def _nowhere(name: Any) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,14 @@ class Kind:
         table: builders of the components, by name.
         supplied: arguments supplied by the run, which a config must not set.
         extra: types of the arguments that every component of the kind takes besides its own.
+        elsewhere: returns where a name that is not in the table belongs; "" if nowhere.
     """
 
     label: str
     table: Mapping[str, Callable[..., Any]]
     supplied: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: Callable[[Any], str] = _nowhere
 
     def write_out(self, name: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a component's arguments with ratios like ``1/16`` converted to numbers."""
@@ -80,7 +88,8 @@ class Kind:
     ) -> list[Mistake]:
         """List the mistakes in a component's name and in the names and types of its arguments."""
         if not isinstance(name, str) or name not in self.table:
-            return [Mistake(name_key, unknown(self.label, name, self.table))]
+            place = self.elsewhere(name) if isinstance(name, str) else ""
+            return [Mistake(name_key, place or unknown(self.label, name, self.table))]
         try:
             self.table[name]
         except ArgumentError as error:  # the attention of a package that cannot be imported
@@ -200,8 +209,30 @@ CALLBACKS = Kind(
     "callback", {**_classes(composer.callbacks, ""), "excitation_monitor": ExcitationMonitor}
 )
 
-MODEL_KIND = Kind("model", MODELS, extra=MODEL_ARGUMENTS)
-
 _LOADER_TYPES = get_type_hints(build_loader)
+_OF_LOADERS = {name: _LOADER_TYPES[name] for name in LOADER_ARGUMENTS}
 
-DATASET_KIND = Kind("dataset", DATASETS, extra={n: _LOADER_TYPES[n] for n in LOADER_ARGUMENTS})
+
+def model_kind(task: Task) -> Kind:
+    """Return the models of a task."""
+    tables = {name: other.models for name, other in TASKS.items()}
+    return _of_task(task, "model", tables, task.model_arguments)
+
+
+def dataset_kind(task: Task) -> Kind:
+    """Return the datasets of a task."""
+    tables = {name: other.datasets for name, other in TASKS.items()}
+    return _of_task(task, "dataset", tables, _OF_LOADERS)
+
+
+def _of_task(
+    task: Task, label: str, tables: Mapping[str, Mapping[str, Any]], extra: Mapping[str, Any]
+) -> Kind:
+    def elsewhere(name: Any) -> str:
+        others = [f"task: {other}" for other, table in tables.items() if name in table]
+        place = " or ".join(others)
+        return place and f"{name} is a {label} of {place}; the task of this run is {task.name}"
+
+    # Classification, the default, need not be named.
+    of = "" if task is CLASSIFICATION else f" of task {task.name}"
+    return Kind(f"{label}{of}", tables[task.name], extra=extra, elsewhere=elsewhere)

@@ -26,6 +26,7 @@ class RunConfig:
 
     Attributes:
         run_name: name of the run for loggers, and of its folder.
+        task: ``classification``, or another of :data:`composer_attn.runs.tasks.table.TASKS`.
         variant: name of its variant in comparisons; by default that of its attention.
         seed: seed of all random numbers: parameters, order of the data, augmentation, ...
         model: ``{name: resnet50, num_classes: 1000, ...}``.
@@ -59,6 +60,7 @@ class RunConfig:
     """
 
     run_name: str = "run"
+    task: str = "classification"
     variant: str | None = None
     seed: int = 17
     model: dict[str, Any] = field(default_factory=dict)

@@ -57,7 +57,12 @@ def build_loader(
     if not len(loader):
         count = len(cast(Sized, loader.dataset))  # the loader requires a length, too
         raise ArgumentError(f"{count} samples do not fill one batch of {batch_size}")
-    return DataSpec(loader, microbatch_transforms=_on_images(source.device_transform))
+    return DataSpec(
+        loader,
+        microbatch_transforms=_on_images(source.device_transform),
+        get_num_samples_in_batch=source.count,
+        split_batch=source.split,
+    )
 
 
 def _sampled(source: Source, options: dict[str, Any], train: bool, seed: int) -> DataLoader:

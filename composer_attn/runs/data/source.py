@@ -1,6 +1,6 @@
 """The common form of all datasets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,10 @@ class Source:
         streams: whether ``dataset`` is a function that builds a stream.
         passed_over: number of files that were not taken as samples, by extension.
         skipped: returns the number of unreadable samples left out so far.
+        count: returns the number of samples in a batch; by default the length of its first tensor
+            or list.
+        split: splits a batch into microbatches of at most a number of samples; by default Composer
+            splits tensors and lists.
     """
 
     dataset: Dataset | Callable[..., Any]
@@ -36,3 +40,5 @@ class Source:
     streams: bool = False
     passed_over: Mapping[str, int] = field(default_factory=dict)
     skipped: Callable[[], int] = int
+    count: Callable[[Any], int] | None = None
+    split: Callable[[Any, int | float], Sequence[Any]] | None = None

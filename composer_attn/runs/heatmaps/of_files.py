@@ -77,6 +77,8 @@ def write_heat_maps(
         SaveError: the folder cannot be written.
     """
     loaded = [load_run(run, checkpoint=checkpoint) for run in runs]
+    for run in loaded:
+        run.check_classifies("heatmaps")
     names = _names(loaded, runs)
     files = _images_in(images, out)
     root = images if images.is_dir() else images.parent

@@ -14,6 +14,7 @@ from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
 from composer_attn.runs.inference.load_run import LoadedRun
 from composer_attn.runs.inference.run_data import evaluation_data
+from composer_attn.runs.tasks.table import computed, headline_named
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def evaluate(run: LoadedRun) -> Evaluation:
     try:
         trainer.eval()
         metrics = {
-            name: float(metric.compute())
+            name: value
             for group in trainer.state.eval_metrics.values()
-            for name, metric in group.items()
+            for name, value in computed(group).items()
         }
     except ComposerAttnError:
         raise
@@ -102,5 +103,5 @@ def _trainer(run: LoadedRun, data: DataSpec) -> Trainer:
 
 
 def _figure(name: str, value: float) -> str:
-    share = name.endswith("accuracy")
-    return f"{name.replace('_', ' ')}: " + (f"{value:.2%}" if share else f"{value:.4f}")
+    written = headline_named(name)
+    return f"{written.label}: {written.written(value)}"

@@ -101,6 +101,7 @@ def export(
         MissingExtraError: the library that writes the format is not installed.
         SaveError: the folder cannot be written.
     """
+    run.check_classifies("export")
     _check_arguments(to, out, samples, tolerance)
     _check_variant(to, tolerance, int8, dynamic_size)
     name = f"model{'-int8' if int8 else ''}{FORMATS[to].ending}"

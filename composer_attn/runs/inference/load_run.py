@@ -10,15 +10,15 @@ import torch
 from composer.models import ComposerModel
 from torch import Tensor, nn
 
-from composer_attn.errors import ConfigError
-from composer_attn.runs.components.registry import DATASET_KIND
+from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.config.config_errors import Mistake, at
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS
 from composer_attn.runs.data.preprocessing import Preprocessing, preprocessing_of
 from composer_attn.runs.inference.rebuild import rebuild
 from composer_attn.runs.inference.run_folder import RunFolder, open_run
-from composer_attn.runs.models import num_classes_of, with_num_classes
+from composer_attn.runs.tasks.classification import CLASSIFICATION
+from composer_attn.runs.tasks.table import find_task
 from composer_attn.runs.training.class_names import ClassNames, read_class_names
 
 
@@ -27,10 +27,10 @@ class LoadedRun:
     """A trained network and what is needed to use it; unpacks as its first three fields.
 
     Attributes:
-        network: maps preprocessed images ``(N, 3, size, size)`` to logits ``(N, classes)``; on the
-            CPU, in evaluation mode.
+        network: maps preprocessed images ``(N, 3, size, size)`` to logits ``(N, classes)``, or to
+            what a network of its task returns; on the CPU, in evaluation mode.
         preprocessing: converts a PIL image to a tensor ``(3, size, size)``, as the run's evaluation
-            does.
+            does; refuses images for other tasks than classification.
         classes: the name of each output.
         model: the same network as a ComposerModel, with its loss and metrics.
         config: the run's config.
@@ -47,6 +47,21 @@ class LoadedRun:
     def __iter__(self) -> Iterator[Any]:
         """Yield network, preprocessing and classes."""
         return iter((self.network, self.preprocessing, self.classes))
+
+    def check_classifies(self, what: str) -> None:
+        """Check that the run is of image classification.
+
+        Args:
+            what: what needs it, for the message.
+
+        Raises:
+            ArgumentError: it is of another task.
+        """
+        if self.config.task != CLASSIFICATION.name:
+            raise ArgumentError(
+                f"{what} is for runs of task {CLASSIFICATION.name}; {self.config.run_name} is of "
+                f"task {self.config.task}, for which load_run, evaluate, study and report work"
+            )
 
     @property
     def activation(self) -> str:
@@ -71,8 +86,9 @@ def load_run(
 
     Args:
         folder: the run's folder, or one of its checkpoints.
-        checkpoint: ``best``, the saved checkpoint with the highest accuracy in the evaluation at
-            that step (the last one if none was evaluated); ``last``; or a file.
+        checkpoint: ``best``, the saved checkpoint with the highest accuracy (or what else the runs
+            of its task are compared by) in the evaluation at that step, the last one if none was
+            evaluated; ``last``; or a file.
         overrides: ``key=value`` for ``eval_dataset``, which determines the preprocessing, such as
             ``eval_dataset.size=256``.
 
@@ -101,19 +117,28 @@ def load_run(
 def load(run: RunFolder) -> LoadedRun:
     """Load a run located by :func:`~composer_attn.runs.inference.run_folder.open_run`."""
     names = _class_names(run)
+    task = find_task(run.config.task)
     with at("eval_dataset"):
-        preprocessing = preprocessing_of(run.config.eval_dataset or run.config.train_dataset)
-    width = num_classes_of(with_num_classes(run.config.model, names.num_classes))
+        preprocessing = _preprocessing(run.config)
+    width = task.num_classes_of(task.with_num_classes(run.config.model, names.num_classes))
     model = rebuild(run, width)
     numbers = tuple(str(index) for index in range(width))
     classes = (*names.classes, *numbers[len(names.classes) :])[:width]
-    network = cast(nn.Module, model.module)  # the module in a ComposerClassifier
+    network = cast(nn.Module, model.module)
     return LoadedRun(network, preprocessing, classes, model, run.config, run.checkpoint)
 
 
 def as_probabilities(logits: Tensor, activation: str) -> Tensor:
     """Convert logits ``(N, classes)`` to probabilities."""
     return logits.sigmoid() if activation == "sigmoid" else logits.softmax(1)
+
+
+def _preprocessing(config: RunConfig) -> Preprocessing:
+    if config.task == CLASSIFICATION.name:
+        return preprocessing_of(config.eval_dataset or config.train_dataset)
+    return Preprocessing(
+        0, 0, 0, (), (), refusal=f"how to prepare an image is not known for task {config.task}"
+    )
 
 
 def _class_names(run: RunFolder) -> ClassNames:
@@ -124,7 +149,7 @@ def _class_names(run: RunFolder) -> ClassNames:
     section = {n: v for n, v in run.config.train_dataset.items() if n not in LOADER_ARGUMENTS}
     try:
         with at("train_dataset"):
-            source = DATASET_KIND.table[section.pop("name")](**section)
+            source = find_task(run.config.task).datasets[section.pop("name")](**section)
     except ConfigError as error:
         width = run.config.model.get("num_classes")
         if width is None:

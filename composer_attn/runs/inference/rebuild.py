@@ -13,8 +13,8 @@ from composer_attn.functional.files import open_safely
 from composer_attn.runs.components.optim import attention_group
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
 from composer_attn.runs.inference.run_folder import RunFolder
-from composer_attn.runs.models import build_model
-from composer_attn.runs.models.weights import arguments_by_weights
+from composer_attn.runs.tasks.table import find_task
+from composer_attn.runs.tasks.task import WEIGHTS, Task
 from composer_attn.runs.training.build import build_algorithms
 from composer_attn.runs.training.checkpoint_safety import ALLOWED, check_checkpoint
 
@@ -36,8 +36,10 @@ def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
     """
     check_checkpoint(run.checkpoint)
     content = open_safely(run.checkpoint, ALLOWED, legacy=False)["state"]
+    task = find_task(run.config.task)
+    section = _without_weights(task, run.config.model) | {"num_classes": num_classes}
     with at("model"):
-        model = build_model(_without_weights(run.config.model) | {"num_classes": num_classes})
+        model = task.build_model(section)
     state = State(
         model=model,
         rank_zero_seed=run.config.seed,
@@ -60,12 +62,12 @@ def rebuild(run: RunFolder, num_classes: int) -> ComposerModel:
     return cast(ComposerModel, state.model).eval()  # the model passed in
 
 
-def _without_weights(section: dict[str, Any]) -> dict[str, Any]:
+def _without_weights(task: Task, section: dict[str, Any]) -> dict[str, Any]:
     """Remove initial weights from the section: the checkpoint replaces them; they may be gone."""
-    kept = {name: value for name, value in section.items() if name != "weights"}
-    if "pretrained" in kept:
+    kept = {name: value for name, value in section.items() if name not in WEIGHTS}
+    if "pretrained" in section:
         kept["pretrained"] = False
-    return arguments_by_weights(section) | kept
+    return task.arguments_by_weights(section) | kept
 
 
 def _operate(state: State, logger: Logger) -> None:

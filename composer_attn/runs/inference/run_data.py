@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from composer_attn.errors import ArgumentError, ConfigError
-from composer_attn.runs.components.registry import DATASET_KIND
 from composer_attn.runs.config.config_errors import Mistake, at
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
 from composer_attn.runs.inference.load_run import LoadedRun
+from composer_attn.runs.tasks.table import find_task
 
 DEFAULT_CALIBRATION_IMAGES = 128
 # Arguments of a dataset that determine what the network sees; set by the evaluation data.
@@ -38,7 +38,7 @@ def evaluation_data(
     """
     section, options = _split(_section(run.config))
     with at("eval_dataset"):
-        source = DATASET_KIND.table[section.pop("name")](**section)
+        source = find_task(run.config.task).datasets[section.pop("name")](**section)
         _check_classes(source, run.classes)
         if samples is not None and not source.streams:
             source = _spread(source, samples)
@@ -62,7 +62,7 @@ def calibration_images(run: LoadedRun, count: int | None, batch_size: int) -> li
     section, options = _split(_prepared_as_for_evaluation(run.config))
     options["drop_last"] = False
     with at("train_dataset"):
-        source = DATASET_KIND.table[section.pop("name")](**section)
+        source = find_task(run.config.task).datasets[section.pop("name")](**section)
         data = build_loader(source, batch_size, train=False, seed=run.config.seed, **options)
     loader: Any = data.dataloader
     found = len(loader.dataset)
@@ -108,7 +108,7 @@ def _split(section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _prepared_as_for_evaluation(config: RunConfig) -> dict[str, Any]:
     """Return the training section without augmentation, with the preparation of evaluation."""
     evaluation, section = _section(config), dict(config.train_dataset)
-    defaults, taken = _parameters(evaluation), _parameters(section)
+    defaults, taken = _parameters(config, evaluation), _parameters(config, section)
     for name in _PREPARATION:
         if name in taken and name in defaults:
             section[name] = evaluation.get(name, defaults[name].default)
@@ -121,8 +121,8 @@ def _prepared_as_for_evaluation(config: RunConfig) -> dict[str, Any]:
     return section
 
 
-def _parameters(section: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(DATASET_KIND.table[section["name"]]).parameters
+def _parameters(config: RunConfig, section: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(find_task(config.task).datasets[section["name"]]).parameters
 
 
 def _section(config: RunConfig) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from composer_attn.errors import ArgumentError, CheckpointError, ConfigError
 from composer_attn.runs.components.config_check import write_out
-from composer_attn.runs.components.registry import ALGORITHMS, DATASET_KIND, MODEL_KIND
-from composer_attn.runs.config.config_errors import Mistake
+from composer_attn.runs.components.registry import ALGORITHMS, dataset_kind, model_kind
+from composer_attn.runs.config.config_errors import Mistake, at
 from composer_attn.runs.config.schema import ConfigFile, RunConfig, load_config
+from composer_attn.runs.tasks.table import find_task
 from composer_attn.runs.training.checkpoint_saver import LATEST, checkpoints_in
 from composer_attn.runs.training.history import Moment, read_history
 
@@ -56,7 +57,8 @@ def open_run(
     _check_folder(folder)
     config = _read_config(folder, overrides)
     if str(found) in ("best", "last"):
-        found = _choose(folder, best=str(found) == "best")
+        metric = find_task(config.task).headline.name
+        found = _choose(folder, metric, best=str(found) == "best")
     elif not found.is_file():
         raise ArgumentError(f"checkpoint must be best, last or a file; there is no file {found}")
     return RunFolder(folder, found, config)
@@ -89,15 +91,17 @@ def _read_config(folder: Path, overrides: Sequence[str]) -> RunConfig:
 
 def _unknown_components(config: RunConfig) -> list[Mistake]:
     """Return errors for components of the config that are not registered in this process."""
-    mistakes = MODEL_KIND.check("model", config.model)
+    with at("task"):
+        task = find_task(config.task)
+    mistakes = model_kind(task).check("model", config.model)
     mistakes += ALGORITHMS.check_all("algorithms", config.algorithms)
     if config.eval_dataset is not None:
-        mistakes += DATASET_KIND.check("eval_dataset", config.eval_dataset)
+        mistakes += dataset_kind(task).check("eval_dataset", config.eval_dataset)
     return mistakes
 
 
-def _choose(folder: Path, best: bool) -> Path:
-    """Return the best of the saved checkpoints if ``best``, else the last."""
+def _choose(folder: Path, metric: str, best: bool) -> Path:
+    """Return the best of the saved checkpoints by a metric if ``best``, else the last."""
     found = checkpoints_in(folder)
     if not found:
         latest = folder / LATEST.format(rank=0)
@@ -110,7 +114,7 @@ def _choose(folder: Path, best: bool) -> Path:
         return found[-1]
     evaluated = {m.batch: m for m in read_history(folder) if m.kind == "eval"}
     scores = [
-        (_score(evaluated[batch]), batch, path)
+        (_score(evaluated[batch], metric), batch, path)
         for path in found
         if (batch := _batch_of(path)) in evaluated
     ]
@@ -123,7 +127,7 @@ def _batch_of(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _score(moment: Moment) -> tuple[float, float]:
-    """Return a sort key: accuracy, then lower loss."""
+def _score(moment: Moment, metric: str) -> tuple[float, float]:
+    """Return a sort key: the metric, then lower loss."""
     loss = moment.figures.get("cross_entropy", inf)
-    return moment.figures.get("accuracy", -inf), -loss if isfinite(loss) else -inf
+    return moment.figures.get(metric, -inf), -loss if isfinite(loss) else -inf

@@ -24,7 +24,7 @@ def check_published(model: str, weights: str) -> None:
     Raises:
         ArgumentError: it does not; the message lists the valid names.
     """
-    if model not in torchvision.models.list_models(module=torchvision.models):
+    if model not in torchvision.models.list_models():
         instead = "; pretrained: true" if model.startswith("timm/") else ""
         raise ArgumentError(f"weights of {model} must be a file{instead}; got {weights!r}")
     published = torchvision.models.get_model_weights(model)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torchvision import models
@@ -14,11 +14,14 @@ from torchvision import models
 from composer_attn.attention import attention_names
 from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.components.config_check import load_checked
-from composer_attn.runs.components.registry import ALGORITHMS, DATASET_KIND
+from composer_attn.runs.components.registry import ALGORITHMS
 from composer_attn.runs.config.config_errors import unknown
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data.cifar import SIZE as CIFAR_SIZE
-from composer_attn.runs.models import MODELS, build_network, with_num_classes
+from composer_attn.runs.models import MODELS, build_network
+from composer_attn.runs.tasks.classification import CLASSIFICATION
+from composer_attn.runs.tasks.table import find_task
+from composer_attn.runs.tasks.task import WEIGHTS
 
 Shape = tuple[int, ...]
 _FRAMES = 16  # frames per clip in the training of torchvision's video networks
@@ -76,7 +79,8 @@ def find_network(
         given.pop(of_a_run, None)
     if shape is None and config is not None:
         shape = shape_in(config)
-    return NamedNetwork(section["name"], _builder(section), name, given, shape)
+    build = _builder(section) if config is None else _builder_in(config, section)
+    return NamedNetwork(section["name"], build, name, given, shape)
 
 
 def parse_image(text: str) -> Shape:
@@ -159,6 +163,15 @@ def _builder(section: dict[str, Any]) -> Callable[[], nn.Module]:
     raise ArgumentError(f"there is no model, and no file, named {name!r}{hint}")
 
 
+def _builder_in(config: RunConfig, section: dict[str, Any]) -> Callable[[], nn.Module]:
+    """Return what builds a run's network, which may be one that only its task knows."""
+    task = find_task(config.task)
+    if task is CLASSIFICATION:
+        return _builder(section)
+    bare = {k: v for k, v in section.items() if k not in WEIGHTS}
+    return lambda: cast(nn.Module, task.build_model(bare).module)
+
+
 def _others() -> list[str]:
     packages = (models.detection, models.segmentation, models.video)
     return [name for package in packages for name in models.list_models(module=package)]
@@ -168,11 +181,12 @@ def _model_in(config: RunConfig) -> dict[str, Any]:
     """Return a run's model section, with its data's number of classes if known without reading."""
     found = _CLASSES.get(config.train_dataset["name"])
     found = found or _dataset_arguments(config).get("num_classes")
-    return with_num_classes(config.model, found) if isinstance(found, int) else config.model
+    task = find_task(config.task)
+    return task.with_num_classes(config.model, found) if isinstance(found, int) else config.model
 
 
 def _dataset_arguments(config: RunConfig) -> dict[str, Any]:
     """Return the arguments of a run's training dataset, including defaults."""
     section = config.train_dataset
-    parameters = inspect.signature(DATASET_KIND.table[section["name"]]).parameters
+    parameters = inspect.signature(find_task(config.task).datasets[section["name"]]).parameters
     return {name: parameter.default for name, parameter in parameters.items()} | section

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from composer_attn.runs.components.registry import DATASET_KIND
 from composer_attn.runs.data import LOADER_ARGUMENTS
 from composer_attn.runs.report.comparison import Comparison, VariantResults
 from composer_attn.runs.report.confusion_plots import class_names
 from composer_attn.runs.report.records import Record
+from composer_attn.runs.tasks.classification import CLASSIFICATION
 from composer_attn.runs.training.predictions import Predictions
 
 _COLUMNS, _ROWS = 4, 3
@@ -70,7 +70,7 @@ def _load(section: dict[str, Any], predictions: Predictions) -> Any:
     arguments = {k: v for k, v in section.items() if k not in ("name", *LOADER_ARGUMENTS)}
     if arguments.get("download"):
         arguments["download"] = False
-    source = DATASET_KIND.table[section["name"]](**arguments)
+    source = CLASSIFICATION.datasets[section["name"]](**arguments)
     dataset: Any = source.dataset
     if source.streams or source.random or len(dataset) != len(predictions.labels):
         return None

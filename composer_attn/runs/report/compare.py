@@ -34,7 +34,8 @@ def compare(records: Sequence[Record]) -> Comparison:
     )
     metrics = [n for r in records for n in (r.summary or {}).get("metrics") or {}]
     metrics += [n for r in records for m in r.history if m.kind == "eval" for n in m.figures]
-    metric = "accuracy" if "accuracy" in metrics or not metrics else metrics[0]
+    wanted = records[0].task.headline.name
+    metric = wanted if wanted in metrics or not metrics else metrics[0]
     published = published_for([record.config.get("model") or {} for record in records])
     comparison = Comparison(variants, metric, (), tuple(published))
     return Comparison(variants, metric, tuple(notices_of(comparison)), tuple(published))

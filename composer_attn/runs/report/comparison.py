@@ -10,6 +10,8 @@ from composer_attn.runs.report.intervals import LEVEL, Interval, t_interval, wil
 from composer_attn.runs.report.published import Published
 from composer_attn.runs.report.records import Record
 from composer_attn.runs.report.speeds import Speed, speed_of
+from composer_attn.runs.tasks.headline import Headline
+from composer_attn.runs.tasks.table import headline_named
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Comparison:
 
     Attributes:
         variants: the compared variants.
-        metric: the evaluation metric that is compared; ``accuracy`` if available.
+        metric: the evaluation metric that is compared; that of the task if available.
         notices: caveats for the reader.
         published: published figures for the same networks.
     """
@@ -86,6 +88,11 @@ class Comparison:
     metric: str
     notices: tuple[str, ...]
     published: tuple[Published, ...]
+
+    @property
+    def headline(self) -> Headline:
+        """How the metric is written, and what it is of."""
+        return headline_named(self.metric)
 
     @property
     def records(self) -> list[Record]:
@@ -109,7 +116,7 @@ class Comparison:
         finished = [run for run in variant.runs if run.metric(self.metric) is not None]
         if len(finished) > 1:
             return t_interval([run.metric(self.metric) or 0.0 for run in finished])
-        counts = finished[0].counts if finished and self.metric == "accuracy" else None
+        counts = finished[0].counts if finished and self.headline.of_images else None
         return wilson(*counts) if counts else None
 
     def contrast(

@@ -13,6 +13,7 @@ from composer_attn.runs.report.intervals import (
     welch_interval,
 )
 from composer_attn.runs.report.records import Record
+from composer_attn.runs.tasks.table import headline_named
 
 SAME = "not distinguishable"
 
@@ -27,6 +28,7 @@ class Contrast:
         basis: what the interval is of: ``paired seeds``, ``separate seeds``, ``images`` or ``""``.
         seeds: number of seeds of the one and of the other.
         images: for each seed of both, by how many images the one is ahead, and of how many.
+        of_images: whether the metric is a share of images, which has an interval in one seed.
     """
 
     estimate: float
@@ -34,6 +36,7 @@ class Contrast:
     basis: str
     seeds: tuple[int, int]
     images: tuple[tuple[int, int], ...]
+    of_images: bool = True
 
     @property
     def distinguishable(self) -> bool:
@@ -55,7 +58,7 @@ class Contrast:
         if min(self.seeds) == 1 < max(self.seeds):
             return f"{SAME}: one seed against {max(self.seeds)}"
         if max(self.seeds) == 1:
-            return f"{SAME}: one seed, images not known"
+            return f"{SAME}: one seed{', images not known' if self.of_images else ''}"
         return f"{SAME}: every seed differs by the same"
 
 
@@ -83,21 +86,22 @@ def contrast(
     one, other = _values(ours.values(), metric), _values(theirs.values(), metric)
     both = [_values(runs, metric) for runs in zip(*pairs, strict=True)] if pairs else [one, other]
     estimate = mean(both[0]) - mean(both[1])
-    images = tuple(ahead for pair in pairs if metric == "accuracy" and (ahead := _ahead(*pair)))
+    of_images = headline_named(metric).of_images
+    images = tuple(ahead for pair in pairs if of_images and (ahead := _ahead(*pair)))
     if len(pairs) > 1:
         differences = [a - b for a, b in zip(*both, strict=True)]
         interval, basis = t_interval(differences, level), "paired seeds"
     elif len(one) > 1 and len(other) > 1:
         estimate = mean(one) - mean(other)
         interval, basis = welch_interval(one, other, level), "separate seeds"
-    elif len(one) == len(other) == 1 and metric == "accuracy":
+    elif len(one) == len(other) == 1 and of_images:
         runs = next(iter(ours.values())), next(iter(theirs.values()))
         interval, basis = _of_images(*runs, level), "images"
         images = images or tuple(filter(None, [_ahead(*runs)]))
     else:
         interval, basis = None, ""
     seeds = (len(one), len(other))
-    return Contrast(estimate, interval, basis if interval else "", seeds, images)
+    return Contrast(estimate, interval, basis if interval else "", seeds, images, of_images)
 
 
 def _by_seed(runs: Sequence[Record], metric: str) -> dict[object, Record]:

@@ -31,9 +31,8 @@ class _Cost:
 
 def cost_plots(comparison: Comparison) -> Iterator[_Drawn]:
     """Yield a plot for each cost that is known, with the variants that no other outdoes."""
-    percent = 100.0 if comparison.metric.endswith("accuracy") else 1.0
-    name = comparison.metric.replace("_", " ")
-    unit = name + (" (%)" if percent == 100 else "")
+    headline = comparison.headline
+    factor, unit = headline.scale, headline.axis
     for cost in _costs(comparison):
         figure, axes = new_figure()
         points = []
@@ -43,11 +42,11 @@ def cost_plots(comparison: Comparison) -> Iterator[_Drawn]:
                 continue
             style = style_of(comparison, variant) | {"linestyle": "none"}
             low, x, high = ends
-            y = result.mean * percent
+            y = result.mean * factor
             axes.plot(x, y, label=variant.label, **style, ms=9)
             interval = comparison.interval(variant)
             heights = (
-                [[y - interval.low * percent], [interval.high * percent - y]] if interval else None
+                [[y - interval.low * factor], [interval.high * factor - y]] if interval else None
             )
             widths = [[x - low], [high - x]]
             color = style["color"]
@@ -64,7 +63,7 @@ def cost_plots(comparison: Comparison) -> Iterator[_Drawn]:
         axes.set(xlabel=f"{cost.label} ({cost.unit})", ylabel=unit)
         axes.margins(0.2)
         add_legend(figure)
-        title = f"{name[0].upper()}{name[1:]} against {cost.label}"
+        title = f"{headline.title} against {cost.label}"
         told = "; ".join(f"{label} {y:.4g} at {x:.4g}" for x, y, label in points)
         alt = f"{title}. {told}. Not outdone in both: {', '.join(p[2] for p in best)}."
         yield f"{comparison.metric}_by_{cost.name}_cost", "cost", title, alt, figure

@@ -68,17 +68,15 @@ def curve_plots(comparison: Comparison) -> Iterator[Drawn]:
 
 
 def _kinds(comparison: Comparison) -> Iterable[_Kind]:
-    metric = comparison.metric
-    name = metric.replace("_", " ")
-    percent = metric.endswith("accuracy")
-    scale = 100.0 if percent else 1.0
+    metric, headline = comparison.metric, comparison.headline
+    scale, is_accuracy = headline.scale, metric.endswith("accuracy")
     yield _Kind(
         metric,
-        f"{name} (%)" if percent else name,
-        f"{name[0].upper()}{name[1:]} per evaluation",
+        headline.axis,
+        f"{headline.title} per evaluation",
         lambda run: _moments(run, "eval", metric, lambda value: value * scale),
     )
-    if percent:
+    if is_accuracy:
         yield _Kind(
             f"{metric}_error",
             "error (%)",
@@ -87,7 +85,7 @@ def _kinds(comparison: Comparison) -> Iterable[_Kind]:
             logarithmic=True,
             axes=("images",),
         )
-    if percent and any(run.steps for run in comparison.records):
+    if is_accuracy and any(run.steps for run in comparison.records):
         yield _Kind(
             "training_accuracy",
             "training accuracy (%)",

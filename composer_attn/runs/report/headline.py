@@ -16,7 +16,7 @@ def headline(comparison: Comparison) -> str:
     the others at level ``1 - 0.05 / (k - 1)``, so that all comparisons together err in 5%.
     """
     known = [v for v in comparison.variants if comparison.result(v).count]
-    if not comparison.metric.endswith("accuracy") or len(known) < 2:
+    if not comparison.headline.percent or len(known) < 2:
         return ""
     seeds = {variant.label: comparison.result(variant).count for variant in known}
     most = max(seeds.values())
@@ -38,22 +38,22 @@ def _of_compared(comparison: Comparison, compared: Sequence[VariantResults], see
         label for label, found in contrasts.items() if not found or not found.distinguishable
     ]
     basis = "one seed each" if seeds == 1 else f"{seeds} seeds each"
-    value = f"{comparison.result(best).mean:.2%}"
+    label = comparison.headline.label
+    value = comparison.headline.written(comparison.result(best).mean or 0.0)
     if unclear:
-        metric = comparison.metric.replace("_", " ")
         return (
-            f"No variant can be called best: the highest {metric}, {value} with {best.label}, is "
+            f"No variant can be called best: the highest {label}, {value} with {best.label}, is "
             f"not distinguishable from that of {_listed(unclear)} ({basis})."
         )
     plain = comparison.baseline(best)
     base = plain if plain in others else others[0]
     found = comparison.contrast(best, base)
-    return f"{_crowned(best, base, value, found, seeds, basis)}{_speed(comparison, best)}"
+    return f"{_crowned(best, base, label, value, found, seeds, basis)}{_speed(comparison, best)}"
 
 
 def _crowned(
-    best: VariantResults, base: VariantResults, value: str, found: Contrast | None, seeds: int,
-    basis: str,
+    best: VariantResults, base: VariantResults, label: str, value: str, found: Contrast | None,
+    seeds: int, basis: str,
 ) -> str:  # fmt: skip
     if found is None or found.interval is None:  # not reached for distinguishable variants
         return f"{best.label} has {value}."
@@ -63,7 +63,7 @@ def _crowned(
             f"In this one seed {best.label} is ahead with {value}, {ahead}: more than the choice "
             "of images explains, but another seed may order the variants differently."
         )
-    return f"{best.label} has the highest accuracy, {value}: {ahead}."
+    return f"{best.label} has the highest {label}, {value}: {ahead}."
 
 
 def _speed(comparison: Comparison, best: VariantResults) -> str:

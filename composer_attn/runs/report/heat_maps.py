@@ -16,6 +16,7 @@ from composer_attn.runs.report.comparison import Comparison, VariantResults
 from composer_attn.runs.report.plots import Plot
 from composer_attn.runs.report.records import Record
 from composer_attn.runs.report.style import RC, inline_svg, style_of
+from composer_attn.runs.tasks.classification import CLASSIFICATION
 from composer_attn.runs.training.checkpoint_saver import checkpoints_in
 
 IMAGES = 6
@@ -46,7 +47,8 @@ def draw_heat_maps(comparison: Comparison, folder: Path) -> tuple[list[Plot], li
 
 
 def _with_checkpoint(variant: VariantResults) -> Record | None:
-    evaluated = (run for run in variant.runs if run.config.get("eval_dataset"))
+    classifiers = (run for run in variant.runs if run.task is CLASSIFICATION)
+    evaluated = (run for run in classifiers if run.config.get("eval_dataset"))
     return next((run for run in evaluated if checkpoints_in(run.folder)), None)
 
 

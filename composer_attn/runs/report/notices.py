@@ -60,7 +60,7 @@ def _of_run(record: Record) -> Iterator[str]:
     if empty:
         yield f"{record.name}: no number came out for {', '.join(empty)}."
     if record.summary and not metrics:
-        yield f"{record.name}: the run has no evaluation, and so no accuracy."
+        yield f"{record.name}: the run has no evaluation, and so no {record.task.headline.label}."
     if record.summary and not record.config:
         yield f"{record.name}: {record.folder} has no config to read, so its recipe is not known."
 

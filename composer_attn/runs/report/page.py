@@ -42,14 +42,15 @@ def render(comparison: Comparison, plots: Sequence[Plot], title: str | None = No
     return environment.get_template("page.html.j2").render(
         title=title or _title(comparison),
         lead=headline(comparison),
-        metric=comparison.metric.replace("_", " "),
+        metric=comparison.headline.label,
+        of_images=comparison.headline.of_images,
         variants=variants,
         settings=[v for v in variants if v["setting"] not in ("", v["label"])],
         notices=comparison.notices,
         how_measured=how_measured(comparison.records),
         sections={
             key: [plot for plot in plots if plot.section == key]
-            for key in ("training", "cost", "confusion", "excitation", "heat_maps")
+            for key in ("training", "cost", "confusion", "examples", "excitation", "heat_maps")
         },
         gates=[row for variant in comparison.variants for row in _gates(variant)],
         published=[_published(comparison, row) for row in comparison.published],
@@ -65,7 +66,7 @@ def _variant(comparison: Comparison, variant: VariantResults, index: int) -> dic
     parameters = variant.closing("parameters_after").mean
     added = variant.figure(lambda run: _added(run.summary or {})).mean
     speed, rate = comparison.speed(variant), variant.closing("images_per_second")
-    percent = comparison.metric.endswith("accuracy")
+    percent = comparison.headline.percent
     shown = {
         "result": _value(result, percent),
         "spread": _spread(result, percent),

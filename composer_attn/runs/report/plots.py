@@ -10,6 +10,7 @@ from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.confusion_plots import confusion_plots
 from composer_attn.runs.report.cost_plots import cost_plots
 from composer_attn.runs.report.curve_plots import curve_plots
+from composer_attn.runs.report.examples import example_plots
 from composer_attn.runs.report.excitation_plots import excitation_plots
 from composer_attn.runs.report.style import RC, inline_svg
 
@@ -20,8 +21,8 @@ class Plot:
 
     Attributes:
         name: name of its files.
-        section: section of the page: ``training``, ``cost``, ``confusion``, ``excitation`` or
-            ``heat_maps``.
+        section: section of the page: ``training``, ``cost``, ``confusion``, ``examples``,
+            ``excitation`` or ``heat_maps``.
         title: title of the plot.
         alt: alternative text, with the main figures.
         svg: the SVG element for the page.
@@ -46,6 +47,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Plot]:
             *cost_plots(comparison),
             *confusion_plots(comparison),
             *changed_images(comparison),
+            *example_plots(comparison),
             *excitation_plots(comparison),
         ]
         for name, section, title, alt, figure in drawn:

@@ -14,6 +14,8 @@ from composer_attn.callbacks.excitations import Excitations
 from composer_attn.errors import ConfigError
 from composer_attn.runs.components.variants import PLAIN, attention_of
 from composer_attn.runs.config.config_errors import Mistake
+from composer_attn.runs.tasks.table import task_in
+from composer_attn.runs.tasks.task import Task
 from composer_attn.runs.training import history, step_times, summary
 from composer_attn.runs.training.history import Moment, read_history
 from composer_attn.runs.training.predictions import Predictions, read_predictions
@@ -53,6 +55,11 @@ class Record:
     predictions: Predictions | None = None
     times: StepTimes | None = None
     steps: tuple[Step, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """The task of the run."""
+        return task_in(self.config)
 
     @property
     def attention(self) -> dict[str, Any]:
@@ -160,6 +167,7 @@ def recipe_of(record: Record) -> str:
 def recipe_values(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a config that comparable runs should have in common."""
     values = {key: value for key, value in config.items() if key not in _FREE}
+    values.setdefault("task", task_in(config).name)  # earlier versions wrote none
     algorithms = values.get("algorithms") or {}
     attention = attention_of(algorithms)
     values["algorithms"] = {n: a for n, a in algorithms.items() if n not in attention}

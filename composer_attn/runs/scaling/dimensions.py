@@ -9,11 +9,11 @@ import torch
 
 from composer_attn.checks import is_real
 from composer_attn.errors import ConfigError
-from composer_attn.runs.components.registry import DATASET_KIND
 from composer_attn.runs.config.config_errors import Mistake
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.models import build_network
 from composer_attn.runs.models.efficientnet import PUBLISHED, Scale, scale_of
+from composer_attn.runs.tasks.classification import CLASSIFICATION
 from composer_attn.runs.training.network_cost import count_parameters
 
 # The exponent with which a factor of each dimension enters the number of operations.
@@ -55,8 +55,12 @@ def find_dimensions(config: RunConfig) -> Dimensions:
     larger network: builders of torchvision accept arguments that they then ignore.
 
     Raises:
-        ConfigError: the network cannot be scaled, or there is only one dimension to scale.
+        ConfigError: the task is another, the network cannot be scaled, or there is only one
+            dimension to scale.
     """
+    if config.task != CLASSIFICATION.name:
+        message = f"networks are scaled for {CLASSIFICATION.name} alone; got {config.task}"
+        raise ConfigError(Mistake("task", message))
     _check_starts_anew(config)
     name = config.model["name"]
     factors = _factors(config.model)
@@ -147,7 +151,7 @@ def _has_size(config: RunConfig) -> bool:
 
 
 def _parameters(section: dict[str, Any]) -> Mapping[str, Any]:
-    return signature(DATASET_KIND.table[section["name"]]).parameters
+    return signature(CLASSIFICATION.datasets[section["name"]]).parameters
 
 
 def _resized(section: dict[str, Any], factor: float) -> dict[str, Any]:

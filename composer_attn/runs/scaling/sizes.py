@@ -8,11 +8,11 @@ import torch
 from composer_attn.algorithms.base import AttentionAlgorithm
 from composer_attn.errors import ComposerAttnError, ConfigError, NothingAttendedWarning
 from composer_attn.functional import apply_attention
-from composer_attn.runs.components.registry import DATASET_KIND
 from composer_attn.runs.config.config_errors import Mistake, at
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source
 from composer_attn.runs.models import build_network, with_num_classes
+from composer_attn.runs.tasks.classification import CLASSIFICATION
 from composer_attn.runs.training.build import build_algorithms
 from composer_attn.runs.training.network_cost import count_macs, count_parameters
 
@@ -71,7 +71,7 @@ def read_data(config: RunConfig) -> Data:
 def _open(config: RunConfig, key: str) -> Source:
     section = {k: v for k, v in getattr(config, key).items() if k not in LOADER_ARGUMENTS}
     with at(key):
-        return DATASET_KIND.table[section.pop("name")](**section)
+        return CLASSIFICATION.datasets[section.pop("name")](**section)
 
 
 def _check_image(size: int) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from composer_attn.runs.components.variants import Variant
 from composer_attn.runs.study.outlook import Outlook, in_words
+from composer_attn.runs.tasks.table import find_task
 from composer_attn.runs.training.history import read_history
 
 
@@ -42,6 +43,8 @@ class Board:
         self._rows = {variant.folder: ["", "", "", ""] for variant in variants}
         self._variants = variants
         self._states = dict.fromkeys(self._rows, State.WAITING)
+        self._headline = find_task(variants[0].config.task).headline if variants else None
+        self._names = ("epoch", self._headline.label if self._headline else "", "loss")
         self._began: dict[object, float] = {}
         self._live = Live(console=self.console, auto_refresh=False, get_renderable=self.table)
 
@@ -63,8 +66,7 @@ class Board:
         if self.console.is_terminal:
             self._live.refresh()
         elif changed:
-            names = ("epoch", "accuracy", "loss")
-            told = [f"{n} {v}" for n, v in zip(names, row[:3], strict=True) if v]
+            told = [f"{n} {v}" for n, v in zip(self._names, row[:3], strict=True) if v]
             told += [f"{left} left"] if (left := self._left()) else []
             line = ", ".join([f"{variant.name}, seed {variant.seed}: {state.value}", *told])
             self.console.print(line, highlight=False, soft_wrap=True)
@@ -74,7 +76,7 @@ class Board:
         left = self._left()
         title = f"study, {left} left" if left else "study"
         table = Table("variant", "seed", "state", title=title, title_justify="left")
-        for name in ("epoch", "accuracy", "loss", "time", *(["left"] if self.outlook else [])):
+        for name in (*self._names, "time", *(["left"] if self.outlook else [])):
             table.add_column(name, justify="right")
         for variant in self._variants:
             state = self._states[variant.folder]
@@ -98,8 +100,8 @@ class Board:
             batch = moment.batch
             if moment.kind == "train":
                 row[0], row[2] = str(moment.epoch), f"{moment.figures['loss']:.3f}"
-            elif "accuracy" in moment.figures:
-                row[1] = f"{moment.figures['accuracy']:.1%}"
+            elif self._headline and self._headline.name in moment.figures:
+                row[1] = f"{moment.figures[self._headline.name]:.1%}"
         if self.outlook:
             ended = state in (State.DONE, State.FAILED)
             self.outlook.note(variant.folder, batch, now, ended)

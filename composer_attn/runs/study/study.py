@@ -161,9 +161,11 @@ def _check_recipe(variant: Variant) -> None:
     before: Any = OmegaConf.to_container(OmegaConf.load(path))
     text = OmegaConf.to_yaml(asdict(variant.config))
     now: Any = OmegaConf.to_container(OmegaConf.create(text))
-    differing = [key for key in now if now[key] != before.get(key)]
+    # An earlier version may not have known a key: its default is what the run was started with.
+    before = asdict(RunConfig()) | before
+    differing = [key for key in now if now[key] != before[key]]
     if differing:
-        keys = ", ".join(f"{key} ({before.get(key)} there, {now[key]} here)" for key in differing)
+        keys = ", ".join(f"{key} ({before[key]} there, {now[key]} here)" for key in differing)
         message = f"was begun with another config: {keys}; name another folder with --out"
         raise ConfigError(Mistake("", message, str(variant.folder)))
 

@@ -65,14 +65,13 @@ def _print_results(console: Console, folders: Sequence[Path]) -> None:
 
     comparison = compare(find_records(folders))
     table = Table("variant", title="results", title_justify="left")
-    for name in (comparison.metric, "against plain", "parameters", "images/s", "speed", "memory"):
-        table.add_column(name.replace("_", " "), justify="right")
+    headline_label = comparison.headline.label
+    for name in (headline_label, "against plain", "parameters", "images/s", "speed", "memory"):
+        table.add_column(name, justify="right")
     for row in variant_rows(comparison):
         table.add_row(
             row["variant"],
-            _show(
-                row[comparison.metric], "{:.2%}" if "accuracy" in comparison.metric else "{:.4f}"
-            ),
+            _show(row[comparison.metric], "{:.2%}" if comparison.headline.percent else "{:.4f}"),
             _show(row["difference_to_plain"], "{:+.4f}"),
             _show(row["parameters"], "{:,.0f}"),
             _show(row["images_per_second"], "{:,.0f}"),

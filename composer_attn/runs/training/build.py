@@ -16,17 +16,14 @@ from torch.optim import Optimizer
 from composer_attn.algorithms.base import AttentionAlgorithm
 from composer_attn.errors import ComposerAttnError, ConfigError
 from composer_attn.runs.components.optim import attention_group, build_optimizer, build_scheduler
-from composer_attn.runs.components.registry import ALGORITHMS, CALLBACKS, DATASET_KIND, LOGGERS
+from composer_attn.runs.components.registry import ALGORITHMS, CALLBACKS, LOGGERS
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
 from composer_attn.runs.config.parallelism import SharedBuffers, parallelism_config
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
-from composer_attn.runs.models import (
-    build_model,
-    num_classes_of,
-    synchronize_norms,
-    with_num_classes,
-)
+from composer_attn.runs.models import synchronize_norms
+from composer_attn.runs.tasks.table import find_task
+from composer_attn.runs.tasks.task import Task
 from composer_attn.runs.training.checkpoint_safety import guarded
 from composer_attn.runs.training.checkpoint_saver import LATEST, SafeCheckpointSaver
 from composer_attn.runs.training.frozen import TrainOnly
@@ -49,6 +46,7 @@ class Parts:
     callbacks: list[Any]
     loggers: list[Any]
     start: Start
+    task: Task
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -58,17 +56,17 @@ def build_parts(config: RunConfig) -> Parts:
         ConfigError: a component refused its arguments; the message names the section.
         CheckpointError: the checkpoint to start from is unsafe or incomplete.
     """
-    start = find_start(config)
+    task, start = find_task(config.task), find_start(config)
     train_source, train_data = _data("train_dataset", config, train=True)
     sources, eval_data = {"train_dataset": train_source}, None
     if config.eval_dataset:
         sources["eval_dataset"], eval_data = _data("eval_dataset", config, train=False)
         _check_classes(*sources.values())
-    section = with_num_classes(config.model, train_source.num_classes)
+    section = task.with_num_classes(config.model, train_source.num_classes)
     reproducibility.seed_all(config.seed)  # equal seeds give equal initial parameters
     with at("model"):
-        model = build_model(section)
-    _check_labels(sources, num_classes_of(section))
+        model = task.build_model(section)
+    _check_labels(sources, task.num_classes_of(section))
     if config.sync_batch_norm:
         with at("sync_batch_norm"):
             _synchronize(model, config)
@@ -88,6 +86,7 @@ def build_parts(config: RunConfig) -> Parts:
         callbacks=_all("callbacks", CALLBACKS.table, config.callbacks),
         loggers=_all("loggers", LOGGERS.table, config.loggers),
         start=start,
+        task=task,
     )
 
 
@@ -163,7 +162,7 @@ def _data(key: str, config: RunConfig, train: bool) -> tuple[Source, DataSpec]:
     section = dict(getattr(config, key))
     options = {name: section.pop(name) for name in LOADER_ARGUMENTS if name in section}
     with at(key):
-        source = DATASET_KIND.table[section.pop("name")](**section)
+        source = find_task(config.task).datasets[section.pop("name")](**section)
         data = build_loader(source, config.batch_size, train=train, seed=config.seed, **options)
     return source, data
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from composer_attn.errors import SaveError
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import Source
+from composer_attn.runs.tasks.table import computed
 from composer_attn.runs.training.checkpoint_saver import saving
 from composer_attn.runs.training.class_names import write_class_names
 
@@ -95,7 +96,7 @@ class History(Callback):
     def eval_end(self, state: State, logger: Logger) -> None:
         """Record the metrics of an evaluation."""
         metrics = state.eval_metrics.get(state.dataloader_label or "", {})
-        self._add("eval", state, {name: float(m.compute()) for name, m in metrics.items()})
+        self._add("eval", state, computed(metrics))
 
     def close(self, state: State, logger: Logger) -> None:
         """Record an epoch after whose last batch the run was stopped.

@@ -17,6 +17,7 @@ from torch import nn
 
 from composer_attn.functional import attended_modules
 from composer_attn.runs.config.schema import RunConfig
+from composer_attn.runs.tasks.table import computed, headline_named
 from composer_attn.runs.training.build import Parts
 from composer_attn.runs.training.history import History
 from composer_attn.runs.training.network_cost import (
@@ -93,8 +94,8 @@ class Summary:
         """Print the figures as a table."""
         table = Table(title=self.run_name, show_header=False, title_justify="left")
         for name, value in self.metrics.items():
-            share = name.endswith("accuracy")
-            table.add_row(name.replace("_", " "), f"{value:.2%}" if share else f"{value:.4f}")
+            written = headline_named(name)
+            table.add_row(written.label, written.written(value))
         if self.started_from:
             table.add_row("started from", self.started_from)
         added = self.parameters_after - self.parameters_before
@@ -125,9 +126,9 @@ def summarize(
     return Summary(
         run_name=state.run_name,
         metrics={
-            name: float(metric.compute())
+            name: value
             for metrics in state.eval_metrics.values()
-            for name, metric in metrics.items()
+            for name, value in computed(metrics).items()
         },
         attended_layers=len(attended_modules(parts.model)),
         parameters_before=parameters_before,
@@ -168,7 +169,7 @@ def macs_of(config: RunConfig, parts: Parts) -> int | None:
     """Count the multiply-accumulates of one image; None if the parameters are sharded."""
     if config.parallelism != "ddp":
         return None
-    network = cast(nn.Module, parts.model.module)  # the module in a ComposerClassifier
+    network = cast(nn.Module, parts.model.module)
     parameter = next(network.parameters())
     image = torch.zeros(1, *parts.train_source.image_shape)
     return count_macs(network, image.to(parameter.device, parameter.dtype))

@@ -15,6 +15,7 @@ from composer_attn.runs.config.parallelism import join_ranks
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.training.build import build_parts, build_trainer
 from composer_attn.runs.training.checkpoint_saver import saving
+from composer_attn.runs.training.examples import ExamplesWriter
 from composer_attn.runs.training.history import History
 from composer_attn.runs.training.network_cost import count_parameters
 from composer_attn.runs.training.predictions import PredictionsWriter
@@ -45,6 +46,8 @@ def train(config: RunConfig) -> Summary:
     with _save_folder(config) as folder:
         history = History(folder, config, parts.train_source)
         parts.callbacks.extend([history, StepHistory(history), PredictionsWriter(folder)])
+        if parts.task.examples_of is not None:
+            parts.callbacks.append(ExamplesWriter(folder, parts.task.examples_of))
         trainer = build_trainer(config, parts, folder, stop)
         try:
             if trainer.state.timestamp < trainer.state.max_duration:

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from composer_attn.errors import ArgumentError
-from composer_attn.runs.components.registry import DATASET_KIND
+from composer_attn.runs.components.registry import dataset_kind
 from composer_attn.runs.data import DATASETS
+from composer_attn.runs.tasks.classification import CLASSIFICATION
 
 GREYS = 8  # images of a class: the n-th is uniformly 20 n bright
 
@@ -149,6 +150,7 @@ def test_files_that_are_not_there(name, tmp_path):
 
 def test_yaml_is_checked_against_their_arguments():
     section = {"name": "flowers102", "root": "/data", "split": "train", "mean": [0.5, 0.5, 0.5]}
-    assert DATASET_KIND.check("train_dataset", section) == []
-    (mistake,) = DATASET_KIND.check("train_dataset", section | {"dowload": True})
+    kind = dataset_kind(CLASSIFICATION)
+    assert kind.check("train_dataset", section) == []
+    (mistake,) = kind.check("train_dataset", section | {"dowload": True})
     assert "did you mean 'download'?" in str(mistake)

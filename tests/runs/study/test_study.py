@@ -217,3 +217,31 @@ def test_the_digits_study_compares_three_variants(tmp_path):
     resolved = yaml.safe_load((out / "eca-seed17" / "config.yaml").read_text())
     assert resolved["callbacks"] == {"excitation_monitor": {}}
     assert len(list((out / "plots").glob("excitation*.svg"))) == 1 + 2 * 3
+
+
+@pytest.mark.slow
+def test_a_study_of_segmentation_compares_mean_iou(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+base: {ROOT}/yamls/shapes_segmentation_eca.yaml
+train_dataset: {{num_samples: 32, size: 32}}
+eval_dataset: {{num_samples: 6, size: 32}}
+batch_size: 8
+max_duration: 1ep
+device: cpu
+"""
+    )
+    assert invoke("study", "recipe.yaml", "--variants", "plain,eca", "--out", "out") == 0
+    told = capfd.readouterr().out
+    assert "mean IoU" in told
+    assert "accuracy" not in told.replace("pixel accuracy", "")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["metric"] == "mean_iou"
+    assert all(0 <= row["mean_iou"] <= 1 for row in results["variants"])
+    assert all(row["step_seconds"] > 0 for row in results["variants"])
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("Evaluation image 1: the truth, and what is predicted") >= 1
+    again = capfd.readouterr()
+    assert invoke("study", "recipe.yaml", "--variants", "plain,eca", "--out", "out") == 0
+    assert not again.err

@@ -1,0 +1,58 @@
+"""Drawn shapes: where they are, that they do not overlap, that they are the same each time."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from composer_attn.runs.data.shapes import CLASSES, draw_shapes
+
+
+@pytest.mark.parametrize("index", range(20))
+def test_boxes_and_masks_are_of_the_shapes_drawn(index):
+    drawing = draw_shapes(64, 0, index)
+    count = len(drawing.labels)
+    assert 1 <= count <= 4
+    assert drawing.image.shape == (3, 64, 64)
+    assert drawing.image.dtype == torch.uint8
+    assert drawing.masks.shape == (count, 64, 64)
+    assert drawing.boxes.shape == (count, 4)
+    assert int(drawing.masks.sum(0).max()) == 1  # no pixel is of two shapes
+    for mask, box, label in zip(drawing.masks, drawing.boxes, drawing.labels, strict=True):
+        left, top, right, bottom = (int(side) for side in box)
+        assert mask[top:bottom, left:right].sum() == mask.sum()
+        assert all(mask[top:bottom, left:right].any(1 - axis).all() for axis in (0, 1))
+        share = float(mask.sum() / ((right - left) * (bottom - top)))
+        # Of its square, a circle fills about pi / 4, a triangle half.
+        expected = {"circle": 0.785, "square": 1.0, "triangle": 0.5}[CLASSES[label]]
+        assert share == pytest.approx(expected, abs=0.12)
+
+
+def test_a_shape_differs_in_colour_from_the_background():
+    drawing = draw_shapes(96, 1, 2)
+    around = drawing.image[:, ~drawing.masks.any(0)].float().mean(1)
+    for mask in drawing.masks:
+        assert (drawing.image[:, mask].float().mean(1) - around).abs().max() > 25
+
+
+def test_the_same_numbers_give_the_same_image_in_another_process():
+    code = (
+        "from composer_attn.runs.data.shapes import draw_shapes; d = draw_shapes(48, 3, 5);"
+        "print(int(d.image.long().sum()), d.boxes.tolist(), d.labels.tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    drawing = draw_shapes(48, 3, 5)
+    told = (int(drawing.image.long().sum()), drawing.boxes.tolist(), drawing.labels.tolist())
+    assert done.stdout.split("\n")[0] == " ".join(map(str, told))
+
+
+def test_images_seeds_and_sizes_differ():
+    images = [draw_shapes(32, seed, index).image for seed in (0, 1) for index in (0, 1)]
+    assert len({image.numpy().tobytes() for image in images}) == 4
+
+
+def test_all_classes_are_about_as_frequent():
+    labels = torch.cat([draw_shapes(64, 0, index).labels for index in range(100)])
+    shares = labels.bincount(minlength=3) / len(labels)
+    assert shares.min() > 0.25
