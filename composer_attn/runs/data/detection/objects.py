@@ -128,6 +128,19 @@ def collate_objects(samples: list[tuple[Tensor, Target] | None]) -> Batch:
     return images, targets
 
 
+def count_images(batch: Batch) -> int:
+    """Return the number of images in a batch."""
+    return len(batch[0])
+
+
+def split_images(batch: Batch, size: int | float) -> list[Batch]:
+    """Split a batch into batches of at most ``size`` images."""
+    images, targets = batch
+    step = int(size)
+    starts = range(0, len(images), step)
+    return [(images[i : i + step], targets[i : i + step]) for i in starts]
+
+
 def to_floats(images: Any) -> Any:
     """Convert images of bytes to values from 0 to 1; the networks normalize them."""
     return [image.float() / 255 for image in images]
@@ -181,4 +194,6 @@ def source_of(
         random=augmentation != "none",
         passed_over=passed_over,
         skipped=dataset.skipped,
+        count=count_images,
+        split=split_images,
     )

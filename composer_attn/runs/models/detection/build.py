@@ -100,6 +100,7 @@ def build_network(section: Section) -> nn.Module:
         ArgumentError: an argument is invalid.
     """
     whole_number("num_classes", num_classes_of(section))
+    _check_sizes(section.get("min_size"))
     if section["name"] in published.PUBLISHED:
         return published.build_published(**section)
     return with_backbone.build_with_backbone(**section)
@@ -130,6 +131,15 @@ def build_keypoint_network(section: Section) -> Detector:
     network: Any = build_network(section)
     points = network.roi_heads.keypoint_predictor.kps_score_lowres.out_channels
     return Detector(network, keypoint_metrics(points), _files(section))
+
+
+def _check_sizes(sizes: Any) -> None:
+    given = [sizes] if not isinstance(sizes, (list, tuple)) else sizes
+    if sizes is not None and not (given and all(type(s) is int and s >= 1 for s in given)):
+        raise ArgumentError(
+            "min_size must be a whole number of pixels, or a list of some to draw from in "
+            f"training; got {sizes!r}"
+        )
 
 
 def _parts(section: Section) -> tuple[str, str | None, str | None]:
