@@ -38,7 +38,7 @@ ATTENDED = {
     "deeplabv3_resnet50_voc_plain": 0,
     "deeplabv3_resnet50_voc_se": 16,
     "deeplabv3_resnet50_voc_eca": 16,
-    "shapes_segmentation_eca": 4,
+    "shapes_segmentation_eca": 3,
     "fasterrcnn_resnet50_coco_plain": 0,
     "fasterrcnn_resnet50_coco_se": 46,
     "fasterrcnn_resnet50_coco_eca": 16,
@@ -71,7 +71,7 @@ train_dataset: {{{data}, num_samples: 8}}
 eval_dataset: {{{data}, num_samples: 2}}
 batch_size: 4
 max_duration: 2ba
-scheduler: {{t_warmup: 0ba}}
+scheduler: {scheduler}
 precision: fp32
 device: cpu
 """
@@ -126,7 +126,9 @@ def variant(tmp_path, classifiers):
         model, data = OF_TASKS[config.task]
         data = data.replace("NUM_CLASSES", str(config.model.get("num_classes", 1000)))
         path = tmp_path / "variant.yaml"
-        path.write_text(VARIANT.format(recipe=recipe, model=model, data=data))
+        warms_up = "t_warmup" in (config.scheduler or {})
+        scheduler = "{t_warmup: 0ba}" if warms_up else "{}"
+        path.write_text(VARIANT.format(recipe=recipe, model=model, data=data, scheduler=scheduler))
         return load_checked(path)
 
     return variant

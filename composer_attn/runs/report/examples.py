@@ -69,7 +69,7 @@ def _plot(number: int, shown: dict[str, Example], look: Look, names: Sequence[st
     cells += [(label, example, "predicted") for label, example in shown.items()]
     rows = -(-len(cells) // _COLUMNS)
     figure = Figure(figsize=(5.2, 1.95 * rows), layout="constrained")
-    every = figure.subplots(rows, _COLUMNS, squeeze=False).flat
+    every = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
     for axes in every:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

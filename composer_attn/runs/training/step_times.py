@@ -148,11 +148,13 @@ class _Subject:
         begun = time.perf_counter()
         batch = next(batches, batch)
         self.loading_seconds = time.perf_counter() - begun
-        batch = parts.train_data.batch_transforms(state.device.batch_to_device(batch))
+        data = parts.train_data
+        batch = data.batch_transforms(state.device.batch_to_device(batch))
+        batch = data.microbatch_transforms(batch)  # normalizes, which Composer does after splitting
         size = state.device_train_microbatch_size
         self.microbatches: Any = [batch]
         if isinstance(size, int) and size < len(batch[0]):
-            self.microbatches = parts.train_data.split_batch(batch, size)
+            self.microbatches = data.split_batch(batch, size)
         self.images: Tensor = batch[0]
         self.labels: Tensor = batch[1]
         self.device = next(self.model.parameters()).device
@@ -183,7 +185,7 @@ class _Subject:
     def _loss(self, batch: Any) -> Tensor:
         with get_precision_context(self.state.precision, self.state.precision_config):
             loss: Any = self.model.loss(self.model(batch), batch)
-        return loss
+        return sum(loss.values()) if isinstance(loss, dict) else loss
 
     def _predict(self, images: Tensor, labels: Tensor) -> None:
         self.model.eval()

@@ -48,7 +48,7 @@ def config(tmp_path, monkeypatch):
 def test_a_run_leaves_what_others_leave(config, tmp_path):
     summary = train(config())
     folder = tmp_path / "runs/small"
-    assert summary.attended_layers == 4
+    assert summary.attended_layers == 6
     assert set(summary.metrics) == {"mean_iou", "pixel_accuracy"}
     assert all(0 <= value <= 1 for value in summary.metrics.values())
     assert summary.macs > 10**6
