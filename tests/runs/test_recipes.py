@@ -201,3 +201,11 @@ def test_the_digits_recipes_reach_97_percent(variant, layers, added, tmp_path, m
     assert summary.attended_layers == layers
     assert summary.parameters_before == 4_910_922
     assert summary.parameters_after - summary.parameters_before == added
+
+
+@pytest.mark.slow
+def test_the_detector_of_shapes_finds_most_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    summary = train(load_checked(ROOT / "yamls/shapes_detection_eca.yaml"))
+    assert summary.metrics["map"] >= 0.6
+    assert summary.metrics["map_50"] >= 0.9

@@ -27,7 +27,8 @@ def draw_boxes(axes: Axes, example: Example, what: str, names: Sequence[str]) ->
     """
     labels = example[f"{what}_labels"].astype(int)
     for index, (box, label) in enumerate(zip(example[f"{what}_boxes"], labels, strict=True)):
-        left, top, right, bottom = box.tolist()
+        # The middle of the first pixel is at 0, and its corner, from which boxes count, before it.
+        left, top, right, bottom = (box - 0.5).tolist()
         colour = colormaps["tab10"](label % 10)
         axes.add_patch(
             Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, lw=1.2)
@@ -75,5 +76,5 @@ def _draw_points(
     axes: Axes, keypoints: np.ndarray | None, index: int, colour: tuple[float, ...]
 ) -> None:
     if keypoints is not None:
-        x, y, visible = keypoints[index].T
+        x, y, visible = (keypoints[index] - [0.5, 0.5, 0]).T
         axes.plot(x[visible > 0], y[visible > 0], "o", color=colour, ms=2)

@@ -93,7 +93,7 @@ def _timms(name: str, levels: int) -> tuple[nn.Module, list[int]]:
     try:
         features: Any = timm.create_model(model, features_only=True).feature_info
         kept = [i for i, step in enumerate(features.reduction()) if step >= _FINEST][-levels:]
-        body = timm.create_model(model, features_only=True, out_indices=kept)
+        body: Any = timm.create_model(model, features_only=True, out_indices=kept)
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         raise ArgumentError(f"backbone {name} has no feature maps for a pyramid: {error}") from None
     if len(kept) < levels:

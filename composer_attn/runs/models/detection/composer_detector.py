@@ -51,8 +51,8 @@ class Detector(ComposerModel):
         self._check_keypoints(targets)
         return self.module(list(images), [trained_on(target) for target in targets])
 
-    def loss(self, outputs: Any, batch: Any) -> dict[str, Tensor]:
-        """Return the network's losses; Composer logs each of them, and trains on their sum."""
+    def loss(self, outputs: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's losses by name; Composer logs each, and trains on their sum."""
         return dict(outputs)
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:

@@ -35,7 +35,8 @@ def freeze_norms(module: nn.Module) -> None:
 def thaw_norms(module: nn.Module) -> None:
     """Replace torchvision's frozen batch norms inside a module by ones that are trained."""
     for parent in list(module.modules()):
-        for name, norm in parent.named_children():
+        norms: list[tuple[str, Any]] = list(parent.named_children())
+        for name, norm in norms:
             if type(norm) is FrozenBatchNorm2d:
                 setattr(parent, name, _copied(norm, nn.BatchNorm2d(len(norm.weight), norm.eps)))
 

@@ -9,6 +9,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from composer_attn.runs.models.detection.average_precision import box_metrics, mask_metrics
 from composer_attn.runs.models.detection.keypoint_precision import keypoint_metrics
+from tests.two_ranks import on_two_ranks
 
 
 def images(seed=0, count=6, noise=3.0):
@@ -113,3 +114,16 @@ def test_keypoints_without_a_detection_or_without_an_object():
     assert updated(keypoint_metrics(4), found, truth)["keypoint_map"] == 0
     empty = [nothing | {"iscrowd": torch.zeros(0, dtype=torch.long), "area": torch.zeros(0)}]
     assert isnan(updated(keypoint_metrics(4), found, empty)["keypoint_map"])
+
+
+def of_rank(rank: int) -> dict[str, float]:
+    found, truth = images(count=5)
+    part = slice(0, 3) if rank == 0 else slice(3, 5)
+    return updated(box_metrics(), found[part], truth[part])
+
+
+@pytest.mark.slow
+def test_ranks_with_different_numbers_of_images_agree(tmp_path):
+    whole = updated(box_metrics(), *images(count=5))
+    for figures in on_two_ranks(of_rank, tmp_path):
+        assert figures == pytest.approx(whole, nan_ok=True)
