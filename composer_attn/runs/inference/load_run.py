@@ -70,7 +70,12 @@ class LoadedRun:
         return "sigmoid" if binary else "softmax"
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return class probabilities ``(N, classes)`` for preprocessed images."""
+        """Return class probabilities ``(N, classes)`` for preprocessed images.
+
+        Raises:
+            ArgumentError: the run is of another task than classification.
+        """
+        self.check_classifies("probabilities")
         with torch.inference_mode():
             return as_probabilities(self.network(images), self.activation)
 

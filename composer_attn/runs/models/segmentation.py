@@ -163,9 +163,9 @@ def with_segmentation_classes(section: dict[str, Any], num_classes: int) -> dict
     if section.get("num_classes") is not None:
         return section
     weights = section.get("weights")
-    published = weights is not None and not is_file(weights)
-    return section | {"num_classes": classes_of(section["name"], weights) if published
-                      else num_classes}  # fmt: skip
+    if weights is not None and not is_file(weights):
+        return section | {"num_classes": classes_of(section["name"], weights)}
+    return section | {"num_classes": num_classes}
 
 
 def segmentation_arguments_by_weights(section: Mapping[str, Any]) -> dict[str, Any]:

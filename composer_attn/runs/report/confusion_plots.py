@@ -59,7 +59,7 @@ def _plot(variant: VariantResults, matrix: np.ndarray, plain: VariantResults | N
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, cells, plain is not None)
-    labels = [_short(names[i]) if i < len(names) else str(i) for i in shown]
+    labels = [shortened(names[i]) if i < len(names) else str(i) for i in shown]
     axes.set_xticks(range(len(shown)), labels, rotation=90 if max(map(len, labels)) > 2 else 0)
     axes.set_yticks(range(len(shown)), labels)
     axes.set(xlabel="predicted class", ylabel="class")
@@ -124,5 +124,6 @@ def class_names(variant: VariantResults) -> tuple[str, ...]:
     return next((names.classes for names in found if names), ())
 
 
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
+    """Return a name that leaves room for those beside it."""
     return name if len(name) <= 14 else f"{name[:13]}\N{HORIZONTAL ELLIPSIS}"

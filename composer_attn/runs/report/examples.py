@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from composer_attn.runs.report.boxes import draw_boxes, objects_found
 from composer_attn.runs.report.comparison import Comparison
-from composer_attn.runs.report.confusion_plots import class_names
+from composer_attn.runs.report.confusion_plots import class_names, shortened
 from composer_attn.runs.report.masks import draw_masks, pixels_right
+from composer_attn.runs.report.style import add_legend
 from composer_attn.runs.tasks.task import Example
 from composer_attn.runs.training.examples import read_examples
 
@@ -65,7 +66,7 @@ def _same_images(shown: dict[str, Example]) -> dict[str, Example]:
 
 def _plot(number: int, shown: dict[str, Example], look: Look, names: Sequence[str]) -> _Drawn:
     first = next(iter(shown.values()))
-    cells: list[tuple[str, Example, str]] = [("truth", first, "truth")]
+    cells: list[tuple[str, Example, str]] = [("image", first, ""), ("truth", first, "truth")]
     cells += [(label, example, "predicted") for label, example in shown.items()]
     rows = -(-len(cells) // _COLUMNS)
     figure = Figure(figsize=(5.2, 1.95 * rows), layout="constrained")
@@ -77,10 +78,12 @@ def _plot(number: int, shown: dict[str, Example], look: Look, names: Sequence[st
     told = []
     for axes, (label, example, what) in zip(every, cells, strict=False):
         axes.imshow(np.moveaxis(example["image"], 0, -1), interpolation="nearest")
-        look.draw(axes, example, what, names)
-        axes.set_title(label, fontsize=9)
+        if what:
+            look.draw(axes, example, what, names)
+        axes.set_title(shortened(label), fontsize=9)
         if what == "predicted":
             axes.set_xlabel(look.told(example), fontsize=8)
             told.append(f"{label}: {look.told(example)}")
+    add_legend(figure)
     title = f"Evaluation image {number}: the truth, and what is predicted"
     return f"example_{number}", "examples", title, f"{title}. {'; '.join(told)}.", figure

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from composer_attn.runs.tasks.task import Example
 
 IGNORED = 255  # pixels without a class
-_ALPHA = 0.6
+_ALPHA = 0.7
 
 
 def draw_masks(axes: Axes, example: Example, what: str, names: Sequence[str]) -> None:
-    """Draw a mask over its image, in a colour for each class other than a background.
+    """Draw a mask over its image, in a labelled colour for each class other than a background.
 
     Args:
         axes: axes that show the image.
@@ -24,11 +24,19 @@ def draw_masks(axes: Axes, example: Example, what: str, names: Sequence[str]) ->
     mask = example[what]
     shown = np.zeros((*mask.shape, 4))
     for index in np.unique(mask).tolist():
+        name = names[index] if index < len(names) else f"class {index}"
         if index == IGNORED:
             shown[mask == index] = (1, 1, 1, _ALPHA)
-        elif index >= len(names) or names[index] != "background":
-            shown[mask == index] = (*colormaps["tab20"](index % 20)[:3], _ALPHA)
+        elif name != "background":
+            shown[mask == index] = (*_colour(index), _ALPHA)
+            label = {"label": name, "color": _colour(index), "alpha": _ALPHA}
+            axes.plot([], [], "s", scalex=False, scaley=False, **label)
     axes.imshow(shown, interpolation="nearest")
+
+
+def _colour(index: int) -> tuple[float, ...]:
+    """Return the colour of a class: ten strong ones, then the same ten in light."""
+    return colormaps["tab20"](2 * index % 20 + index // 10 % 2)[:3]
 
 
 def pixels_right(example: Example) -> str:

@@ -1,6 +1,7 @@
 """Models by name: torchvision's, timm's, ours; built for nothing to check their arguments."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from composer_attn.errors import ConfigError
 from composer_attn.runs.components.config_check import find_mistakes, try_components
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.models import MODELS, build_network
+from composer_attn.runs.tasks.classification import CLASSIFICATION
+from composer_attn.runs.tasks.table import TASKS
 from composer_attn.runs.training.build import build_parts
 from tests.families.torchvision_networks import FAMILIES, MEMBERS
 
@@ -46,10 +49,8 @@ def test_every_classification_network_of_torchvision_has_its_name():
 )
 def test_torchvisions_networks_are_checked_without_their_parameters(name, monkeypatch):
     built = []
-    monkeypatch.setattr(
-        "composer_attn.runs.components.config_check.build_model",
-        lambda s: built.append(build_network(s)),
-    )
+    task = replace(CLASSIFICATION, build_model=lambda s: built.append(build_network(s)))
+    monkeypatch.setitem(TASKS, "classification", task)
     assert mistakes(name=name, num_classes=10) == []
     assert all(p.is_meta for network in built for p in network.parameters())
     # RegNets cannot be built without values; all others can.

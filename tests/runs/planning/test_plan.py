@@ -214,3 +214,20 @@ def test_a_runs_network_is_planned_as_wide_as_its_data(data, width, tmp_path):
     planned = make_plan(str(tmp_path / "run.yaml"), "eca", {})
     resnet10 = 4_905_792  # without its last layer
     assert planned.plan.plain.parameters == resnet10 + 513 * width
+
+
+def test_a_network_that_only_its_task_knows_is_planned(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        """
+task: semantic_segmentation
+model: {name: lraspp, backbone: resnet10, num_classes: 4}
+train_dataset: {name: shapes_segmentation, split: train, size: 32}
+optimizer: {name: sgd, lr: 0.01}
+algorithms: {eca: {include: backbone.layer4.*, min_channels: 1}}
+"""
+    )
+    plan = make_plan(str(path), None, {})
+    chosen = [site.name for site in plan.plan.chosen]
+    assert chosen
+    assert all(name.startswith("backbone.layer4.") for name in chosen)

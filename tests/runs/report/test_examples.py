@@ -92,7 +92,8 @@ def test_predictions_are_drawn_beside_the_truth(study, tmp_path):
     assert section == "examples"
     assert title == "Evaluation image 1: the truth, and what is predicted"
     assert "plain: 75.0% of pixels right; eca: 90.0% of pixels right." in alt
-    assert [axes.get_title() for axes in figure.axes] == ["truth", "plain", "eca"]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["image", "truth", "plain", "eca", "", ""]  # two rows of three
     page = write_report([study], tmp_path / "out").read_text()
     assert "What they predict" in page
     assert (tmp_path / "out/plots/example_2.svg").exists()
@@ -104,10 +105,11 @@ def test_masks_are_in_the_colours_of_their_classes():
     draw_masks(axes, {"truth": truth}, "truth", NAMES)
     drawn = axes.images[0].get_array()
     assert drawn[0, 0, 3] == 0  # the background
-    assert drawn[1, 1].tolist() == [1, 1, 1, 0.6]
+    assert drawn[1, 1].tolist() == [1, 1, 1, 0.7]
     assert not np.array_equal(drawn[0, 1], drawn[1, 0])
+    assert axes.get_legend_handles_labels()[1] == ["cat", "dog"]
     draw_masks(axes, {"truth": truth}, "truth", [])
-    assert axes.images[1].get_array()[0, 0, 3] == 0.6
+    assert axes.images[1].get_array()[0, 0, 3] == 0.7
 
 
 def test_pixels_without_a_class_are_not_counted():
@@ -121,7 +123,10 @@ def test_pixels_without_a_class_are_not_counted():
 def test_a_variant_with_other_images_is_left_out(study):
     write_examples(study / "eca-0", example(5))
     plots = list(example_plots(compare(find_records([study]))))
-    assert [axes.get_title() for axes in plots[0][4].axes if axes.get_title()] == ["truth", "plain"]
+    assert [axes.get_title() for axes in plots[0][4].axes if axes.get_title()][1:] == [
+        "truth",
+        "plain",
+    ]
 
 
 def test_without_a_file_or_with_a_broken_one_there_are_none(study, tmp_path):

@@ -127,6 +127,8 @@ def test_a_trained_run_is_loaded_and_evaluated(config, tmp_path):
     assert logits.shape == (1, 3, 32, 48)
     with pytest.raises(ArgumentError, match="not known for task semantic_segmentation"):
         run.preprocessing(None)
+    with pytest.raises(ArgumentError, match="probabilities is for runs of task classification"):
+        run.probabilities(torch.zeros(1, 3, 32, 48))
 
 
 @pytest.mark.parametrize("command", ["predict", "export", "heatmaps", "benchmark"])
@@ -147,7 +149,10 @@ def test_steps_are_timed(config):
     assert min(times.steps) > 0
 
 
-@pytest.mark.parametrize("variant", ["plain", "se", "eca"])
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(v, marks=pytest.mark.slow) for v in ("plain", "se")] + ["eca"],
+)
 def test_the_voc_recipes_take_training_steps(variant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_voc(tmp_path)
@@ -179,4 +184,4 @@ def test_the_recipe_of_shapes_learns(attention, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = ["algorithms=null"] if attention == "plain" else []
     summary = train(load_checked(ROOT / "yamls/shapes_segmentation_eca.yaml", overrides))
-    assert summary.metrics["mean_iou"] > 0.5
+    assert summary.metrics["mean_iou"] > 0.65

@@ -98,7 +98,7 @@ def read_mask(path: Path) -> np.ndarray:
 def _usable(pairs: Sequence[Pair], num_classes: int, skip: bool) -> tuple[list[Pair], int]:
     """Return the pairs that can be used, and the number of the others."""
     with ThreadPoolExecutor() as threads:  # decoding leaves Python's lock
-        objections = list(threads.map(lambda pair: _objection(*pair, num_classes), pairs))
+        objections = list(threads.map(lambda pair: _objection(pair, num_classes), pairs))
     good = [pair for pair, objection in zip(pairs, objections, strict=True) if not objection]
     bad = [objection for objection in objections if objection]
     if bad and not (skip and good):
@@ -110,8 +110,9 @@ def _usable(pairs: Sequence[Pair], num_classes: int, skip: bool) -> tuple[list[P
     return good, len(bad)
 
 
-def _objection(path: Path, mask_path: Path, num_classes: int) -> str:
+def _objection(pair: Pair, num_classes: int) -> str:
     """Return why a pair cannot be used; empty if it can."""
+    path, mask_path = pair
     try:
         with Image.open(path) as image:
             size = image.size
