@@ -42,6 +42,9 @@ NEEDS = {
     "composer_attn/runs/data/mds": "streaming",
     "composer_attn/runs/data/loader": "streaming",
     "composer_attn/runs/models": "timm",
+    "composer_attn/runs/models/detection/average_precision": "detection",
+    "composer_attn/runs/models/detection/keypoint_precision": "detection",
+    "composer_attn/runs/data/detection/outlines": "detection",
     "benchmarks": "dev",
     "tests": "dev",
 }

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ def fill(
     known = _known_as(named, state)
     weights = {known[n]: w for n, w in named.items() if not _begins(left_out, n, known[n])}
     weights = in_our_names(weights, state, _sites(model), path)
+    weights = {name: w for name, w in weights.items() if not _counts_for_frozen(name, state)}
     ignored = {name for name in state if _begins(left_out, name)}
     expected = {name: tensor for name, tensor in state.items() if name not in ignored}
     if new_classifier:
@@ -168,17 +170,25 @@ def _own_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
 def _of_other_classes(expected: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
     """List the weights that differ from the model's only in the number of classes, dimension 0.
 
-    Empty unless whole layers differ, all by the same two numbers: otherwise it is another network.
+    Empty unless whole layers differ, all in the same ratio, as a detector has four coordinates for
+    each class: otherwise it is another network.
     """
     shapes = {n: (_shape(t), weights[n].shape) for n, t in expected.items() if n in weights}
     found = [name for name, (own, other) in shapes.items() if own is not None and own != other]
     layers = {name.rpartition(".")[0] for name in found}
     whole = all(name in found for name in shapes if name.rpartition(".")[0] in layers)
     pairs = [shapes[name] for name in found]
-    alike = all(own and other and own[1:] == other[1:] for own, other in pairs)
-    if not (whole and alike and len({(own[0], other[0]) for own, other in pairs}) == 1):
+    alike = all(own and other and own[1:] == other[1:] and other[0] for own, other in pairs)
+    if not (whole and alike and len({Fraction(own[0], other[0]) for own, other in pairs}) == 1):
         return []
     return found
+
+
+def _counts_for_frozen(name: str, state: Mapping[str, Any]) -> bool:
+    """Return whether a file's entry counts the batches of a norm that is frozen in the model."""
+    norm, _, entry = name.rpartition(".")
+    counts = entry == "num_batches_tracked" and name not in state
+    return counts and f"{norm}.running_mean" in state
 
 
 def _shape(tensor: Any) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from composer_attn.runs.report.boxes import draw_boxes, objects_found
 from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.confusion_plots import class_names, shortened
 from composer_attn.runs.report.masks import draw_masks, pixels_right
@@ -32,7 +33,13 @@ class Look:
     told: Callable[[Example], str]
 
 
-LOOKS = {"semantic_segmentation": Look(draw_masks, pixels_right)}
+_OBJECTS = Look(draw_boxes, objects_found)
+LOOKS = {
+    "detection": _OBJECTS,
+    "instance_segmentation": _OBJECTS,
+    "keypoints": _OBJECTS,
+    "semantic_segmentation": Look(draw_masks, pixels_right),
+}
 
 
 def example_plots(comparison: Comparison) -> Iterator[_Drawn]:

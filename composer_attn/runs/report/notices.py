@@ -9,6 +9,8 @@ from composer_attn.runs.components.variants import PLAIN
 from composer_attn.runs.report.comparison import Comparison
 from composer_attn.runs.report.records import Record, recipe_values
 
+_SIZES = ("_small", "_medium", "_large")
+
 
 def notices_of(comparison: Comparison) -> Iterator[str]:
     """Yield what is missing, broken or not comparable, most important first."""
@@ -56,7 +58,8 @@ def _of_run(record: Record) -> Iterator[str]:
             "training diverged, and its final figures are meaningless."
         )
     metrics = (record.summary or {}).get("metrics") or {}
-    empty = [name for name, value in metrics.items() if value is None]
+    # Average precision by size is none where no object is of this size.
+    empty = [n for n, value in metrics.items() if value is None and not n.endswith(_SIZES)]
     if empty:
         yield f"{record.name}: no value was computed for {', '.join(empty)}."
     if record.summary and not metrics:

@@ -8,11 +8,21 @@ from torchmetrics import Metric
 from composer_attn.checks import unknown
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.tasks.classification import CLASSIFICATION
+from composer_attn.runs.tasks.detection import DETECTION, INSTANCE_SEGMENTATION, KEYPOINTS
 from composer_attn.runs.tasks.headline import Headline
 from composer_attn.runs.tasks.semantic_segmentation import SEMANTIC_SEGMENTATION
 from composer_attn.runs.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, SEMANTIC_SEGMENTATION)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        CLASSIFICATION,
+        DETECTION,
+        INSTANCE_SEGMENTATION,
+        KEYPOINTS,
+        SEMANTIC_SEGMENTATION,
+    )
+}
 
 
 def find_task(name: str) -> Task:

@@ -29,7 +29,12 @@ from composer_attn.runs.training.checkpoint_saver import LATEST, SafeCheckpointS
 from composer_attn.runs.training.frozen import TrainOnly
 from composer_attn.runs.training.log_files import keep_in_folder
 from composer_attn.runs.training.signals import StopRequests
-from composer_attn.runs.training.start import Start, WeightsWithoutAttention, find_start
+from composer_attn.runs.training.start import (
+    AfterSurgery,
+    Start,
+    WeightsWithoutAttention,
+    find_start,
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ def _trainer(config: RunConfig, parts: Parts, saver: SafeCheckpointSaver | None)
     begun = resumes and saver is not None and Path(saver.folder, LATEST.format(rank=0)).exists()
     if parts.start.weights and not begun:
         callbacks.append(WeightsWithoutAttention(parts.start.weights))
+    if hasattr(parts.model, "after_surgery"):
+        callbacks.append(AfterSurgery())
     if config.train is not None:
         callbacks.append(TrainOnly(config.train, config.freeze_norms))
     if config.parallelism == "fsdp2":

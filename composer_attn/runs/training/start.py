@@ -5,6 +5,7 @@ checkpoint of a run without attention is loaded here, as weights only, after the
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import composer.algorithms
 from composer.core import Callback, State
@@ -89,6 +90,15 @@ class WeightsWithoutAttention(Callback):
     def before_load(self, state: State, logger: Logger) -> None:
         """Load after all surgery, before the model is wrapped or compiled."""
         load_weights(state.model, self.path)
+
+
+class AfterSurgery(Callback):
+    """Lets a model load weights that its attention may be part of, after surgery."""
+
+    def before_load(self, state: State, logger: Logger) -> None:
+        """Load before the checkpoint of a run that goes on, which replaces the weights."""
+        model: Any = state.model
+        model.after_surgery()
 
 
 def _named(algorithm: str) -> object:

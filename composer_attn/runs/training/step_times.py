@@ -185,7 +185,7 @@ class _Subject:
     def _loss(self, batch: Any) -> Tensor:
         with get_precision_context(self.state.precision, self.state.precision_config):
             loss: Any = self.model.loss(self.model(batch), batch)
-        return loss
+        return sum(loss.values()) if isinstance(loss, dict) else loss
 
     def _predict(self, images: Tensor, labels: Tensor) -> None:
         self.model.eval()

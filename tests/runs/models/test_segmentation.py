@@ -1,11 +1,14 @@
 """Segmentation networks: torchvision's and its heads on other ResNets, their loss and weights."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from torchvision.models import resnet50, segmentation
 
+from composer_attn import apply_eca, fuse_attention
 from composer_attn.errors import ArgumentError, CheckpointError
 from composer_attn.runs.models.segmentation import (
     SEGMENTATION_MODELS,
@@ -195,3 +198,26 @@ def test_the_backbone_is_known_by_name(section, name):
 def test_the_number_of_classes_must_fit_a_mask(classes):
     with pytest.raises(ArgumentError, match="num_classes must be a whole number"):
         build_segmentation_model({"name": "fcn", "backbone": "resnet10", "num_classes": classes})
+
+
+@pytest.mark.parametrize("build", [deeplabv3, lraspp])
+def test_fused_attention_in_the_backbone_computes_the_same(build):
+    network = build(num_classes=4, backbone="resnet10").train()
+    randomize_norms(network)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # the numbers that it draws are not what is compared
+    apply_eca(network, include="backbone.*", placement="residual", min_channels=1)
+    fused = copy.deepcopy(network)
+    fuse_attention(fused)
+    images = torch.randn(2, 3, 64, 64)
+    results = []
+    for each in (network, fused):
+        out = each(images)["out"]
+        out.square().mean().backward()
+        results.append((out, {name: p.grad for name, p in each.named_parameters()}))
+    assert sum("attention" in name for name in results[0][1]) == 4
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-4, atol=1e-4)
+    for name, gradient in results[0][1].items():
+        other = results[1][1][name]
+        assert (gradient - other).norm() <= 1e-3 * gradient.norm() + 1e-6, name

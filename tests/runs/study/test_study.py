@@ -245,3 +245,31 @@ device: cpu
     again = capfd.readouterr()
     assert invoke("study", "recipe.yaml", "--variants", "plain,eca", "--out", "out") == 0
     assert not again.err
+
+
+@pytest.mark.slow
+def test_a_study_of_detection_compares_average_precision(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+base: {ROOT}/yamls/shapes_detection_eca.yaml
+model: {{min_size: 48, max_size: 48, anchor_sizes: [8, 12, 16, 24, 32], fpn_channels: 32}}
+train_dataset: {{num_samples: 16, size: 48}}
+eval_dataset: {{num_samples: 6, size: 48}}
+batch_size: 4
+max_duration: 1ep
+scheduler: {{t_warmup: 0ba}}
+device: cpu
+"""
+    )
+    assert invoke("study", "recipe.yaml", "--variants", "plain,eca", "--out", "out") == 0
+    told = capfd.readouterr().out
+    assert "AP" in told
+    assert "accuracy" not in told
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["metric"] == "map"
+    assert all(0 <= row["map"] <= 1 for row in results["variants"])
+    assert all(row["step_seconds"] > 0 for row in results["variants"])
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Evaluation image 1: the truth, and what is predicted" in page
+    assert "no number came out" not in page

@@ -149,7 +149,10 @@ def test_steps_are_timed(config):
     assert min(times.steps) > 0
 
 
-@pytest.mark.parametrize("variant", ["plain", "se", "eca"])
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(v, marks=pytest.mark.slow) for v in ("plain", "se")] + ["eca"],
+)
 def test_the_voc_recipes_take_training_steps(variant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_voc(tmp_path)

@@ -1,0 +1,1 @@
+"""Networks for objects in images: boxes, masks and keypoints."""
