@@ -1,7 +1,7 @@
 """Base class of channel attentions: squeeze, compute logits, gate, scale."""
 
 from collections.abc import Callable
-from functools import cache, reduce, wraps
+from functools import reduce, wraps
 from operator import add
 from typing import Any, TypedDict, cast
 
@@ -285,7 +285,6 @@ class ChannelAttention(nn.Module):
         vars(self.last_layer)["reset_parameters"] = OwnMethod(self.last_layer, zero_parameters)
 
     @classmethod
-    @cache  # every site asks in every step
     def _overrides(cls, *names: str) -> bool:
         """Return whether a subclass overrides any of these methods or properties."""
         return any(getattr(cls, name) is not getattr(ChannelAttention, name) for name in names)

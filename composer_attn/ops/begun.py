@@ -7,7 +7,7 @@ any number of times. The order "attention, norm" has its own stages
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from composer_attn.ops.activations import IDENTITY, RELU, Activation
 from composer_attn.ops.backends import activated_reference
 from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.excitations import Described
-from composer_attn.ops.manual_gradients import Excitation
+from composer_attn.ops.manual_gradients import Excitation, Norm
 from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.recorded import PlainArithmetic, Recorded, differentiable_once
 
@@ -46,6 +46,7 @@ class Begun:
         parameters: weight and bias of the norm, then those of the attention's layers.
         s: the scales ``(N, C)`` of the attention; ``None`` if none was called.
         of_attention: the averages, and what the layers save for the gradient.
+        kept_of_norm: of the numbers of the norm, what the gradient needs.
     """
 
     x: Tensor
@@ -55,6 +56,7 @@ class Begun:
     parameters: tuple[Tensor | None, ...]
     s: Tensor | None = None
     of_attention: tuple[Tensor | None, Tensor | None] = (None, None)
+    kept_of_norm: tuple[Any, ...] = ()
 
     @property
     def is_normalized(self) -> bool:
@@ -95,8 +97,12 @@ class Begun:
 
     def activated(self, activation: Activation) -> "Begun":
         """Return the stage of an activation called on the output of a norm."""
-        found = find_activated(self.backend, self.x, activation)
-        return replace(self, stages=replace(self.stages, activated=found, activation=activation))
+        found, of = find_activated(self.backend, self.x, activation), self.stages
+        stages = Stages(of.passes, found, activation, of.norm, of.excitation)
+        return Begun(
+            *(self.x, self.backend, stages, self.of_norm, self.parameters, self.s),
+            *(self.of_attention, self.kept_of_norm),
+        )
 
     def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
         """Return the output of an activation; with a shortcut, of a ReLU after the addition."""
@@ -111,23 +117,19 @@ class Begun:
         return self._attended(excitation, parameters)
 
     def _attended(self, excitation: Excitation, parameters: tuple[Tensor | None, ...]) -> "Begun":
-        stages = replace(self.stages, excitation=excitation)
+        of = self.stages
+        stages = Stages(of.passes, of.activated, of.activation, of.norm, excitation)
         with PlainArithmetic(self.x):
             s, m, hidden = excited(stages, self.x, self.parameters[1], self.of_norm, parameters)
         given = (*self.parameters, *parameters)
-        return replace(self, stages=stages, parameters=given, s=s, of_attention=(m, hidden))
+        return Begun(
+            *(self.x, self.backend, stages, self.of_norm, given, s, (m, hidden)),
+            self.kept_of_norm,
+        )
 
     def kept(self) -> tuple[Tensor | None, ...]:
         """Return what the gradient needs besides the map and the parameters, as few as possible."""
-        mean, variance, scale, shift, mu, inverse = self.of_norm
-        if self.stages.norm is not None:
-            # The gradient's sums can be centred on the mean of all values that are normalized
-            # together, too: the per-sample means then contribute nothing, to their sum of squares
-            # or here.
-            mean, variance = mu, None
-            if self.stages.norm.per_channel:
-                scale, shift = scale[:1].clone(), shift[:1].clone()
-        return mean, variance, scale, shift, mu, inverse, self.s, *self.of_attention
+        return *self.kept_of_norm, self.s, *self.of_attention
 
 
 class _Given(NamedTuple):
@@ -216,7 +218,18 @@ def begin(x: Tensor, norm: nn.Module, backend: str) -> Begun:
     stages = Stages(passes, activated_reference, IDENTITY, of_norm, None)
     with PlainArithmetic(x):
         found = normalized(stages, x, weight, bias)
-    return Begun(x, backend, stages, found, (weight, bias))
+    kept = _kept(of_norm, found) if torch.is_grad_enabled() else found
+    return Begun(x, backend, stages, found, (weight, bias), kept_of_norm=kept)
+
+
+def _kept(of_norm: Norm, found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what the gradient needs of a norm's numbers, as few as possible."""
+    _, _, scale, shift, mu, inverse = found
+    if of_norm.per_channel:
+        scale, shift = scale[:1].clone(), shift[:1].clone()
+    # The gradient's sums can be centred on the mean of all values that are normalized together,
+    # too: the per-sample means then contribute nothing, to their sum of squares or here.
+    return mu, None, scale, shift, mu, inverse
 
 
 def excitation_of(

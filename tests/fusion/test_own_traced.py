@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad
+from torch.utils.flop_counter import FlopCounterMode
 
 from composer_attn.fusion.deferred_tensor import Deferred
 from tests.fusion.own_networks import assert_same, everything, own_pair, small
@@ -73,7 +74,7 @@ def test_fake_tensors_and_operation_counts():
     plain, fused = own_pair(small())
     counts = []
     for model in (plain, fused):
-        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter:
             model(draw())
         counts.append(counter.get_total_flops())
     assert counts[1] == counts[0] > 0
