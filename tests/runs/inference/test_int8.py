@@ -189,7 +189,7 @@ def test_the_command_quantizes_and_refuses_in_one_line(trained, tmp_path, capfd)
     limits = ["--accuracy-drop", "0.05", "--agreement", "0.8", "--calibration-images", "32"]
     assert invoke("export", folder, *out, "--int8", *limits) == 0
     printed = capfd.readouterr().out
-    assert "of the network" in printed
+    assert "on 360 images, the network's " in printed
     assert "the same class for" in printed
     for more, words in (
         (["--calibration-images", "8"], "--calibration-images applies to quantization only"),

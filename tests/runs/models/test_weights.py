@@ -118,7 +118,8 @@ BAD_FILES = {
             | {"fc.bias": torch.zeros(10)},
             file,
         ),
-        r"holds of a different network: fc\.weight is \(3, 96\), the model's is \(10, 96\)$",
+        r"holds weights of a different network: "
+        r"fc\.weight is \(3, 96\), the model's is \(10, 96\)$",
     ),
     "one tensor missing": (
         lambda file: torch.save(
