@@ -20,6 +20,7 @@ from composer_attn.runs.components.registry import (
     ALGORITHMS,
     CALLBACKS,
     LOGGERS,
+    OF_BATCHES,
     OPTIMIZERS,
     SCHEDULERS,
     Kind,
@@ -30,6 +31,7 @@ from composer_attn.runs.config.config_errors import Mistake, at, unknown
 from composer_attn.runs.config.parallelism import PARALLELISMS, parallelism_config
 from composer_attn.runs.config.schema import ConfigFile, RunConfig, load_config
 from composer_attn.runs.models.efficientnet import image_size, scale_of
+from composer_attn.runs.tasks.classification import CLASSIFICATION
 from composer_attn.runs.tasks.table import TASKS, find_task
 from composer_attn.runs.tasks.task import WEIGHTS
 
@@ -114,6 +116,7 @@ def find_mistakes(config: RunConfig) -> list[Mistake]:
             mistakes += kind.check(key, getattr(config, key))
     for key, kind in _SEVERAL.items():
         mistakes += kind.check_all(key, getattr(config, key))
+    mistakes += _check_batches(config)
     mistakes += [m for key in _TIMES for m in _check_time(key, getattr(config, key))]
     mistakes += _check_name("parallelism", config.parallelism, PARALLELISMS)
     mistakes += _check_name("device", config.device, _DEVICES)
@@ -188,6 +191,14 @@ def _try_model(config: RunConfig) -> None:
         # RegNets compute with tensors in their constructor, after their arguments are checked.
         if "meta tensor" not in str(error):
             raise
+
+
+def _check_batches(config: RunConfig) -> list[Mistake]:
+    """List the algorithms that take batches as classification alone has them."""
+    if config.task == CLASSIFICATION.name or not isinstance(config.algorithms, dict):
+        return []
+    message = f"is for images with one label each, of task: {CLASSIFICATION.name}"
+    return [Mistake(f"algorithms.{name}", message) for name in OF_BATCHES & {*config.algorithms}]
 
 
 def _check_time(key: str, value: str) -> list[Mistake]:

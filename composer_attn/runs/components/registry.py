@@ -156,6 +156,16 @@ _OTHERS = {
 }
 
 
+# Composer's algorithms that change batches of images of one size, or need one label for each.
+OF_BATCHES = frozenset(
+    {
+        "aug_mix", "augmix", "col_out", "colout", "cut_mix", "cutmix", "cut_out", "cutout",
+        "label_smoothing", "mix_up", "mixup", "progressive_resizing", "rand_augment",
+        "randaugment", "selective_backprop",
+    }
+)  # fmt: skip
+
+
 def is_attention(name: str) -> bool:
     """Return whether an algorithm in a config adds attention, including unregistered ones."""
     return name == COMPOSERS or name not in _OTHERS

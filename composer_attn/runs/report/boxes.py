@@ -13,6 +13,7 @@ from composer_attn.runs.tasks.task import Example
 
 _OVERLAP = 0.5  # intersection over union from which an object counts as found
 _ALPHA = 0.45
+_HEADROOM = 0.06  # of the height of an image, which the name of a class takes
 
 
 def draw_boxes(axes: Axes, example: Example, what: str, names: Sequence[str]) -> None:
@@ -35,7 +36,10 @@ def draw_boxes(axes: Axes, example: Example, what: str, names: Sequence[str]) ->
         )
         name = names[label - 1] if label <= len(names) else str(label)
         style = {"facecolor": colour, "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
-        axes.text(left, top, name, fontsize=5, color="white", va="bottom", bbox=style, clip_on=True)
+        above = max(top, _HEADROOM * example["image"].shape[-2])  # else it would be cut off
+        axes.text(
+            left, above, name, fontsize=5, color="white", va="bottom", bbox=style, clip_on=True
+        )
         _draw_mask(axes, example.get(f"{what}_masks"), index, colour)
         _draw_points(axes, example.get(f"{what}_keypoints"), index, colour)
 

@@ -185,7 +185,9 @@ class _Subject:
     def _loss(self, batch: Any) -> Tensor:
         with get_precision_context(self.state.precision, self.state.precision_config):
             loss: Any = self.model.loss(self.model(batch), batch)
-        return sum(loss.values()) if isinstance(loss, dict) else loss
+        if isinstance(loss, dict):  # the losses of a detector, of which Composer takes the sum
+            loss = sum(loss.values())
+        return loss
 
     def _predict(self, images: Tensor, labels: Tensor) -> None:
         self.model.eval()

@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path):
     [
         ("detection", "retinanet", "map"),
         ("instance_segmentation", "mask_rcnn", "mask_map"),
-        ("keypoints", "keypoint_rcnn", "keypoint_map"),
+        pytest.param("keypoints", "keypoint_rcnn", "keypoint_map", marks=pytest.mark.slow),
     ],
 )
 def test_every_task_trains_on_coco_in_microbatches(task, name, figure, config, tmp_path):
@@ -144,6 +144,8 @@ def test_models_and_datasets_of_other_tasks_say_so(config):
         config("model.box_score_tresh=0.1")
     with pytest.raises(ConfigError, match="unknown backbone 'resnet11'; did you mean 'resnet1"):
         config("model.backbone=resnet11")
+    with pytest.raises(ConfigError, match=r"algorithms\.mixup: is for images with one label each"):
+        config("algorithms.mixup.alpha=0.2")
     with pytest.raises(ConfigError, match="min_size must be a whole number of pixels"):
         config("model.min_size=large")
 
