@@ -39,7 +39,7 @@ _ARGUMENTS: dict[str, list] = {
 }
 _PASSES = ("moments", "affine", "gradient_sums", "input_gradient")
 # With fewer values, waking other threads takes longer than the pass.
-ALONE = 1 << 14
+_ALONE = 1 << 14
 
 
 @cache
@@ -71,7 +71,7 @@ def _run(name: str, x: Tensor, last: bool, *arguments: Tensor | bool | None) -> 
 def call(function: Function, x: Tensor, last: bool, *arguments: Tensor | float | None) -> None:
     """Call a pass over feature maps with the shape of ``x``, in one of the two layouts."""
     channels = x.shape[0] * x.shape[1]
-    threads = 1 if x.numel() < ALONE else torch.get_num_threads()
+    threads = 1 if x.numel() < _ALONE else torch.get_num_threads()
     function(
         *[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments],
         *(x.shape[0], x.shape[1], x.numel() // channels, last, threads),

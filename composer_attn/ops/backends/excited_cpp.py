@@ -12,12 +12,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from composer_attn.ops.backends.cpp import ALONE, FOLDER, SIZES, Function, functions
+from composer_attn.ops.backends.cpp import FOLDER, SIZES, Function, functions
 from composer_attn.ops.backends.cpp_build import build
 from composer_attn.ops.backends.layout import is_last
 
 GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu")  # in the order of excited.cpp
 DTYPES = (torch.float32, torch.float64)
+# With fewer values, waking other threads takes longer than both passes.
+_ALONE = 1 << 16
 _ARGUMENTS = {
     "excite": [ctypes.c_void_p] * 8
     + [ctypes.c_int64] * 2
@@ -41,7 +43,7 @@ def prepare(
     post: Tensor | None,
     shift: Tensor,
 ) -> Callable[[Tensor], bool] | None:
-    """Return a function that puts ``gate(logits(inverse mean(x))) post x + shift`` in place of ``x``.
+    """Return a function that replaces ``x`` by ``gate(logits(inverse mean(x))) post x + shift``.
 
     Args:
         x: a feature map ``(N, C, *spatial)``, of float32 or float64.
@@ -74,7 +76,7 @@ def prepare(
             return False
         if count:
             rows = x.shape[0] * channels
-            threads = 1 if count < ALONE else torch.get_num_threads()
+            threads = 1 if count < _ALONE else torch.get_num_threads()
             of_map = (x.shape[0], channels, count // rows, last, threads)
             function(x.data_ptr(), *fixed, *of_map)
         return True

@@ -43,7 +43,7 @@ template <class S> S dot(const S* a, const S* b, i64 n) {
 template <class S>
 void linear(const S* m, const S* w, const S* b, S* y, bool relu, i64 n, i64 in, i64 out,
             int threads) {
-#pragma omp parallel for schedule(static) num_threads(n * in * out < 1 << 16 ? 1 : threads)
+#pragma omp parallel for schedule(static) num_threads(in * out < 1 << 17 ? 1 : threads)
   for (i64 row = 0; row < out; ++row)  // the weights, of which there is more, are read once
     for (i64 i = 0; i < n; ++i) {
       S sum = dot(w + row * in, m + i * in, in) + (b ? b[row] : 0);
@@ -63,14 +63,25 @@ template <class S> void neighbours(const S* m, const S* w, S* y, i64 n, i64 C, i
 }
 
 template <class S> S excitation(S z, int gate, bool identity) {
-  if (gate == RELU) z += identity;
   switch (gate) {
-    case SIGMOID: z = 1 / (1 + std::exp(-z)); break;
     case HARD_SIGMOID: z = z / 6 + S(0.5); z = z < 0 ? 0 : z > 1 ? 1 : z; break;
     case TANH: return std::tanh(z) + identity;
-    default: return z < 0 ? 0 : z;
+    default: z += identity; return z < 0 ? 0 : z;
   }
   return identity ? 2 * z : z;
+}
+template <class S> void excitations(S* z, int gate, bool identity, i64 n) {
+  using V = typename Type<S>::V;
+  const i64 W = 64 / sizeof(S);
+  const S largest = 1 + identity;
+  i64 i = 0;
+  if (gate == SIGMOID) {
+    for (; i + W <= n; i += W)
+      store<S, ALL>(z + i, largest * sigmoid<S, V>(load<S, ALL>(z + i, W)), W);
+    if (i < n) store<S, FIRST>(z + i, largest * sigmoid<S, V>(load<S, FIRST>(z + i, n - i)), n - i);
+  } else {
+    for (; i < n; ++i) z[i] = excitation(z[i], gate, identity);
+  }
 }
 
 template <class S>
@@ -81,18 +92,18 @@ void excite(S* x, const S* inverse, const S* w1, const S* b1, const S* w2, const
   if (i64(kept.size()) < N * (3 * C + hidden)) kept.resize(N * (3 * C + hidden));
   S *mean = kept.data(), *s = mean + N * C, *t = s + N * C, *h = t + N * C;
   reduce(Means<S>{x, {}, mean, S(1) / L}, N, C, L, last, threads, {mean});
-  if (inverse)
-    for (i64 i = 0; i < N * C; ++i) mean[i] *= inverse[i % C];
+  for (i64 n = 0; inverse && n < N * C; n += C)
+    for (i64 c = 0; c < C; ++c) mean[n + c] *= inverse[c];
   if (size) {
     neighbours(mean, w1, s, N, C, size);
   } else {
     linear(mean, w1, b1, h, true, N, C, hidden, threads);
     linear(h, w2, b2, s, false, N, hidden, C, threads);
   }
-  for (i64 i = 0; i < N * C; ++i) {
-    s[i] = excitation(s[i], gate, identity);
-    if (post) s[i] *= post[i % C];
-    t[i] = shift[i % C];
+  excitations(s, gate, identity, N * C);
+  for (i64 n = 0; n < N * C; n += C) {
+    for (i64 c = 0; post && c < C; ++c) s[n + c] *= post[c];
+    std::copy(shift, shift + C, t + n);
   }
   using K = Affine<S, false, false>;
   map<K, true>(K{x, nullptr, x, {s, t}}, N, C, L, last, threads);
