@@ -28,6 +28,7 @@ _EXTRAS = {
     "onnx": "quantize",
     "onnxruntime": "export",
     "openvino": "openvino",
+    "nncf": "openvino",
 }
 
 
