@@ -29,6 +29,7 @@ _EXTRAS = {
     "onnxruntime": "export",
     "openvino": "openvino",
     "faster_coco_eval": "detection",
+    "nncf": "openvino",
 }
 
 

@@ -108,7 +108,7 @@ def export(
         bool, typer.Option("--dynamic-size", help="Accept images of any size, where possible.")
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantize to eight-bit integers (onnx, torch_export).")
+        bool, typer.Option("--int8", help="Quantize to eight-bit integers (not torchscript).")
     ] = False,
     calibration_images: Annotated[
         int | None,

@@ -82,9 +82,9 @@ def call(function: Function, x: Tensor, last: bool, *arguments: Tensor | float |
     function(*given, samples, channels, values // (samples * channels), last, threads(values))
 
 
-def threads(values: int) -> int:
-    """Return the number of threads of a pass over a feature map."""
-    return 1 if values < _ALONE else torch.get_num_threads()
+def threads(values: int, alone: int = _ALONE) -> int:
+    """Return the number of threads of a pass over a feature map: one if it has fewer values."""
+    return 1 if values < alone else torch.get_num_threads()
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from composer_attn.extras import naming_the_extra
 from composer_attn.runs.inference.onnx_file import read_onnx, write_onnx, write_onnx_dynamic_size
 from composer_attn.runs.inference.onnx_int8 import write_onnx_int8
-from composer_attn.runs.inference.openvino_file import read_openvino, write_openvino
+from composer_attn.runs.inference.openvino_file import (
+    read_openvino,
+    write_openvino,
+    write_openvino_dynamic_size,
+)
+from composer_attn.runs.inference.openvino_int8 import write_openvino_int8
 from composer_attn.runs.inference.torch_file import (
     read_torch_export,
     read_torchscript,
@@ -90,5 +95,13 @@ FORMATS = {
         write_int8=write_torch_export_int8,
     ),
     "torchscript": Format(".torchscript", write_torchscript, read_torchscript, from_others=False),
-    "openvino": Format(".xml", write_openvino, read_openvino, "openvino"),
+    "openvino": Format(
+        ".xml",
+        write_openvino,
+        read_openvino,
+        "openvino",
+        write_dynamic_size=write_openvino_dynamic_size,
+        write_int8=write_openvino_int8,
+        int8_library="nncf",
+    ),
 }

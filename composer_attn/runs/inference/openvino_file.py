@@ -1,7 +1,8 @@
 """Networks in OpenVINO's intermediate representation: an .xml file, with the weights beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,35 @@ from composer_attn.runs.inference.tensor_names import INPUT, OUTPUT
 
 def write_openvino(network: nn.Module, example: Tensor, path: Path) -> None:
     """Write a network that accepts any batch size, in full precision."""
+    save_openvino(converted(network, example, [-1, *example.shape[1:]]), path)
+
+
+def write_openvino_dynamic_size(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Write a network that accepts any batch size, height and width, in full precision."""
+    save_openvino(converted(network, example, [-1, example.shape[1], -1, -1]), path)
+
+
+def converted(network: nn.Module, example: Tensor, shape: Sequence[int]) -> Any:
+    """Convert a network to an ``openvino.Model``.
+
+    Args:
+        network: the network, in evaluation mode.
+        example: a batch of two images.
+        shape: of the input; -1 for dynamic dimensions.
+    """
     with naming_the_extra("an .xml file"):
         import openvino
-    converted = openvino.convert_model(
-        network, example_input=example, input=[-1, *example.shape[1:]]
-    )
-    converted.inputs[0].get_tensor().set_names({INPUT})
-    converted.outputs[0].get_tensor().set_names({OUTPUT})
-    openvino.save_model(converted, str(path), compress_to_fp16=False)
+    model = openvino.convert_model(network, example_input=example, input=list(shape))
+    model.inputs[0].get_tensor().set_names({INPUT})
+    model.outputs[0].get_tensor().set_names({OUTPUT})
+    return model
+
+
+def save_openvino(model: Any, path: Path) -> None:
+    """Write an ``openvino.Model`` to a file, and its weights, as they are, beside it."""
+    with naming_the_extra("an .xml file"):
+        import openvino
+    openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def read_openvino(path: Path) -> Callable[[Tensor], Tensor]:

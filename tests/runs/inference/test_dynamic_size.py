@@ -19,8 +19,8 @@ def loaded(trained):
     return load_run(trained[0], overrides=["eval_dataset.size=64"])
 
 
-def test_onnx_and_torch_export_have_images_of_any_size():
-    assert SIZED == ["onnx", "torch_export"]
+def test_all_formats_but_torchscript_have_images_of_any_size():
+    assert SIZED == ["onnx", "torch_export", "openvino"]
 
 
 @pytest.mark.parametrize("to", SIZED)
@@ -87,7 +87,7 @@ def test_a_network_that_does_not_allow_it_is_refused_in_one_line(
 
 
 def test_a_format_of_one_size_is_refused(loaded, trained, tmp_path, capfd):
-    with pytest.raises(ArgumentError, match="dynamic_size works with onnx, torch_export"):
+    with pytest.raises(ArgumentError, match="dynamic_size works with onnx, torch_export, openvino"):
         export(loaded, "torchscript", tmp_path / "a.torchscript", dynamic_size=True)
     assert list(tmp_path.iterdir()) == []
     folder, size = str(trained[0]), "eval_dataset.size=64"

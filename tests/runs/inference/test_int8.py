@@ -2,8 +2,10 @@
 
 import json
 import sys
+from math import prod
 
 import onnx
+import openvino
 import pytest
 import torch
 from onnx import numpy_helper
@@ -26,7 +28,7 @@ from tests.runs.inference.conftest import train_in
 
 # A network after 21 batches is unsure of many digits, and rounding decides some of them.
 LENIENT = Int8(calibration_images=64, accuracy_drop=0.05, agreement=0.8)
-BYTES = {"onnx": 0.35, "torch_export": 0.4}
+BYTES = {"onnx": 0.35, "torch_export": 0.4, "openvino": 0.35}
 
 
 @pytest.fixture
@@ -34,13 +36,15 @@ def loaded(trained):
     return load_run(trained[0])
 
 
-@pytest.mark.parametrize("to", ["onnx", pytest.param("torch_export", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "to", ["onnx", "openvino", pytest.param("torch_export", marks=pytest.mark.slow)]
+)
 def test_a_file_in_eight_bits_is_as_accurate_and_a_fraction_of_the_size(
     loaded, to, digit_files, tmp_path, capfd
 ):
     path, card = export(loaded, to, tmp_path / f"a{FORMATS[to].ending}", int8=LENIENT)
     floats, _ = export(loaded, to, tmp_path / f"b{FORMATS[to].ending}", samples=8)
-    assert path.stat().st_size < BYTES[to] * floats.stat().st_size
+    assert size_of(path) < BYTES[to] * size_of(floats)
     assert sum(weights_in(path)) > 4.8e6  # of the 4.9 million of a ResNet-10
     images, labels = digits("test", size=8).dataset.tensors
     compute = open_exported(path).compute
@@ -57,7 +61,7 @@ def test_a_file_in_eight_bits_is_as_accurate_and_a_fraction_of_the_size(
     assert tested["accuracy_after"] >= tested["accuracy_before"] - 0.05
     assert tested["largest_difference"] > 1e-4  # it is no float in disguise
     assert card.quantization["calibration_images"] == 64
-    assert card.quantization["library"].startswith(("onnxruntime 1", "torch 2"))
+    assert card.quantization["library"].startswith(("onnxruntime 1", "torch 2", "nncf "))
     assert read_card(path) == card
     assert "| quantization | bits: 8" in path.with_name(f"{path.name}.md").read_text()
     assert f"the same class for {tested['agreement']:.2%}" in card.as_text()
@@ -67,8 +71,21 @@ def test_a_file_in_eight_bits_is_as_accurate_and_a_fraction_of_the_size(
         assert sum(guess["probability"] for guess in found["guesses"]) == pytest.approx(1, abs=1e-4)
 
 
+def size_of(path):
+    """Return the size of a file, and of its weights if they are in another."""
+    weights = path.with_suffix(".bin")
+    return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
+
+
 def weights_in(path):
     """List the numbers of weights that a file has in eight bits, by tensor."""
+    if path.suffix == ".xml":
+        nodes = openvino.Core().read_model(str(path)).get_ordered_ops()
+        return [
+            prod(node.get_output_shape(0))
+            for node in nodes
+            if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8
+        ]
     if path.suffix == ".onnx":
         tensors = map(numpy_helper.to_array, onnx.load(path).graph.initializer)
         return [t.size for t in tensors if t.dtype == "int8" and t.size > 1]
@@ -173,13 +190,18 @@ def test_what_cannot_be_quantized_is_refused_before_anything_is_written(loaded, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_library_names_its_extra(loaded, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("to", "library", "extra"), [("onnx", "onnx", "quantize"), ("openvino", "nncf", "openvino")]
+)
+def test_a_missing_library_names_its_extra(loaded, to, library, extra, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("onnxruntime.quantization")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    message = r"an eight-bit \.onnx file needs onnx: pip install 'composer-attn\[quantize\]'"
+    monkeypatch.setitem(sys.modules, library, None)
+    ending = FORMATS[to].ending
+    install = rf"pip install 'composer-attn\[{extra}\]'"
+    message = rf"an eight-bit \{ending} file needs {library}: {install}"
     with pytest.raises(MissingExtraError, match=message):
-        export(loaded, "onnx", tmp_path / "a.onnx", int8=LENIENT)
+        export(loaded, to, tmp_path / f"a{ending}", int8=LENIENT)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,7 +41,7 @@ template <class S> S dot(const S* a, const S* b, i64 n) {
 template <class S>
 void linear(const S* m, const S* w, const S* b, S* y, bool relu, i64 n, i64 in, i64 out,
             int threads) {
-#pragma omp parallel for schedule(static) num_threads(n * in * out < 1 << 16 ? 1 : threads)
+#pragma omp parallel for schedule(static) num_threads(in * out < 1 << 17 ? 1 : threads)
   for (i64 row = 0; row < out; ++row)  // the weights, of which there is more, are read once
     for (i64 i = 0; i < n; ++i) {
       S sum = dot(w + row * in, m + i * in, in) + (b ? b[row] : 0);
@@ -57,8 +57,8 @@ void excite(S* x, const S* inverse, const S* w1, const S* b1, const S* w2, const
   if (i64(kept.size()) < N * (3 * C + hidden)) kept.resize(N * (3 * C + hidden));
   S *mean = kept.data(), *s = mean + N * C, *t = s + N * C, *h = t + N * C;
   reduce(Means<S>{x, {}, mean, S(1) / L}, N, C, L, last, threads, {mean});
-  if (inverse)
-    for (i64 i = 0; i < N * C; ++i) mean[i] *= inverse[i % C];
+  for (i64 n = 0; inverse && n < N * C; n += C)
+    for (i64 c = 0; c < C; ++c) mean[n + c] *= inverse[c];
   if (size) {
     convolve(mean, w1, s, size, N, C);
   } else {
@@ -66,9 +66,9 @@ void excite(S* x, const S* inverse, const S* w1, const S* b1, const S* w2, const
     linear(h, w2, b2, s, false, N, hidden, C, threads);
   }
   gate(kind, s, N * C);
-  for (i64 i = 0; i < N * C; ++i) {
-    if (post) s[i] *= post[i % C];
-    t[i] = shift[i % C];
+  for (i64 n = 0; n < N * C; n += C) {
+    for (i64 c = 0; post && c < C; ++c) s[n + c] *= post[c];
+    std::copy(shift, shift + C, t + n);
   }
   using K = Affine<S, false, false>;
   map<K, true>(K{x, nullptr, x, {s, t}}, N, C, L, last, threads);
