@@ -29,8 +29,8 @@ def draw_masks(axes: Axes, example: Example, what: str, names: Sequence[str]) ->
             shown[mask == index] = (1, 1, 1, _ALPHA)
         elif name != "background":
             shown[mask == index] = (*_colour(index), _ALPHA)
-            label = {"label": name, "color": _colour(index), "alpha": _ALPHA}
-            axes.plot([], [], "s", scalex=False, scaley=False, **label)
+            # Nothing but an entry of the legend.
+            axes.plot([], [], "s", color=_colour(index), alpha=_ALPHA, label=name)
     axes.imshow(shown, interpolation="nearest")
 
 

@@ -8,6 +8,7 @@ from composer_attn.runs.components.variants import make_variants
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.training import step_times
 from composer_attn.runs.training.step_times import measure, read_step_times
+from tests.pictures import write_image_folder
 
 
 def config(**changes) -> RunConfig:
@@ -38,6 +39,17 @@ def test_variants_are_measured_together(tmp_path):
     # Attention that is not fused keeps its own copy of every feature map that it rescales.
     assert wide.kept_bytes > 1.1 * plain.kept_bytes > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_images_from_files_are_normalized_as_in_training(tmp_path):
+    write_image_folder(tmp_path)
+    data = {"name": "image_folder", "root": f"{tmp_path}/train", "size": 32, "resize": 32}
+    data |= {"augmentation": "center_crop"}
+    (times,) = measure(
+        [config(train_dataset=data, eval_dataset=data)], 0.1
+    )  # bytes would not pass a convolution
+    assert times.image_shape == (3, 32, 32)
+    assert min(times.steps) > 0
 
 
 def test_what_is_kept_is_counted_to_the_byte():
