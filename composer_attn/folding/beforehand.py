@@ -39,7 +39,7 @@ class Windows(NamedTuple):
     high: int
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """The number of windows; 0 if the input is smaller than one."""
         free = self.size + self.low + self.high - self.dilation * (self.kernel - 1) - 1
         return free // self.stride + 1 if free >= 0 else 0
@@ -117,8 +117,8 @@ def _averaging(windows: Windows, dtype: torch.dtype, device: torch.device) -> Te
     size, kernel, stride, dilation, low, _ = windows
     found = [[0.0] * size for _ in range(kernel)]
     for place, row in enumerate(found):
-        for window in range(windows.count):
+        for window in range(windows.number):
             position = window * stride + place * dilation - low
             if 0 <= position < size:
-                row[position] = 1 / windows.count
+                row[position] = 1 / windows.number
     return torch.tensor(found, dtype=torch.float64).to(device, dtype)

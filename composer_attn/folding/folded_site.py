@@ -79,7 +79,7 @@ class FoldedSite(_Site):
         if conv.padding_mode != "zeros" or torch.is_autocast_enabled(x.device.type):
             return None
         windows = windows_of(conv, x)
-        output = conv.out_channels * prod(window.count for window in windows)
+        output = conv.out_channels * prod(window.number for window in windows)
         pays = output >= least and x.numel() + 3 * weight.numel() < output
         return windows if pays else None
 

@@ -80,10 +80,10 @@ def test_of_windows_of_any_form():
         x = torch.randn(1, 3, *size, dtype=torch.float64)
         windows = windows_of(conv, x)
         y = conv(x)
-        assert tuple(each.count for each in windows) == y.shape[2:]
+        assert tuple(each.number for each in windows) == y.shape[2:]
         expected = y.mean((2, 3))
         torch.testing.assert_close(output_means(conv, x, windows), expected, rtol=1e-12, atol=1e-12)
-    assert windows_of(conv, torch.empty(1, 3, 0, 1))[1].count == 0
+    assert windows_of(conv, torch.empty(1, 3, 0, 1))[1].number == 0
 
 
 @each_attention
