@@ -4,6 +4,7 @@ python -m benchmarks.inference --batch 1
 """
 
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,12 +38,16 @@ def prepare(
 
 
 def measure(
-    names: list[str], runs: list[Callable[[], None]], rounds: int, warmups: int
+    names: list[str],
+    runs: list[Callable[[], None]],
+    rounds: int,
+    warmups: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
     """Compare each network with the first."""
     first = [common.timed(run) for run in runs]
     common.take_turns(runs, warmups)
-    seconds = common.take_turns(runs, rounds)
+    seconds = common.take_turns(runs, rounds, clock)
     return [
         {
             "variant": name,
@@ -72,6 +77,14 @@ def main(
     backend: Annotated[str, typer.Option(help="Backend of the fused networks.")] = "auto",
     rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each network.")] = 50,
     warmups: Annotated[int, typer.Option(min=0, help="Warm-up calls after the first.")] = 5,
+    processor_time: Annotated[
+        bool,
+        typer.Option(
+            "--processor-time",
+            help="Measure the time of the calling thread on a processor, for a machine that does "
+            "other things as well; with OMP_WAIT_POLICY=passive.",
+        ),
+    ] = False,
     results: Annotated[Path, typer.Option(help="The CSV file to append to.")] = (
         common.RESULTS / "inference.csv"
     ),
@@ -86,7 +99,10 @@ def main(
     wanted = chosen(variants)
     with common.empty_compile_cache():
         runs = [prepare(v, model, backend, images, layout, precision) for v in wanted]
-        found = measure([variant.name for variant in wanted], runs, rounds, warmups)
+        clock = time.thread_time if processor_time else time.perf_counter
+        found = measure([variant.name for variant in wanted], runs, rounds, warmups, clock)
+    if processor_time:
+        results = results.with_stem(f"{results.stem}_processor_time")
     title = "{model}, batch {batch} at {image}x{image}, {precision}, {layout}, {device}, {threads} "
     columns = ("network", "latency, ms", "ratio to plain (quartiles)", "compile, s")
     common.show((title + "threads").format(**settings), columns, [_row(each) for each in found])

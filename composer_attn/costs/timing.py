@@ -8,8 +8,17 @@ from typing import Any
 import torch
 
 
-def take_turns(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+def take_turns(
+    actions: Sequence[Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
     """Time actions in interleaved rounds, each of which starts with a different action.
+
+    Args:
+        actions: the actions.
+        rounds: number of rounds.
+        clock: ``time.thread_time`` leaves out what other processes take on a busy machine.
 
     Returns:
         For each action, its times in seconds, one per round.
@@ -18,7 +27,7 @@ def take_turns(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[f
     for number in range(rounds):
         for place in range(len(actions)):
             index = (number + place) % len(actions)
-            seconds[index].append(timed(actions[index]))
+            seconds[index].append(timed(actions[index], clock))
     return seconds
 
 
@@ -30,13 +39,13 @@ def take_turns_for(
     return take_turns(actions, max(fewest, min(most, int(seconds / max(once, 1e-6)))))
 
 
-def timed(action: Callable[[], Any]) -> float:
+def timed(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds that an action takes, including its work on a GPU."""
     synchronize()
-    start = time.perf_counter()
+    start = clock()
     action()
     synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize() -> None:

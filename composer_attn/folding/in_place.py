@@ -35,7 +35,7 @@ class Prepared:
     def __init__(self, run: Run, dtype: torch.dtype, entries: list[_Entry]):
         self.run = run
         self.dtype = dtype
-        self._entries = [(*entry, *_memory(entry[2])) for entry in entries]
+        self._entries: list[tuple[Any, ...]] = [(*entry, *_memory(entry[2])) for entry in entries]
 
     def holds(self, dtype: torch.dtype) -> bool:
         """Return whether all tensors are those that it was prepared with."""

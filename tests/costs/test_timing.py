@@ -19,12 +19,17 @@ def test_every_action_has_a_turn_in_every_round_and_starts_as_often_as_others():
     assert [len(own) for own in seconds] == [3, 3, 3]
 
 
+def test_another_clock_can_be_read():
+    ticks = iter([0.0, 2.0, 5.0, 9.0])
+    assert take_turns([int, int], 1, lambda: next(ticks)) == [[2.0], [4.0]]
+
+
 def test_there_are_as_many_rounds_as_the_seconds_allow(monkeypatch):
     seen = []
     actions = [lambda i=i: seen.append(i) for i in range(3)]
     durations = iter([0.5, 0.25, 0.25, *range(100)])
 
-    def timed(action):
+    def timed(action, clock=None):
         action()
         return next(durations)
 
@@ -37,5 +42,5 @@ def test_there_are_as_many_rounds_as_the_seconds_allow(monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (1e9, 60)])
 def test_there_are_from_three_to_sixty_rounds(monkeypatch, seconds, rounds):
-    monkeypatch.setattr(timing, "timed", lambda action: 1.0)
+    monkeypatch.setattr(timing, "timed", lambda action, clock=None: 1.0)
     assert [len(each) for each in take_turns_for(seconds, [int, int])] == [rounds, rounds]
