@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from composer_attn.runs.report.comparison import Comparison, Figure, VariantResults
 from composer_attn.runs.report.speeds import Quartiles
@@ -62,6 +63,9 @@ def cost_plots(comparison: Comparison) -> Iterator[_Drawn]:
             axes.plot(x_of, y_of, color=INK, lw=1, linestyle=(0, (4, 3)), alpha=0.5, zorder=0)
         axes.set(xlabel=f"{cost.label} ({cost.unit})", ylabel=unit)
         axes.margins(0.2)
+        # Costs that are nearly equal have long numbers, in which an offset would hide them.
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(axis="x", useOffset=False)
         add_legend(figure)
         title = f"{headline.title} against {cost.label}"
         told = "; ".join(f"{label} {y:.4g} at {x:.4g}" for x, y, label in points)
