@@ -44,5 +44,5 @@ def test_layers_with_four_rows_a_class_are_part_of_a_new_classifier(tmp_path):
 def test_layers_that_differ_in_other_ratios_are_of_another_network(tmp_path):
     other = nn.ModuleDict({"score": nn.Linear(8, 91), "box": nn.Linear(8, 90)})
     path = saved(other, tmp_path / "head.pt")
-    with pytest.raises(CheckpointError, match="weights of another network"):
+    with pytest.raises(CheckpointError, match="weights of a different network"):
         load_weights(head(4), path, new_classifier=True)

@@ -70,7 +70,7 @@ def test_a_recipe_begins_with_the_attention_of_a_classifier(variant, sites, coco
     config = load_checked("run.yaml")
     console = Console(record=True, width=120)
     rehearse(config, console)
-    assert "5 in 2 batches a rank" in console.export_text()
+    assert "5 in 2 batches per rank" in console.export_text()
     assert not (coco / "runs").exists()
     summary = train(config)
     assert summary.attended_layers == sites

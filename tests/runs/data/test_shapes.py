@@ -1,5 +1,6 @@
 """Drawn shapes: where they are, that they do not overlap, that they are the same each time."""
 
+import math
 import subprocess
 import sys
 
@@ -23,10 +24,12 @@ def test_boxes_and_masks_are_of_the_shapes_drawn(index):
         left, top, right, bottom = (int(side) for side in box)
         assert mask[top:bottom, left:right].sum() == mask.sum()
         assert all(mask[top:bottom, left:right].any(1 - axis).all() for axis in (0, 1))
-        share = float(mask.sum() / ((right - left) * (bottom - top)))
-        # Of its square, a circle fills about pi / 4, a triangle half.
-        expected = {"circle": 0.785, "square": 1.0, "triangle": 0.5}[CLASSES[label]]
-        assert share == pytest.approx(expected, abs=0.12)
+        side = right - left
+        share = float(mask.sum() / (side * (bottom - top)))
+        # A circle of this diameter is drawn, and half a pixel of its square beyond it.
+        circle = math.pi * ((side - 1) / 2) ** 2 / side**2
+        expected = {"circle": circle, "square": 1.0, "triangle": 0.5}[CLASSES[label]]
+        assert share == pytest.approx(expected, abs=0.06)
 
 
 def test_a_shape_differs_in_colour_from_the_background():

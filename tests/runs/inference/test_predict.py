@@ -58,7 +58,10 @@ def test_what_cannot_be_predicted_is_one_line(trained, digit_files, tmp_path, ca
     for arguments, words in (
         ((folder, broken), "broken.png cannot be read as an image"),
         ((folder, tmp_path / "no.png"), "no.png cannot be read as an image"),
-        ((folder, tmp_path / "float.tif"), "float.tif cannot be prepared: its numbers"),
+        (
+            (folder, tmp_path / "float.tif"),
+            "float.tif cannot be prepared: its largest possible value",
+        ),
         ((folder, digit_files[0], "--top", "0"), "top must be"),
         ((tmp_path / "nowhere", digit_files[0]), "there is no run"),
         ((tmp_path / "no.onnx", digit_files[0]), "there is no file"),

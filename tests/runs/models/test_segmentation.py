@@ -150,7 +150,7 @@ def test_weights_for_other_classes_keep_a_new_classifier(tmp_path):
     assert after.classifier[4].out_channels == after.aux_classifier[4].out_channels == 6
     assert torch.equal(after.classifier[0].weight, before.classifier[0].weight)
     torch.save(resnet10().state_dict(), path)
-    with pytest.raises(CheckpointError, match="holds weights of another network"):
+    with pytest.raises(CheckpointError, match="holds weights of a different network"):
         build_segmentation_model(section | {"weights": str(path)})
 
 

@@ -139,7 +139,7 @@ def test_no_decay_splits_the_parameters_and_sends_attention_along():
 
 
 def test_no_decay_refuses_what_it_does_not_know():
-    with pytest.raises(ArgumentError, match="some of bias, norm, attention"):
+    with pytest.raises(ArgumentError, match="a list of any of bias, norm, attention"):
         build_optimizer(torch.nn.Linear(1, 1), {"name": "sgd", "lr": 1, "no_decay": ["biases"]})
 
 

@@ -130,7 +130,7 @@ def test_bad_annotations_end_a_run_before_it_writes(config, tmp_path):
 
 
 def test_a_head_with_another_number_of_classes_is_one_line(config, tmp_path):
-    with pytest.raises(ConfigError, match="it has 3 classes, and the model has 2"):
+    with pytest.raises(ConfigError, match="it has 3 classes, but the model has 2"):
         train(config("model.num_classes=2"))
     assert not (tmp_path / "runs").exists()
 
@@ -175,6 +175,6 @@ def test_a_backbone_whose_attention_has_no_place_ends_a_run_before_it_writes(con
     classifier = resnet10(num_classes=10)
     apply_eca(classifier, placement="residual", min_channels=64)
     torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
-    with pytest.raises(CheckpointError, match=r"another network: .* is not in the model"):
+    with pytest.raises(CheckpointError, match=r"a different network: .* is not in the model"):
         train(config("model.weights_backbone=./classifier.pt", "algorithms.eca=null"))
     assert not (tmp_path / "runs").exists()

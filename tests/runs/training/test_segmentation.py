@@ -91,13 +91,13 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path):
 def test_a_dry_run_counts_and_saves_nothing(config, tmp_path, capfd):
     rehearse(config())
     told = capfd.readouterr().out
-    assert "8 in 2 batches a rank" in told
+    assert "8 in 2 batches per rank" in told
     assert "multiply-accumulates" in told
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_head_of_another_number_of_classes_is_refused_before_training(config, tmp_path):
-    with pytest.raises(ConfigError, match="train_dataset: it has 3 classes, and the model has 2"):
+    with pytest.raises(ConfigError, match="train_dataset: it has 3 classes, but the model has 2"):
         train(config("model.num_classes=2"))
     assert not (tmp_path / "runs").exists()
     with pytest.warns(UserWarning, match="the model has 5 classes, and train_dataset 3"):

@@ -258,7 +258,7 @@ def test_attention_that_has_no_place_is_refused(tmp_path):
         plain.after_surgery()
     other = build_detector({**SMALL, "weights_backbone": path})
     apply_squeeze_excite(other, placement="residual", min_channels=1, include="*layer*")
-    with pytest.raises(CheckpointError, match="holds weights of another network"):
+    with pytest.raises(CheckpointError, match="holds weights of a different network"):
         other.after_surgery()
 
 
