@@ -100,7 +100,7 @@ def test_a_head_of_another_number_of_classes_is_refused_before_training(config, 
     with pytest.raises(ConfigError, match="train_dataset: it has 3 classes, but the model has 2"):
         train(config("model.num_classes=2"))
     assert not (tmp_path / "runs").exists()
-    with pytest.warns(UserWarning, match="the model has 5 classes, and train_dataset 3"):
+    with pytest.warns(UserWarning, match="the model has 5 classes, but train_dataset has 3"):
         train(config("model.num_classes=5", "max_duration=1ba"))
 
 
