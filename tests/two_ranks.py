@@ -1,5 +1,6 @@
 """Run a function in two processes that are connected by gloo."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ def on_two_ranks(function: Callable[[int], Any], folder: Path) -> list[Any]:
 
 
 def _rank(rank: int, function: Callable[[int], Any], folder: str) -> None:
+    # Composer compares these with the process group; another test of this process may have set them.
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)

@@ -190,7 +190,10 @@ def test_a_variant_that_fails_does_not_stop_the_others(config, tmp_path):
     assert done.stdout.count("failed: see") == 2
     log = tmp_path / "runs" / "broken_study" / "eca-seed17" / "train.log"
     assert "Kernel size can't be greater" in log.read_text()
-    assert "has no summary" in (tmp_path / "runs/broken_study/report.html").read_text()
+    assert (
+        "has neither a summary nor a training history"
+        in (tmp_path / "runs/broken_study/report.html").read_text()
+    )
 
 
 @pytest.mark.slow
