@@ -16,7 +16,7 @@ def on_two_ranks(function: Callable[[int], Any], folder: Path) -> list[Any]:
 
 
 def _rank(rank: int, function: Callable[[int], Any], folder: str) -> None:
-    # Composer compares these with the process group; another test of this process may have set them.
+    # Composer compares these with the process group, and other tests of a process set them.
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
