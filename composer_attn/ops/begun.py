@@ -27,6 +27,7 @@ from composer_attn.ops.excitations import Described
 from composer_attn.ops.manual_gradients import Excitation, Norm
 from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.recorded import PlainArithmetic, Recorded, differentiable_once
+from composer_attn.ops.stages import excitation_by_hand
 
 if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
@@ -242,5 +243,4 @@ def excitation_of(
     found = attention.by_hand(dtypes.pop()) if len(dtypes) == 1 else None
     if found is None:
         return None
-    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
-    return Excitation(found[0], *gate), found[1]
+    return excitation_by_hand(attention, found[0]), found[1]

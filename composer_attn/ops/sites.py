@@ -192,23 +192,16 @@ def excite(
     x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False
 ) -> ExcitedSite | Excited:
     """Compute an attention up to scaling the map, as :func:`composer_attn.ops.stages.excite`."""
-    if called or find_passes(backend, x) is not cpp or not cpp_site.is_available():
-        return stages.excite(x, attention, backend, called)
-    by_hand = attention.by_hand(statistics_dtype(x))
-    is_kernel = None if by_hand is None else _IS_KERNEL.get(by_hand[0])
-    if (
-        by_hand is None
-        or is_kernel is None
-        or not all(p is None or p.is_contiguous() for p in by_hand[1])
-    ):
-        return stages.excite(x, attention, backend, called)
     last = not x.is_contiguous()
-    if x.is_neg() or (last and not is_last(x)):  # a copy would have another history
+    usual = not called and find_passes(backend, x) is cpp and cpp_site.is_available()
+    # Of a map in another layout there would be a copy, which has another history.
+    usual = usual and not x.is_neg() and (not last or is_last(x))
+    layers, parameters = (usual and attention.by_hand(statistics_dtype(x))) or (None, ())
+    if layers not in _IS_KERNEL or not all(p is None or p.is_contiguous() for p in parameters):
         return stages.excite(x, attention, backend, called)
-    parameters = by_hand[1]
     gate = cpp.GATES[attention.start, attention.gate]
-    site, work = cpp_site.excite(x, last, is_kernel, gate, parameters)
+    site, work = cpp_site.excite(x, last, _IS_KERNEL[layers], gate, parameters)
     if attention.observer is not None:
         attention.observer(site.views(work)[2])
-    excitation = stages.excitation_by_hand(attention, by_hand[0])
+    excitation = stages.excitation_by_hand(attention, layers)
     return ExcitedSite(x, site, work, excitation, parameters, backend)

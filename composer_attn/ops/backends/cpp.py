@@ -147,10 +147,7 @@ def normalization(
     running: Running | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize ``s x`` (:func:`composer_attn.ops.normalization.normalization`)."""
-    kept = (None, None) if running is None else running[:2]
-    rates: tuple[float | Tensor, float, bool] = (0, 0, False)
-    if running is not None:
-        rates = (running.momentum, running.number / (running.number - 1), running.fixed)
+    kept, rates = running_arguments(running)
     if not all_like(mean, weight, bias, *kept) or isinstance(rates[0], Tensor):
         return plain.normalization(s, mean, variance, weight, bias, eps, running)
     s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
@@ -158,6 +155,16 @@ def normalization(
     tensors = (s, mean, variance, weight, bias, *kept, *found)
     load()["normalization", s.dtype](*_pointers(tensors), eps, *rates, *s.shape)
     return found
+
+
+def running_arguments(
+    running: Running | None,
+) -> tuple[tuple[Tensor | None, Tensor | None], tuple[float | Tensor, float, bool]]:
+    """Return running mean and variance; momentum, correction of the variance, and if fixed."""
+    if running is None:
+        return (None, None), (0, 0, False)
+    correction = running.number / (running.number - 1)
+    return running[:2], (running.momentum, correction, running.fixed)
 
 
 def normalization_gradient(

@@ -56,6 +56,11 @@ class Site(NamedTuple):
 
 
 @cache
+def _library() -> ctypes.CDLL:
+    return build(cpp.FOLDER / "passes.cpp")
+
+
+@cache
 def is_available() -> bool:
     """Return whether the calls can be used: they need the BLAS that torch contains."""
     try:
@@ -64,7 +69,7 @@ def is_available() -> bool:
         pointers = [ctypes.cast(blas[name], ctypes.c_void_p) for name in ("sgemm_", "dgemm_")]
     except (OSError, AttributeError, StopIteration):
         return False
-    use = build(cpp.FOLDER / "passes.cpp").use_gemm
+    use = _library().use_gemm
     use.argtypes, use.restype = [ctypes.c_void_p] * 2, None
     use(*pointers)
     return True
@@ -72,7 +77,7 @@ def is_available() -> bool:
 
 @cache
 def _load() -> dict[tuple[str, torch.dtype], cpp.Function]:
-    return cpp.functions(build(cpp.FOLDER / "passes.cpp"), _ARGUMENTS, cpp.DTYPES)
+    return cpp.functions(_library(), _ARGUMENTS, cpp.DTYPES)
 
 
 def excite(
@@ -115,11 +120,7 @@ def normalize(
     running: Running | None,
 ) -> bool:
     """Normalize the scaled map, up to scale and shift; return whether it could be done."""
-    kept: tuple[Tensor | None, Tensor | None] = (None, None)
-    rates: tuple[float | Tensor, float, bool] = (0, 0, False)
-    if running is not None:
-        kept = running[:2]
-        rates = (running.momentum, running.number / (running.number - 1), running.fixed)
+    kept, rates = cpp.running_arguments(running)
     if isinstance(rates[0], Tensor) or not cpp.all_like(work, weight, bias, *kept):
         return False
     samples, channels, *_ = site.sizes

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from composer_attn.checks import whole_number
+from composer_attn.errors import ArgumentError
+
 CLASSES = ("circle", "square", "triangle")
+_SPLITS = {"train": 0, "test": 1}
+_SMALLEST = 32
 _MOST = 4  # shapes in an image
 _TRIES = 30  # of placing a shape beside those before it
 _LEAST_CONTRAST = 60  # between the shape and the background, in brightness levels
@@ -27,6 +32,23 @@ class Drawing:
     boxes: Tensor
     masks: Tensor
     labels: Tensor
+
+
+def checked_numbers(split: str, num_samples: int, size: int, seed: int) -> tuple[int, int, int]:
+    """Return number of images, size and seed of a split, which has no image of the other one.
+
+    Raises:
+        ArgumentError: there is no such split, or a number is too small.
+
+    Example:
+        >>> checked_numbers("test", 512, 96, seed=3)
+        (512, 96, 7)
+    """
+    if split not in _SPLITS:
+        raise ArgumentError(f"split must be train or test; got {split!r}")
+    count = whole_number("num_samples", num_samples)
+    size = whole_number("size", size, _SMALLEST)
+    return count, size, 2 * whole_number("seed", seed, 0) + _SPLITS[split]
 
 
 def draw_shapes(size: int, seed: int, index: int) -> Drawing:

@@ -7,8 +7,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from composer_attn.checks import whole_number
-from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.detection.augmentation import build_augmentation
 from composer_attn.runs.data.detection.objects import (
     Target,
@@ -18,11 +16,8 @@ from composer_attn.runs.data.detection.objects import (
     split_images,
     to_floats,
 )
-from composer_attn.runs.data.shapes import CLASSES, draw_shapes
+from composer_attn.runs.data.shapes import CLASSES, checked_numbers, draw_shapes
 from composer_attn.runs.data.source import Source
-
-_SPLITS = {"train": 0, "test": 1}
-_SMALLEST = 32
 
 
 class _Shapes(Dataset):
@@ -70,11 +65,7 @@ def _shapes(
     Raises:
         ArgumentError: there is no such split or augmentation, or a number is too small.
     """
-    if split not in _SPLITS:
-        raise ArgumentError(f"split must be train or test; got {split!r}")
-    count = whole_number("num_samples", num_samples)
-    size = whole_number("size", size, _SMALLEST)
-    seed = 2 * whole_number("seed", seed, 0) + _SPLITS[split]
+    count, size, seed = checked_numbers(split, num_samples, size, seed)
     return Source(
         _Shapes(count, size, seed, augmentation, wanted),
         num_classes=len(CLASSES),

@@ -4,15 +4,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from composer_attn.checks import whole_number
-from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.images import Normalize
 from composer_attn.runs.data.segmentation.transforms import collate
-from composer_attn.runs.data.shapes import CLASSES, draw_shapes
+from composer_attn.runs.data.shapes import CLASSES, checked_numbers, draw_shapes
 from composer_attn.runs.data.source import Source
-
-_SPLITS = {"train": 0, "test": 1}
-_SMALLEST = 32
 
 
 class _Shapes(Dataset):
@@ -52,11 +47,7 @@ def shapes_segmentation(
     Raises:
         ArgumentError: there is no such split, or a number is too small.
     """
-    if split not in _SPLITS:
-        raise ArgumentError(f"split must be train or test; got {split!r}")
-    count = whole_number("num_samples", num_samples)
-    size = whole_number("size", size, _SMALLEST)
-    seed = 2 * whole_number("seed", seed, 0) + _SPLITS[split]
+    count, size, seed = checked_numbers(split, num_samples, size, seed)
     return Source(
         _Shapes(count, size, seed),
         num_classes=1 + len(CLASSES),
