@@ -34,7 +34,7 @@ def test_help_names_the_verbs_without_loading_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "verb",
+    "command",
     [
         [],
         ["train"],
@@ -50,10 +50,10 @@ def test_help_names_the_verbs_without_loading_torch(tmp_path):
         ["benchmark"],
     ],
 )
-def test_h_is_help_of_every_verb(verb, capfd):
-    assert invoke(*verb, "-h") == 0
+def test_h_is_help_of_every_command(command, capfd):
+    assert invoke(*command, "-h") == 0
     short = capfd.readouterr()
-    assert invoke(*verb, "--help") == 0
+    assert invoke(*command, "--help") == 0
     assert capfd.readouterr() == short
     assert "Usage: composer-attn" in short.out
 

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -131,6 +132,17 @@ def test_the_lower_floors_need_torch_alone():
         more[file.name] = {name.split(".")[0] for name in imports_of(file)} - allowed
     assert len(more) > 50
     assert {name: found for name, found in more.items() if found} == {}
+
+
+def test_no_two_public_classes_have_the_same_name():
+    classes = Counter(
+        node.name
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert len(classes) > 100
+    assert [name for name, count in classes.items() if count > 1] == []
 
 
 def test_files_are_short():

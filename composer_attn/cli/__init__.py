@@ -1,4 +1,4 @@
-"""The ``composer-attn`` command. Each verb imports what it needs when it runs."""
+"""The ``composer-attn`` command. Each subcommand imports what it needs when it runs."""
 
 from composer_attn.cli import training  # isort: split
 

@@ -1,4 +1,4 @@
-"""The options that describe an attention, shared by the verbs that add one to a network."""
+"""The options that describe an attention, shared by the commands that add one to a network."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""The ``composer-attn`` command itself: what all verbs share."""
+"""The ``composer-attn`` command itself, and what its subcommands share."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},  # inherited by every verb
+    context_settings={"help_option_names": ["-h", "--help"]},  # inherited by every subcommand
 )
 
 imported: list[str] = []
@@ -71,3 +71,14 @@ def refusing(one_line: bool = True) -> Iterator[None]:
         print(f"composer-attn: {text}", file=sys.stderr)
         codes = {SaveError: UNWRITTEN, ExportError: INVALID}
         raise typer.Exit(codes.get(type(error), REFUSED)) from error
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Do the same for several runs; when interrupted, say that the command can be repeated."""
+    try:
+        with refusing(one_line=False):
+            yield
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""The verbs that use trained runs: evaluate, predict, heatmaps, export."""
+"""The commands that use trained runs: evaluate, predict, heatmaps, export."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""The verb that measures: benchmark."""
+"""The command that measures: benchmark."""
 
 from pathlib import Path
 from typing import Annotated, Any

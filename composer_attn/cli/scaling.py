@@ -1,12 +1,11 @@
-"""The verb of scaling: scale."""
+"""The command that scales networks: scale."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from composer_attn.cli.command import INTERRUPTED, INVALID, app, imported, refusing
+from composer_attn.cli.command import INVALID, app, imported, resumable
 
 
 @app.command()
@@ -44,13 +43,7 @@ def scale(
     from composer_attn.runs.scaling.scale_command import run_scale
 
     terms = Terms(budget, steps, phi, tolerance)
-    try:
-        with refusing(one_line=False):
-            failed = run_scale(
-                config, overrides or [], terms, seeds, out, ranks, imported, dry_run
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+    with resumable():
+        failed = run_scale(config, overrides or [], terms, seeds, out, ranks, imported, dry_run)
     if failed:
         raise typer.Exit(INVALID)

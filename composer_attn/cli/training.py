@@ -1,4 +1,4 @@
-"""The verbs of training and comparing: validate, plan, train, study, report."""
+"""The commands that train and compare: validate, plan, train, study, report."""
 
 import shlex
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from composer_attn.cli.attention_options import Algorithm, takes_attention
-from composer_attn.cli.command import INTERRUPTED, INVALID, app, imported, refusing
+from composer_attn.cli.command import INVALID, app, imported, refusing, resumable
 
 # Readability is not checked by typer: an unreadable file is reported like any other mistake.
 _File = Annotated[Path, typer.Argument(readable=False, help="The run's YAML file.")]
@@ -132,13 +132,9 @@ def study(
     from composer_attn.runs.components.variant_specs import split_variants
     from composer_attn.runs.study.study_command import run_study
 
-    try:
-        with refusing(one_line=False):
-            names = split_variants(variants)
-            failed = run_study(config or [], names, seeds, out, ranks, imported)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+    with resumable():
+        names = split_variants(variants)
+        failed = run_study(config or [], names, seeds, out, ranks, imported)
     if failed:
         raise typer.Exit(INVALID)
 

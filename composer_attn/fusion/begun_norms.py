@@ -14,7 +14,7 @@ from torch import Tensor
 from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.fusion.fused_norms import Joined, JoinedNorm
 from composer_attn.fusion.handoff import (
-    Ending,
+    ExpectedEpilogue,
     attended,
     can_be_deferred,
     keeps_versions,
@@ -79,7 +79,7 @@ class OwnAttention(Joined):
     """A network's own attention, fused with the norm and activation before it."""
 
     _attn_own: str  # name of the backend; set when it is fused
-    _attn_ends: Ending | None = None
+    _attn_ends: ExpectedEpilogue | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Attend the input, which may be a norm's deferred output."""

@@ -24,7 +24,7 @@ _IN_PLACE = {operator.iadd, "add_"}
 
 
 @dataclass(frozen=True)
-class Finish:
+class Epilogue:
     """The operations at the end of a residual branch, after its last norm.
 
     Attributes:
@@ -40,7 +40,7 @@ class Finish:
     function: str = ""
 
 
-def find_finish(proofs: Proofs, name: str) -> Finish:
+def find_epilogue(proofs: Proofs, name: str) -> Epilogue:
     """Find the operations on the output of the module ``name``, which must have no other users.
 
     Raises:
@@ -49,31 +49,31 @@ def find_finish(proofs: Proofs, name: str) -> Finish:
     for parent, own in proofs.above(name):
         look = _in_sequence if is_sequential(proofs.modules[parent]) else _in_forward
         finish = look(proofs, parent, own)
-        if finish != Finish():
+        if finish != Epilogue():
             return finish
     raise UnprovedError("its output is the model's")
 
 
-# Both return an empty Finish if the parent returns the output.
-def _in_sequence(proofs: Proofs, parent: str, own: str) -> Finish:
+# Both return an empty Epilogue if the parent returns the output.
+def _in_sequence(proofs: Proofs, parent: str, own: str) -> Epilogue:
     following = proofs.next_in_sequence(parent, own)
-    return _activation_in(proofs, join(parent, following)) if following else Finish()
+    return _activation_in(proofs, join(parent, following)) if following else Epilogue()
 
 
-def _in_forward(proofs: Proofs, parent: str, own: str) -> Finish:
+def _in_forward(proofs: Proofs, parent: str, own: str) -> Epilogue:
     return proofs.agreed(parent, lambda graph: _in_graph(proofs, parent, call_of(graph, own)))
 
 
-def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
+def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Epilogue:
     addition = ""
     while True:
         try:
             user = only_user(node)
             # Other operations after the addition might change the shortcut in place.
             if addition and node.next is not user:
-                return Finish(addition)
+                return Epilogue(addition)
             if user.op == "output" and user.args[0] is node:
-                return Finish(addition)
+                return Epilogue(addition)
             if user.op == "call_module" and user.args == (node,) and not user.kwargs:
                 if not proofs.passes(parent, str(user.target)):
                     name = join(parent, str(user.target))
@@ -81,24 +81,24 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Finish:
             elif not addition and adds(user, node):
                 addition = join(parent, user.name)
             elif found := _activates(user, node, bool(addition)):
-                return Finish(addition, join(parent, user.name), found)
+                return Epilogue(addition, join(parent, user.name), found)
             else:
                 raise UnprovedError(_NEITHER)
         except UnprovedError:
             if addition:  # sufficient on its own
-                return Finish(addition)
+                return Epilogue(addition)
             raise
         node = user
 
 
-def _activation_in(proofs: Proofs, name: str, addition: str = "") -> Finish:
+def _activation_in(proofs: Proofs, name: str, addition: str = "") -> Epilogue:
     """Return a finish with the activation that a module is, or starts with; a ReLU after a sum."""
     name = proofs.first(name)
     module = proofs.modules[name]
     found = None if is_attended(module) else activation_in(module)
     if found is None or found == IDENTITY or (addition and found != RELU):
         raise UnprovedError(_NEITHER)
-    return Finish(addition, name, found.name)
+    return Epilogue(addition, name, found.name)
 
 
 def adds(user: fx.Node, node: fx.Node) -> bool:

@@ -20,7 +20,7 @@ from composer_attn.fusion.fused_norms import (
     unjoined_class,
 )
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
-from composer_attn.fusion.handoff import Ending, Link, Producer
+from composer_attn.fusion.handoff import ExpectedEpilogue, Link, Producer
 from composer_attn.fusion.norm_checks import role_of_beginning
 from composer_attn.fusion.planning import plan
 from composer_attn.fusion.recomputing import Recomputing, can_recompute
@@ -187,12 +187,12 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
         vars(site)["_attn_fused"].link = vars(norm)["_attn_takes"] = Link(fresh)
         set_class(norm, joined_class(type(norm), NextNorm))
     if found.addition or (found.activation and not found.last):
-        vars(ends)["_attn_ends"] = Ending(bool(found.addition and found.activation))
+        vars(ends)["_attn_ends"] = ExpectedEpilogue(bool(found.addition and found.activation))
 
 
 def _begin(norm: nn.Module, backend: str, pair: FusedSite | None = None) -> None:
     """Let a norm defer its output, for an attention or for the operations of ``pair``."""
     vars(norm)["_attn_begins"] = Beginning(backend, pair is None)
     if pair is not None and pair.addition:
-        vars(norm)["_attn_ends"] = Ending(bool(pair.activation))
+        vars(norm)["_attn_ends"] = ExpectedEpilogue(bool(pair.activation))
     set_class(norm, joined_class(type(norm), role_of_beginning(norm)))

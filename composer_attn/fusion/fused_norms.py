@@ -17,7 +17,7 @@ from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ModelError
 from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.fusion.handoff import (
-    Ending,
+    ExpectedEpilogue,
     Link,
     Producer,
     can_be_deferred,
@@ -71,7 +71,7 @@ class JoinedNorm(Joined, _Norm):
     """Mixin for norms that take part in a joint computation."""
 
     _attn_takes: Link | None = None
-    _attn_ends: Ending | None = None
+    _attn_ends: ExpectedEpilogue | None = None
 
     def _finished(
         self, normalized: Normalized | NormalizedSite, exposed: tuple[Tensor, ...]

@@ -48,7 +48,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Ending:
+class ExpectedEpilogue:
     """What is expected to follow a norm's output; any other use gives the same values, more slowly.
 
     Attributes:
@@ -116,7 +116,9 @@ def _joined(module: Attends, x: Deferred) -> Tensor | None:
     return attended(x, attention, vars(module).get("_attn_ends"))
 
 
-def attended(given: Deferred, attention: Any, ends: Ending | None = None) -> Tensor | None:
+def attended(
+    given: Deferred, attention: Any, ends: ExpectedEpilogue | None = None
+) -> Tensor | None:
     """Attend the deferred output of a norm or its activation; ``None`` for any other tensor."""
     layers = excitation_of(attention)
     if layers is None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from composer_attn.fusion.begun_norms import OwnAttention
 from composer_attn.fusion.dataflow import Proofs, UnprovedError
-from composer_attn.fusion.epilogue import find_finish
+from composer_attn.fusion.epilogue import find_epilogue
 from composer_attn.fusion.fused_norms import AttendedNorm, NextNorm
 from composer_attn.fusion.fusion_plan import FusedSite
 from composer_attn.fusion.handoff import is_ours
@@ -139,7 +139,7 @@ class _Planning:
     def _finished(self, site: FusedSite, name: str) -> FusedSite:
         """Add the expected addition (unless another norm has it) and activation to a site."""
         try:
-            finish = find_finish(self.proofs, name)
+            finish = find_epilogue(self.proofs, name)
         except UnprovedError:
             return site
         if finish.addition in self.added - {""} or (site.last and not finish.addition):

@@ -1,7 +1,8 @@
 """Passes whose ReLU is replaced by another activation.
 
 The autograd functions (:mod:`composer_attn.ops.fused_functions`) call passes with a flag for a
-final ReLU. An :class:`Ending` has the interface of such passes, and applies the activation instead.
+final ReLU. :class:`PassesWithActivation` has the interface of such passes, and applies the
+activation instead.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from composer_attn.ops.backends.interface import ActivatedPasses, Passes
 
 
 @dataclass(frozen=True)
-class Ending:
+class PassesWithActivation:
     """The passes of a backend with a final activation, without an addition before it.
 
     Attributes:
@@ -34,9 +35,9 @@ class Ending:
         return getattr(self.passes, name)
 
     @property
-    def in_plain_torch(self) -> "Ending":
+    def in_plain_torch(self) -> "PassesWithActivation":
         """The same passes in plain torch."""
-        return Ending(plain_passes, plain_activated, self.activation)
+        return PassesWithActivation(plain_passes, plain_activated, self.activation)
 
     def affine(self, x: Tensor, scale: Tensor, shift: Tensor, shortcut: None, relu: bool) -> Tensor:
         """Compute ``phi(scale x + shift)``."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from composer_attn.errors import ArgumentError
 from composer_attn.ops import autograd_path
-from composer_attn.ops.activation_passes import Ending
+from composer_attn.ops.activation_passes import PassesWithActivation
 from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.reference import spread
@@ -166,7 +166,9 @@ def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
         stage = excite(x, attention, backend).normalized(norm)
     if activation not in (IDENTITY, RELU):
         stage = stage.general() if isinstance(stage, NormalizedSite) else stage
-        stage.end_in(Ending(stage.passes, find_activated(backend, x, activation), activation))
+        stage.end_in(
+            PassesWithActivation(stage.passes, find_activated(backend, x, activation), activation)
+        )
     return _end(stage.result(activation != IDENTITY, shortcut), *rest)
 
 

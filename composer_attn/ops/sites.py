@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from composer_attn.ops import stages
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends import cpp, cpp_site
-from composer_attn.ops.backends.cpp_site import Site
+from composer_attn.ops.backends.cpp_site import CppSite
 from composer_attn.ops.backends.layout import is_last
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.backends.table import find_passes
@@ -41,7 +41,9 @@ class ExcitedSite:
 
     __slots__ = ("backend", "excitation", "parameters", "site", "work", "x")
 
-    def __init__(self, x: Tensor, site: Site, work: Tensor, excitation, parameters, backend: str):
+    def __init__(
+        self, x: Tensor, site: CppSite, work: Tensor, excitation, parameters, backend: str
+    ):
         self.x, self.site, self.work = x, site, work
         self.excitation, self.parameters, self.backend = excitation, parameters, backend
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from composer_attn.ops import autograd_path
-from composer_attn.ops.activation_passes import Ending
+from composer_attn.ops.activation_passes import PassesWithActivation
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.interface import Passes
@@ -148,7 +148,7 @@ class Normalized:
     """
 
     x: Tensor
-    passes: Any  # a backend's, or an Ending with an activation
+    passes: Any  # a backend's, or a PassesWithActivation
     centre: Tensor
     scale: Tensor
     shift: Tensor
@@ -174,11 +174,13 @@ class Normalized:
             return self.result(True, shortcut)
         # A copy, since the norm's own output may still be requested from this one.
         copy, self.way = replace(self), None
-        passes = Ending(self.passes, find_activated(self.backend, self.x, activation), activation)
+        passes = PassesWithActivation(
+            self.passes, find_activated(self.backend, self.x, activation), activation
+        )
         copy.end_in(passes)
         return copy.result(True)
 
-    def end_in(self, passes: Ending) -> None:
+    def end_in(self, passes: PassesWithActivation) -> None:
         """Replace the final ReLU by another activation, without an addition."""
         self.passes = passes
         if self.region is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
-from composer_attn.errors import ArgumentError
+from composer_attn.errors import ArgumentError, first_line
 from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.sites import CONVOLUTIONS, Point
 from composer_attn.surgery.stand_ins import is_replacement
@@ -149,7 +149,7 @@ def _check_output(
         except Exception as error:  # third-party code
             failure = failure or (
                 f"{recipe.name} fails on a feature map {shape}: {type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''}"
+                f"{first_line(error)}"
             )
             continue
         got = f"{tuple(y.shape)} {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
@@ -187,7 +187,8 @@ def moved(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int])
         attention = attention.to(like.device, like.dtype)
     except Exception as error:  # third-party code; meta tensors cannot be moved either
         raise ArgumentError(
-            f"{name} cannot be put on {like.device}: {type(error).__name__}: {error}"
+            f"{name} cannot be moved to {like.device}, the device of its site: "
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     elsewhere = {str(t.device) for t in _tensors(attention) if t.device != like.device}
     if elsewhere:

@@ -29,7 +29,7 @@ _ARGUMENTS = {
 Parameters = tuple[Tensor | None, ...]
 
 
-class Site(NamedTuple):
+class CppSite(NamedTuple):
     """What the calls of a site share.
 
     Attributes:
@@ -82,7 +82,7 @@ def _load() -> dict[tuple[str, torch.dtype], cpp.Function]:
 
 def excite(
     x: Tensor, last: bool, is_kernel: bool, gate: int, parameters: Parameters
-) -> tuple[Site, Tensor]:
+) -> tuple[CppSite, Tensor]:
     """Compute moments and scales of a feature map.
 
     Args:
@@ -100,7 +100,7 @@ def excite(
     samples, channels, *_ = x.shape
     whole, values = samples * channels, x.numel()
     sizes = (samples, channels, values // whole, last, cpp.threads(values))
-    site = Site(is_kernel, width, gate, sizes)
+    site = CppSite(is_kernel, width, gate, sizes)
     size = 5 * whole + 2 * channels + (0 if is_kernel else samples * width)
     work = x.new_empty(size, dtype=statistics_dtype(x))
     pointers = [None if each is None else each.data_ptr() for each in parameters]
@@ -112,7 +112,7 @@ def excite(
 
 
 def normalize(
-    site: Site,
+    site: CppSite,
     work: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -135,7 +135,7 @@ def normalize(
     return True
 
 
-def write(site: Site, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+def write(site: CppSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Write the normalized map, after an addition and a ReLU."""
     y = torch.empty_like(x)
     shortcut = None if shortcut is None else like(shortcut, site.sizes[3])
@@ -148,7 +148,7 @@ def write(site: Site, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bo
 
 
 def gradient(
-    site: Site,
+    site: CppSite,
     work: Tensor,
     dy: Tensor,
     x: Tensor,

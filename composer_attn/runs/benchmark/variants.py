@@ -21,7 +21,7 @@ Run = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
-class Variant:
+class ExecutionVariant:
     """A way to run a network.
 
     Attributes:
@@ -93,14 +93,18 @@ def _onnxruntime(network: nn.Module, images: Tensor) -> Run:
 
 
 VARIANTS = {
-    "plain": Variant(False, _as_is, "without the added attention"),
-    "attended": Variant(True, _as_is, "with attention, computed after each site"),
-    "fused": Variant(True, _fused, "fuse_attention"),
-    "folded": Variant(True, _folded, "fold_norms"),
-    "compiled": Variant(True, _compiled, "torch.compile of the attended network"),
-    "onnxruntime": Variant(True, _onnxruntime, "folded, exported to ONNX, in ONNX Runtime"),
-    "plain_folded": Variant(False, _folded, "fold_norms without attention"),
-    "plain_compiled": Variant(False, _compiled, "torch.compile without attention"),
-    "plain_onnxruntime": Variant(False, _onnxruntime, "like onnxruntime, without attention"),
+    "plain": ExecutionVariant(False, _as_is, "without the added attention"),
+    "attended": ExecutionVariant(True, _as_is, "with attention, computed after each site"),
+    "fused": ExecutionVariant(True, _fused, "fuse_attention"),
+    "folded": ExecutionVariant(True, _folded, "fold_norms"),
+    "compiled": ExecutionVariant(True, _compiled, "torch.compile of the attended network"),
+    "onnxruntime": ExecutionVariant(
+        True, _onnxruntime, "folded, exported to ONNX, in ONNX Runtime"
+    ),
+    "plain_folded": ExecutionVariant(False, _folded, "fold_norms without attention"),
+    "plain_compiled": ExecutionVariant(False, _compiled, "torch.compile without attention"),
+    "plain_onnxruntime": ExecutionVariant(
+        False, _onnxruntime, "like onnxruntime, without attention"
+    ),
 }
 DEFAULT_VARIANTS = ("plain", "attended", "fused", "folded", "compiled", "onnxruntime")

@@ -23,7 +23,7 @@ from composer_attn.runs.components.registry import (
     OF_BATCHES,
     OPTIMIZERS,
     SCHEDULERS,
-    Kind,
+    ComponentKind,
     dataset_kind,
     model_kind,
 )
@@ -61,7 +61,7 @@ def load_checked(path: str | Path, overrides: list[str] | None = None) -> RunCon
     return file.config
 
 
-def single_kinds(config: RunConfig) -> dict[str, Kind]:
+def single_kinds(config: RunConfig) -> dict[str, ComponentKind]:
     """Return the kinds of the sections that name one component; without those of no task."""
     kinds = {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
     task = TASKS.get(config.task)

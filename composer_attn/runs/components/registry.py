@@ -35,7 +35,7 @@ def _nowhere(name: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ComponentKind:
     """A kind of component.
 
     Attributes:
@@ -171,14 +171,14 @@ def is_attention(name: str) -> bool:
     return name == COMPOSERS or name not in _OTHERS
 
 
-ALGORITHMS = Kind(
+ALGORITHMS = ComponentKind(
     "algorithm",
     # The cast is safe: the first mapping would only need to be mutable for writing.
     ChainMap(cast(MutableMapping, Attentions(_OTHERS)), _OTHERS),
     supplied=("filter_fn",),  # a function, which YAML cannot express
 )
 
-OPTIMIZERS = Kind(
+OPTIMIZERS = ComponentKind(
     "optimizer",
     {
         "adadelta": torch.optim.Adadelta,
@@ -200,12 +200,12 @@ OPTIMIZERS = Kind(
     extra={"no_decay": list, "groups": dict},
 )
 
-SCHEDULERS = Kind(
+SCHEDULERS = ComponentKind(
     "scheduler",
     {n: cls for n, cls in _classes(composer.optim, "Scheduler").items() if n != "composer"},
 )
 
-LOGGERS = Kind(
+LOGGERS = ComponentKind(
     "logger",
     {
         "file": loggers.FileLogger,
@@ -215,7 +215,7 @@ LOGGERS = Kind(
     },
 )
 
-CALLBACKS = Kind(
+CALLBACKS = ComponentKind(
     "callback", {**_classes(composer.callbacks, ""), "excitation_monitor": ExcitationMonitor}
 )
 
@@ -223,13 +223,13 @@ _LOADER_TYPES = get_type_hints(build_loader)
 _OF_LOADERS = {name: _LOADER_TYPES[name] for name in LOADER_ARGUMENTS}
 
 
-def model_kind(task: Task) -> Kind:
+def model_kind(task: Task) -> ComponentKind:
     """Return the models of a task."""
     tables = {name: other.models for name, other in TASKS.items()}
     return _of_task(task, "model", tables, task.model_arguments)
 
 
-def dataset_kind(task: Task) -> Kind:
+def dataset_kind(task: Task) -> ComponentKind:
     """Return the datasets of a task."""
     tables = {name: other.datasets for name, other in TASKS.items()}
     return _of_task(task, "dataset", tables, _OF_LOADERS)
@@ -237,7 +237,7 @@ def dataset_kind(task: Task) -> Kind:
 
 def _of_task(
     task: Task, label: str, tables: Mapping[str, Mapping[str, Any]], extra: Mapping[str, Any]
-) -> Kind:
+) -> ComponentKind:
     def elsewhere(name: Any) -> str:
         others = [f"task: {other}" for other, table in tables.items() if name in table]
         place = " or ".join(others)
@@ -245,4 +245,4 @@ def _of_task(
 
     # Classification, the default, need not be named.
     of = "" if task is CLASSIFICATION else f" of task {task.name}"
-    return Kind(f"{label}{of}", tables[task.name], extra=extra, elsewhere=elsewhere)
+    return ComponentKind(f"{label}{of}", tables[task.name], extra=extra, elsewhere=elsewhere)

@@ -11,7 +11,7 @@ from composer.utils import dist
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from composer_attn.errors import ArgumentError
+from composer_attn.errors import ArgumentError, first_few
 from composer_attn.runs.data.images import (
     Normalize,
     build_transform,
@@ -124,8 +124,7 @@ def _listed(root: str, passed_over: Counter[str]) -> str:
     """Describe how many files were passed over, by extension."""
     most_first = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     endings = [f"{ending} ({count:,})" for ending, count in most_first]
-    more = f", and {len(endings) - 5} other endings" if len(endings) > 5 else ""
     return (
-        f"ignored {passed_over.total():,} files in {root} that end in {', '.join(endings[:5])}"
-        f"{more}; images must end in {', '.join(IMG_EXTENSIONS)}"
+        f"ignored {passed_over.total():,} files in {root} that end in "
+        f"{first_few(endings, number=5)}; images must end in {', '.join(IMG_EXTENSIONS)}"
     )

@@ -17,7 +17,7 @@ _TALLER, _WIDER = 32, 64
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ExportComparison:
     """Comparison of a network and its exported file on the same images.
 
     Attributes:
@@ -69,7 +69,7 @@ def compare(
     compute: Compute,
     batches: Iterator[tuple[Tensor, Tensor]],
     dynamic_size: bool = False,
-) -> Comparison:
+) -> ExportComparison:
     """Compare a network with its exported function on batches of images and labels.
 
     Args:
@@ -92,11 +92,11 @@ def compare(
         largest = max(largest, *(_difference(*pair) for pair in pairs))
         count += len(labels)
         if largest == inf:
-            return Comparison(count, 0.0, 0.0, 0.0, inf)
+            return ExportComparison(count, 0.0, 0.0, 0.0, inf)
         before, after = (output.argmax(1) for output in pairs[-1])
         right = [n + int((g == labels).sum()) for n, g in zip(right, (before, after), strict=True)]
         agreed += int((before == after).sum())
-    return Comparison(count, right[0] / count, right[1] / count, agreed / count, largest)
+    return ExportComparison(count, right[0] / count, right[1] / count, agreed / count, largest)
 
 
 def enlarged(images: Tensor) -> Tensor:

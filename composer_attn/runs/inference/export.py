@@ -23,7 +23,7 @@ from composer_attn.errors import (
 )
 from composer_attn.functional import fold_norms
 from composer_attn.runs.data import Source
-from composer_attn.runs.inference.comparison import Comparison, compare, enlarged
+from composer_attn.runs.inference.comparison import ExportComparison, compare, enlarged
 from composer_attn.runs.inference.formats import FORMATS, Compute, Write
 from composer_attn.runs.inference.int8 import Int8
 from composer_attn.runs.inference.load_run import LoadedRun
@@ -237,7 +237,7 @@ def _folded(network: nn.Module) -> nn.Module:
 
 
 def _card(
-    run: LoadedRun, to: str, written: Path, variant: _Variant, compared: Comparison
+    run: LoadedRun, to: str, written: Path, variant: _Variant, compared: ExportComparison
 ) -> ModelCard:
     files = sorted(path.name for path in written.parent.iterdir())
     library = FORMATS[to].library

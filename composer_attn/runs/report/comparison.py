@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from composer_attn.runs.components.variants import PLAIN
 from composer_attn.runs.report.contrast import Contrast, contrast
 from composer_attn.runs.report.intervals import LEVEL, Interval, t_interval, wilson
-from composer_attn.runs.report.published import Published
+from composer_attn.runs.report.published import PublishedFigure
 from composer_attn.runs.report.records import Record
 from composer_attn.runs.report.speeds import Speed, speed_of
 from composer_attn.runs.tasks.headline import Headline
@@ -15,7 +15,7 @@ from composer_attn.runs.tasks.table import headline_named
 
 
 @dataclass(frozen=True)
-class Figure:
+class SeedStatistics:
     """Statistics of a figure over seeds.
 
     Attributes:
@@ -29,7 +29,7 @@ class Figure:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float | None]) -> "Figure":
+    def of(cls, values: Sequence[float | None]) -> "SeedStatistics":
         """Compute the statistics of the values that are not None."""
         found = [value for value in values if value is not None]
         spread = stdev(found) if len(found) > 1 else None
@@ -64,11 +64,11 @@ class VariantResults:
         )
         return "; ".join(written)
 
-    def figure(self, get: Callable[[Record], float | None]) -> Figure:
+    def figure(self, get: Callable[[Record], float | None]) -> SeedStatistics:
         """Return the statistics of a figure over the finished runs."""
-        return Figure.of([get(run) for run in self.runs if run.summary])
+        return SeedStatistics.of([get(run) for run in self.runs if run.summary])
 
-    def closing(self, key: str) -> Figure:
+    def closing(self, key: str) -> SeedStatistics:
         """Return the statistics of a figure in the runs' summaries."""
         return self.figure(lambda run: (run.summary or {}).get(key))
 
@@ -87,7 +87,7 @@ class Comparison:
     variants: tuple[VariantResults, ...]
     metric: str
     notices: tuple[str, ...]
-    published: tuple[Published, ...]
+    published: tuple[PublishedFigure, ...]
 
     @property
     def headline(self) -> Headline:
@@ -104,7 +104,7 @@ class Comparison:
         same = (v for v in self.variants if v.recipe == variant.recipe and v.name == PLAIN)
         return next(same, None)
 
-    def result(self, variant: VariantResults) -> Figure:
+    def result(self, variant: VariantResults) -> SeedStatistics:
         """Return a variant's metric."""
         return variant.figure(lambda run: run.metric(self.metric))
 

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from composer_attn.runs.report.comparison import Comparison, Figure, VariantResults
+from composer_attn.runs.report.comparison import Comparison, SeedStatistics, VariantResults
 from composer_attn.runs.report.speeds import Quartiles
 from composer_attn.runs.report.style import INK, add_legend, new_figure, style_of, time_unit
 
-_Drawn = tuple[str, str, str, str, Canvas]
+_Drawn = tuple[str, str, str, str, Figure]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _costs(comparison: Comparison) -> Iterator[_Cost]:
     )
 
 
-def _training(variant: VariantResults) -> Figure:
+def _training(variant: VariantResults) -> SeedStatistics:
     """Return the training time without first steps, which build kernels."""
 
     def steady(summary: dict) -> float | None:
@@ -121,7 +121,7 @@ def _training(variant: VariantResults) -> Figure:
     return variant.figure(lambda run: steady(run.summary or {}))
 
 
-def _ends(figure: Figure, scale: float) -> tuple[float, float, float] | None:
+def _ends(figure: SeedStatistics, scale: float) -> tuple[float, float, float] | None:
     if figure.mean is None:
         return None
     spread = figure.spread or 0.0

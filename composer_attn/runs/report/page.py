@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from composer_attn import __version__
-from composer_attn.runs.report.comparison import Comparison, Figure, VariantResults
+from composer_attn.runs.report.comparison import Comparison, SeedStatistics, VariantResults
 from composer_attn.runs.report.excitation_plots import looked_at
 from composer_attn.runs.report.headline import headline
 from composer_attn.runs.report.numerals import (
@@ -27,7 +27,7 @@ from composer_attn.runs.report.numerals import (
     si,
 )
 from composer_attn.runs.report.plots import Plot
-from composer_attn.runs.report.published import Published
+from composer_attn.runs.report.published import PublishedFigure
 from composer_attn.runs.report.results import command_of
 from composer_attn.runs.report.speeds import Quartiles, how_measured
 from composer_attn.runs.report.templates import templates_of
@@ -168,7 +168,7 @@ def _gates(variant: VariantResults) -> list[dict[str, str]]:
     return rows
 
 
-def _published(comparison: Comparison, row: Published) -> dict[str, Any]:
+def _published(comparison: Comparison, row: PublishedFigure) -> dict[str, Any]:
     """Return a published figure beside ours for each variant."""
     cells = []
     for name in _published_names(comparison):
@@ -199,7 +199,7 @@ def _published_names(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(name for row in comparison.published for name in row.values))
 
 
-def _is_of(variant: VariantResults, row: Published) -> bool:
+def _is_of(variant: VariantResults, row: PublishedFigure) -> bool:
     models = [run.config.get("model") or {} for run in variant.runs]
     return any(str(m.get("name")).removeprefix("timm/") == row.network for m in models)
 
@@ -225,11 +225,11 @@ def _counts(variant: VariantResults) -> str:
     return f"{right} of {found[0][1]:,} images"
 
 
-def _value(figure: Figure, percent: bool) -> str:
+def _value(figure: SeedStatistics, percent: bool) -> str:
     return number(figure.mean, "{:.2%}" if percent else "{:.4f}")
 
 
-def _spread(figure: Figure, percent: bool) -> str:
+def _spread(figure: SeedStatistics, percent: bool) -> str:
     if figure.spread is None:
         return ""
     return "\N{PLUS-MINUS SIGN} " + (

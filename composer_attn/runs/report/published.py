@@ -10,7 +10,7 @@ _TABLE = Path(__file__).with_name("published.json")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFigure:
     """A published figure of a network, with and without attention.
 
     Attributes:
@@ -33,10 +33,10 @@ class Published:
     source: str
 
 
-def published_for(models: Sequence[dict[str, Any]]) -> list[Published]:
+def published_for(models: Sequence[dict[str, Any]]) -> list[PublishedFigure]:
     """List the published figures of the networks in the ``model`` sections of configs."""
     wanted = {(_name(model), int(model.get("num_classes", 1000))) for model in models if model}
-    table = [Published(**row) for row in json.loads(_TABLE.read_text())]
+    table = [PublishedFigure(**row) for row in json.loads(_TABLE.read_text())]
     return [row for row in table if (row.network, row.num_classes) in wanted]
 
 

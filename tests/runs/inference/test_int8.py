@@ -14,7 +14,7 @@ from composer_attn import load_run
 from composer_attn.errors import ArgumentError, ConfigError, ExportError, MissingExtraError
 from composer_attn.runs.data.digits import digits
 from composer_attn.runs.data.image_folder import image_folder
-from composer_attn.runs.inference.comparison import Comparison
+from composer_attn.runs.inference.comparison import ExportComparison
 from composer_attn.runs.inference.export import export
 from composer_attn.runs.inference.exported_model import open_exported
 from composer_attn.runs.inference.exported_program import load_exported_program
@@ -133,7 +133,7 @@ device: cpu
 
 
 def compared(before=0.9, after=0.9, agreement=1.0, difference=0.1):
-    return Comparison(100, before, after, agreement, difference)
+    return ExportComparison(100, before, after, agreement, difference)
 
 
 def test_a_quantized_file_is_judged_by_accuracy_and_agreement():
