@@ -40,7 +40,7 @@ class Network:
         plain: code that builds the plain network.
         recipe: code that attends ``model``.
         parameters: the published number, or code that builds the published network.
-        source: who published it; empty if nobody did.
+        source: who published it; empty if unpublished.
         side: height and width in pixels of the image that multiply-accumulates are counted for.
     """
 

@@ -1,4 +1,4 @@
-"""The package's own order: imports go down only, files stay small, importing is cheap."""
+"""The structure of the package: imports only go down, files stay small, importing is cheap."""
 
 import ast
 import importlib
@@ -63,7 +63,7 @@ MODULES = {
 
 
 def is_for_types(node: ast.AST) -> bool:
-    """Say whether a node is what type checkers alone follow: ``if TYPE_CHECKING: ...``."""
+    """Return whether only type checkers follow a node: ``if TYPE_CHECKING: ...``."""
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
@@ -116,7 +116,7 @@ def test_imports_go_down_only():
 
 
 def test_imports_go_in_no_circle():
-    # A package imports its modules, so whoever imports a package itself depends on all of them.
+    # A package imports its modules, so an import of a package itself depends on all of them.
     graph = {name_of(file): own_imports_of(file) for file in FILES}
     assert len(graph) > 100
     TopologicalSorter(graph).prepare()  # raises CycleError

@@ -28,6 +28,7 @@ from composer_attn.errors import (
     NothingAttendedWarning,
     PatternError,
     PlacementError,
+    first_few,
 )
 from composer_attn.functional import apply_attention, plan_attention
 from composer_attn.functional.common import attends_nothing, why_nothing
@@ -244,9 +245,8 @@ class AttentionAlgorithm(Algorithm):
         ]
         if groups and lost:
             warnings.warn(
-                f"no optimizer holds the attention of {', '.join(lost[:3])}"
-                f"{', ...' if len(lost) > 3 else ''}: it will not train. It was added without "
-                "optimizers= after the optimizer was built",
+                f"no optimizer holds the attention of {first_few(lost)}: it will not train. It "
+                "was added without optimizers= after the optimizer was built",
                 NotIntendedUseWarning,
                 stacklevel=2,
             )
@@ -264,7 +264,7 @@ class AttentionAlgorithm(Algorithm):
             own = type(self).__name__.removeprefix("ComposerAttn")
             raise AttentionRemovedError(
                 f"{culprits} rebuilt {len(lost)} convolutions that {own} attended "
-                f"({', '.join(unwrapped(name) for name in lost[:3])}{', ...' * (len(lost) > 3)}), "
+                f"({first_few([unwrapped(name) for name in lost])}), "
                 f"and dropped their attention. List {culprits} first: "
                 f"algorithms=[{culprits}(...), {own}(...)]"
             )

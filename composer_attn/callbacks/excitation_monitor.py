@@ -24,7 +24,7 @@ from composer_attn.callbacks import excitations
 from composer_attn.callbacks.idle import IdleGates
 from composer_attn.callbacks.tally import Tally, reduce
 from composer_attn.checks import whole_number
-from composer_attn.errors import ArgumentError
+from composer_attn.errors import ArgumentError, first_few
 from composer_attn.surgery import find_attended
 from composer_attn.surgery.names import as_patterns, check_patterns, matches, unwrapped
 
@@ -112,8 +112,9 @@ class ExcitationMonitor(Callback):
         ]
         message = "the model has no added attention to monitor" if not attended else ""
         if hidden:
-            listed = f"{', '.join(hidden[:3])}{', ...' * (len(hidden) > 3)}"
-            message = f"cannot monitor {listed}: only a ChannelAttention exposes its scales"
+            message = (
+                f"cannot monitor {first_few(hidden)}: only a ChannelAttention exposes its scales"
+            )
         if message:
             warnings.warn(f"ExcitationMonitor: {message}", NoEffectWarning, stacklevel=2)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from composer_attn.errors import ArgumentError, first_line
+from composer_attn.errors import ArgumentError, first_few, first_line
 from composer_attn.surgery.sites import CONVOLUTIONS
 
 Example = Tensor | tuple | None
@@ -104,7 +104,7 @@ def refusal(model: nn.Module, arguments: tuple, error: Exception) -> str:
     why = first_line(error)
     return (
         f"the model's forward fails on the example: {type(error).__name__}: {why}. "
-        f"Given: {', '.join(given[:3])}{', ...' if len(given) > 3 else ''}. {_expected(model)}"
+        f"Given: {first_few(given)}. {_expected(model)}"
     )
 
 

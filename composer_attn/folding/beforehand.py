@@ -1,4 +1,4 @@
-"""The averages of a convolution's output from its input alone: before it has run.
+"""The averages of a convolution's output, computed from its input before it runs.
 
 They are linear in the input. With ``m_k`` the average of what place ``k`` of the kernel sees (the
 input without some of its border, and zeros where it is padded),
@@ -28,7 +28,7 @@ class Windows(NamedTuple):
         stride: distance from one window to the next.
         dilation: distance from one place of the kernel to the next.
         low: zeros before the input.
-        high: zeros behind it.
+        high: zeros after it.
     """
 
     size: int

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from composer_attn.attention.squeeze_excitation import SqueezeExcitation
-from composer_attn.errors import ModelError
+from composer_attn.errors import ModelError, first_few
 from composer_attn.folding.arithmetic import FoldedNumbers, Layout, fold_attended, fold_plain
 from composer_attn.folding.fold_plan import FoldPlan
 from composer_attn.folding.folded_norm import (
@@ -107,9 +107,8 @@ def unfold(model: nn.Module) -> list[str]:
     if changed:
         raise ModelError(
             f"the weights of {len(changed)} convolutions have changed since they were folded "
-            f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), so that the weights "
-            "before folding cannot be restored: go back to the network that was folded, and fold "
-            "it again"
+            f"({first_few(changed)}), so that the weights before folding cannot be restored: go "
+            "back to the network that was folded, and fold it again"
         )
     for conv, norm, pair in found.values():
         pair.follow(cast(Tensor, conv.weight))

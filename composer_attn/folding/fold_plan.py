@@ -1,4 +1,4 @@
-"""What folding does: each convolution, the norm that is folded into it, or why none is."""
+"""What folding does: each convolution with the norm folded into it, or why there is none."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class FoldPlan:
         """Format the plan as a table with one row per convolution, under a line of totals."""
         between = sum(pair.attended for pair in self.folded)
         head = (
-            f"{len(self.folded)} of {len(self.pairs)} convolutions take in a norm, "
+            f"{len(self.folded)} of {len(self.pairs)} convolutions have a norm folded in, "
             f"{between} of them with attention between the two"
         )
         rows: list[tuple[str, ...]] = [("convolution", "kind", "attended", "norm", "folded")]

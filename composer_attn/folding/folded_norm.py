@@ -71,7 +71,7 @@ class FoldedNorm(nn.Module):
         held = self.__dict__.get(FOLDED)
         if held is not None and (name in held.norm.parameters or name in held.norm.buffers):
             raise AttributeError(
-                f"this norm is folded into the convolution before it, and no longer has "
+                f"this norm is folded into the convolution before it and no longer has "
                 f"{name!r}: call composer_attn.unfold_norms(model) first"
             )
         return super().__getattr__(name)

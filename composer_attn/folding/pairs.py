@@ -19,7 +19,7 @@ from composer_attn.folding.folded_norm import (
     taken_from,
     uses_batch_statistics,
 )
-from composer_attn.fusion.dataflow import Proofs, UnprovedError, is_sequential, join
+from composer_attn.fusion.dataflow import Dataflow, UndeterminedError, is_sequential, join
 from composer_attn.fusion.handoff import has_hooks_before, is_ours, is_watched
 from composer_attn.surgery.attend import attended_side, is_attended, original_class
 
@@ -36,40 +36,40 @@ def plan_pairs(model: nn.Module) -> FoldPlan:
     Args:
         model: the network, in which nothing is fused or folded.
     """
-    proofs = _FoldProofs(model)
+    dataflow = _FoldDataflow(model)
     found: list[FoldedPair] = []
     taken: dict[str, str] = {}
     for module in model.modules():
         if not isinstance(module, CONVOLUTIONS):
             continue
-        name = proofs.names[module][0]
+        name = dataflow.names[module][0]
         attended = is_attended(module) and attended_side(module) == "output"
         kind = (original_class(module) if is_attended(module) else type(module)).__name__
         pair = FoldedPair(name, kind, attended)
         try:
-            norm = _find(proofs, module, name)
+            norm = _find(dataflow, module, name)
             if norm in taken:
-                raise UnprovedError(f"{norm} goes into {taken[norm]}")
+                raise UndeterminedError(f"{norm} is folded into {taken[norm]}")
             taken[norm] = name
             found.append(replace(pair, norm=norm))
-        except UnprovedError as error:
+        except UndeterminedError as error:
             found.append(replace(pair, reason=str(error)))
     return FoldPlan(tuple(found))
 
 
-def _find(proofs: "_FoldProofs", conv: nn.Module, name: str) -> str:
+def _find(dataflow: "_FoldDataflow", conv: nn.Module, name: str) -> str:
     """Return the name of the norm that can be folded into a convolution."""
     _check_convolution(conv)
-    following = proofs.only(name)
-    norm = proofs.modules[following]
+    following = dataflow.only(name)
+    norm = dataflow.modules[following]
     try:
         _check_norm(norm)
         width = len(numbers_of(taken_from(norm)).mean)
         if width != conv.out_channels:
-            raise UnprovedError(f"it normalizes {width} channels")
-    except UnprovedError as error:
+            raise UndeterminedError(f"it normalizes {width} channels")
+    except UndeterminedError as error:
         kind = class_of_norm(norm).__name__
-        raise UnprovedError(f"{following} ({kind}) follows: {error}") from None
+        raise UndeterminedError(f"{following} ({kind}) follows: {error}") from None
     return following
 
 
@@ -80,18 +80,18 @@ def _check_convolution(conv: nn.Module) -> None:
     own = cls.forward is not plain.forward and qualified_name(cls) not in _PADDING
     inner = getattr(cls, "_conv_forward", None) is not getattr(plain, "_conv_forward", None)
     if own or inner or {"forward", "_conv_forward"} & vars(conv).keys():
-        raise UnprovedError("it has a custom forward")
+        raise UndeterminedError("it has a custom forward")
     if is_parametrized(conv):
-        raise UnprovedError("its weights are parametrized")
+        raise UndeterminedError("its weights are parametrized")
     weight, bias = conv._parameters.get("weight"), conv._parameters.get("bias")
     if type(weight) is not nn.Parameter or not weight.is_floating_point():
-        raise UnprovedError("its weight is not a plain floating-point parameter")
+        raise UndeterminedError("its weight is not a plain floating-point parameter")
     if weight.is_meta:
-        raise UnprovedError("its weight is on the meta device, without values")
+        raise UndeterminedError("its weight is on the meta device, without values")
     if bias is not None and type(bias) is not nn.Parameter:
-        raise UnprovedError("its bias is not a plain parameter")
+        raise UndeterminedError("its bias is not a plain parameter")
     if is_watched(conv):
-        raise UnprovedError("it has hooks")
+        raise UndeterminedError("it has hooks")
     if is_attended(conv) and attended_side(conv) == "output":
         _check_attention(conv.attention)
 
@@ -99,31 +99,33 @@ def _check_convolution(conv: nn.Module) -> None:
 def _check_attention(attention: nn.Module) -> None:
     """Check that an attention can be computed from a rescaled feature map."""
     if not is_ours(attention) or "forward" in vars(attention):
-        raise UnprovedError("its attention has a custom forward")
+        raise UndeterminedError("its attention has a custom forward")
     if attention.squeeze == "own":
-        raise UnprovedError("its attention has a custom squeeze")
+        raise UndeterminedError("its attention has a custom squeeze")
     if any(is_watched(layer) for layer in attention.modules()):
-        raise UnprovedError("its attention has hooks")
+        raise UndeterminedError("its attention has hooks")
 
 
 def _check_norm(norm: nn.Module) -> None:
     """Check that a norm computes ``c z + t`` with constants, and possibly an activation."""
     if folded_class_of(norm) is None:
-        raise UnprovedError("not a batch norm, or one with a custom forward")
+        raise UndeterminedError("not a batch norm, or one with a custom forward")
     if is_parametrized(norm):
-        raise UnprovedError("its class is extended by a parametrization")
+        raise UndeterminedError("its class is extended by a parametrization")
     if is_attended(norm) and attended_side(norm) != "output":
-        raise UnprovedError(f"its {attended_side(norm)} is attended")
+        raise UndeterminedError(f"its {attended_side(norm)} is attended")
     if uses_batch_statistics(norm):
-        raise UnprovedError("it normalizes with the statistics of each batch")
+        raise UndeterminedError("it normalizes with the statistics of each batch")
     if is_watched(norm) or has_hooks_before(norm):
-        raise UnprovedError("it has hooks")
+        raise UndeterminedError("it has hooks")
     if not bool(torch.stack(scale_and_shift(numbers_of(taken_from(norm)))).isfinite().all()):
-        raise UnprovedError("its statistics and weights give a scale or shift that is not finite")
+        raise UndeterminedError(
+            "its statistics and weights give a scale or shift that is not finite"
+        )
 
 
-class _FoldProofs(Proofs):
-    """Proofs for changes of values, which no module other than the norm may see.
+class _FoldDataflow(Dataflow):
+    """Dataflow for changes of values, which no module other than the norm may see.
 
     (Fusion only defers the computation of values, so an error in its plan does no harm.)
     """
@@ -132,7 +134,7 @@ class _FoldProofs(Proofs):
         """Return the only module that takes the output of ``name`` and has no other input.
 
         Raises:
-            UnprovedError: there is no such module, or it cannot be determined.
+            UndeterminedError: there is no such module, or it cannot be determined.
         """
         self._called_as(name)
         following = self.following(name)
@@ -150,13 +152,15 @@ class _FoldProofs(Proofs):
         if is_sequential(self.modules[".".join(same)]):
             first, second = (".".join([*same, part]) for part in pairs[len(same)])
             if self._called_as(first) != self._called_as(second):
-                raise UnprovedError("its caller calls the children of its Sequential one by one")
+                raise UndeterminedError(
+                    "its caller calls the children of its Sequential one by one"
+                )
 
     def _called_as(self, name: str) -> str:
-        """Return what is called to run a module: the module itself, or a Sequential containing it.
+        """Return which call runs a module: the module itself, or a Sequential containing it.
 
         Raises:
-            UnprovedError: it is called several times, or also used in another way.
+            UndeterminedError: it is called several times, or also used in another way.
         """
         called = owner = ""
         for parent, _ in self.above(name):
@@ -183,7 +187,7 @@ def _one_call(own: str, graph: fx.Graph) -> str:
     above = [own[:i] for i, letter in enumerate(own) if letter == "."]
     calls = [target for target in _targets(graph) if target in (own, *above)]
     if len(calls) != 1:
-        raise UnprovedError(f"it is called {len(calls)} times")
+        raise UndeterminedError(f"it is called {len(calls)} times")
     _check_not_within(calls[0], graph)
     return calls[0]
 
@@ -191,7 +195,7 @@ def _one_call(own: str, graph: fx.Graph) -> str:
 def _check_not_within(own: str, graph: fx.Graph) -> None:
     for target in _targets(graph):
         if target.startswith(f"{own}."):
-            raise UnprovedError(f"{target} is also used elsewhere")
+            raise UndeterminedError(f"{target} is also used elsewhere")
 
 
 def _targets(graph: fx.Graph) -> Iterator[str]:

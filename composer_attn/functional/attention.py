@@ -46,7 +46,7 @@ def apply_attention(model: nn.Module, attention: Attention, **arguments: Any) ->
             in residual blocks, as in the figures of the SENet paper: ``residual``: at the end of
             the branch, before the addition; ``pre``: before the branch; ``post``: after the block;
             ``identity``: on the shortcut.
-        replace: replace the built-in attention of the network (SE, ECA, CBAM and the like), and
+        replace: replace the built-in attention of the network (SE, ECA, CBAM and similar), and
             attend nothing else. Built-in attention is recognized by its forward, or registered by
             :func:`~composer_attn.register_existing_attention`. Its parameters are removed from the
             optimizers; :func:`detach_attention` restores it.

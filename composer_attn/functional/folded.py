@@ -7,7 +7,7 @@ from collections import Counter
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from composer_attn.errors import ModelError, NothingFoldedWarning
+from composer_attn.errors import ModelError, NothingFoldedWarning, first_few
 from composer_attn.folding import FoldPlan, fold, plan_pairs, unfold
 from composer_attn.fusion import backends_of, fuse, norms_of, unfuse
 from composer_attn.ops import check_backend, prepare_excited
@@ -38,7 +38,7 @@ def plan_folding(model: nn.Module) -> FoldPlan:
         >>> model = nn.Sequential(nn.Conv2d(3, 128, 3), nn.BatchNorm2d(128), nn.Conv2d(128, 8, 1))
         >>> _ = apply_eca(model.eval())
         >>> print(plan_folding(model))
-        1 of 2 convolutions take in a norm, 1 of them with attention between the two
+        1 of 2 convolutions have a norm folded in, 1 of them with attention between the two
         convolution  kind    attended  norm  folded
         0            Conv2d  yes       1     yes
         2            Conv2d  -         -     no: its output is the model's
@@ -177,8 +177,8 @@ def _check(model: nn.Module) -> None:
         if module.training and (module is model or isinstance(module, _BatchNorm))
     ]
     if training:
-        listed = ", ".join(name or "the model" for name in training[:3])
+        listed = first_few([name or "the model" for name in training])
         raise ModelError(
-            f"{listed}{', ...' if len(training) > 3 else ''}: in training mode, where a norm uses "
-            "the statistics of the batch and cannot be folded: call eval() first"
+            f"{listed}: in training mode, where a norm uses the statistics of the batch and cannot "
+            "be folded: call eval() first"
         )

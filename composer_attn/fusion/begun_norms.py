@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from composer_attn.fusion.deferred_tensor import Deferred
-from composer_attn.fusion.fused_norms import Joined, JoinedNorm
+from composer_attn.fusion.fused_norms import FusedModule, FusedNorm
 from composer_attn.fusion.handoff import (
     ExpectedEpilogue,
     attended,
@@ -38,7 +38,7 @@ class Beginning:
     until_attention: bool
 
 
-class BeginningNorm(JoinedNorm):
+class BeginningNorm(FusedNorm):
     """A norm fused with the activation, and possibly the attention, that follows it."""
 
     _attn_begins: Beginning  # set when it is fused
@@ -75,7 +75,7 @@ class BeginningNormAct(BeginningNorm):
         )
 
 
-class OwnAttention(Joined):
+class OwnAttention(FusedModule):
     """A network's own attention, fused with the norm and activation before it."""
 
     _attn_own: str  # name of the backend; set when it is fused

@@ -1,4 +1,4 @@
-"""Prove from traces that the output of a module is the only input of exactly one other module."""
+"""Dataflow between modules, from traces: which module alone consumes the output of another."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
@@ -12,12 +12,12 @@ from composer_attn.surgery.shallow_trace import trace_children
 from composer_attn.surgery.stand_ins import split_name
 
 
-class UnprovedError(Exception):
-    """What follows a module cannot be determined; the message says why."""
+class UndeterminedError(Exception):
+    """The consumer of an output cannot be determined; the message says why."""
 
 
-class Proofs:
-    """Dataflow proofs over one network; each forward is traced once."""
+class Dataflow:
+    """The dataflow in one network; each forward is traced once."""
 
     def __init__(self, model: nn.Module):
         self.names: dict[nn.Module, list[str]] = {}
@@ -31,13 +31,13 @@ class Proofs:
         """Return the name of the only module that takes the output of ``name``.
 
         Raises:
-            UnprovedError: there is no such module, or it cannot be determined.
+            UndeterminedError: there is no such module, or it cannot be determined.
         """
         for parent, own in self.above(name):
             found = self._next(parent, own)
             if found:
                 return self.first(join(parent, found))
-        raise UnprovedError("its output is the model's")
+        raise UndeterminedError("its output is the model's")
 
     def above(self, name: str) -> Iterator[tuple[str, str]]:
         """Yield the module whose forward calls ``name``, the one that calls that one, and so on.
@@ -45,10 +45,10 @@ class Proofs:
         Each is paired with the name of the previous module relative to it.
 
         Raises:
-            UnprovedError: the module occurs under several names.
+            UndeterminedError: the module occurs under several names.
         """
         if len(self.names[self.modules[name]]) > 1:
-            raise UnprovedError("it is used in several places")
+            raise UndeterminedError("it is used in several places")
         while name:
             parent, own = split_name(name)
             while not has_forward(self.modules[parent]) and parent:
@@ -77,7 +77,7 @@ class Proofs:
         """Return what ``find`` finds in the graphs of both modes; raise if the two differ."""
         found = [find(graph) for graph in self._traced(parent)]
         if found[0] != found[1]:
-            raise UnprovedError("what follows it differs between training and evaluation")
+            raise UndeterminedError("its consumer differs between training and evaluation mode")
         return found[0]
 
     def _next_in_graph(self, graph: fx.Graph, parent: str, own: str) -> str:
@@ -87,7 +87,7 @@ class Proofs:
             if user.op == "output" and user.args[0] is node:
                 return ""
             if user.op != "call_module" or user.args != (node,) or user.kwargs:
-                raise UnprovedError(f"its output goes to {title(user)}")
+                raise UndeterminedError(f"its output goes to {title(user)}")
             if not self.passes(parent, str(user.target)):
                 return str(user.target)
             node = user
@@ -113,7 +113,7 @@ class Proofs:
                 self._graphs[parent] = f"{parent or 'the model'} cannot be traced: {why}"
         found = self._graphs[parent]
         if isinstance(found, str):
-            raise UnprovedError(found)
+            raise UndeterminedError(found)
         return found
 
 
@@ -121,7 +121,7 @@ def call_of(graph: fx.Graph, own: str) -> fx.Node:
     """Return the only call of a child; raise if there is not exactly one."""
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == own]
     if len(calls) != 1:
-        raise UnprovedError(f"it is called {len(calls)} times")
+        raise UndeterminedError(f"it is called {len(calls)} times")
     return calls[0]
 
 
@@ -129,7 +129,7 @@ def only_user(node: fx.Node) -> fx.Node:
     """Return the only user of a node's output; raise if there is not exactly one."""
     users = list(node.users)
     if len(users) != 1:
-        raise UnprovedError(f"its output is used {len(users)} times")
+        raise UndeterminedError(f"its output is used {len(users)} times")
     return users[0]
 
 

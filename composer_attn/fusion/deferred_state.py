@@ -16,7 +16,7 @@ Finishing = Normalized | NormalizedSite | Begun
 Stage = Excited | ExcitedSite | Finishing
 
 
-class Standing:
+class DeferredState:
     """The state of a deferred tensor.
 
     Attributes:
@@ -30,7 +30,7 @@ class Standing:
         version: its version counter at creation; ``None`` in inference mode, which has none.
         numbers: its values once computed, detached.
         instead: the tensor that replaced it after an in-place operation.
-        apart: whether it must not be fused any further.
+        apart: whether further fusion is ruled out.
         taken: whether it was fused further, so that its gradient does not pass through it.
     """
 
@@ -76,11 +76,11 @@ class Standing:
         return any(tensor._version != version for tensor, version in self.exposed)
 
     def check(self) -> None:
-        """Raise if an input of values still to be computed was changed in place."""
+        """Raise if an input of values not computed yet was changed in place."""
         if self.is_outdated():
             raise ModelError(
-                "what a fused norm read, or what was added to its output, was changed in place "
-                "before that output was used, which is computed only then: call unfuse_attention"
+                "the input of a fused norm, or a tensor added to its output, was changed in place "
+                "before that output was computed, at its first use: call unfuse_attention"
             )
 
     def agrees(self) -> bool:
@@ -97,8 +97,8 @@ class Standing:
         return not self.is_outdated() and torch.equal(self.numbers, self.compute())
 
 
-class Plus(Recorded):
-    """Autograd node of a sum that is computed later."""
+class DeferredAddition(Recorded):
+    """Autograd node of a sum that is computed lazily."""
 
     @staticmethod
     def forward(ctx, make: Callable[[], Tensor], y: Tensor, shortcut: Tensor) -> Tensor:
@@ -111,8 +111,8 @@ class Plus(Recorded):
         return None, d, d
 
 
-class PlusInPlace(Recorded):
-    """Autograd node of an in-place sum that is computed later."""
+class DeferredInPlaceAddition(Recorded):
+    """Autograd node of an in-place sum that is computed lazily."""
 
     @staticmethod
     def forward(ctx, y: Tensor, shortcut: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ class PlusInPlace(Recorded):
         return d, d
 
 
-class Become(Recorded):
-    """Autograd node of a tensor whose values were replaced by another's in place."""
+class InPlaceReplacement(Recorded):
+    """Autograd node of a tensor whose values were replaced in place by those of another."""
 
     @staticmethod
     def forward(ctx, y: Tensor, other: Tensor) -> Tensor:

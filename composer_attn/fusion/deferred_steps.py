@@ -11,12 +11,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from composer_attn.fusion.deferred_state import (
-    Become,
+    DeferredAddition,
+    DeferredInPlaceAddition,
+    DeferredState,
     Finishing,
-    Plus,
-    PlusInPlace,
+    InPlaceReplacement,
     Stage,
-    Standing,
 )
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.begun import Begun
@@ -25,10 +25,10 @@ _Kind = TypeVar("_Kind", bound=Stage)
 no_function = torch._C.DisableTorchFunctionSubclass
 
 
-class Continued(Tensor):
-    """A tensor that represents a begun computation and can continue it without its values."""
+class Continuable(Tensor):
+    """A tensor that represents a pending computation, which other operations can extend."""
 
-    _standing: Standing
+    _state: DeferredState
 
     @classmethod
     def of(
@@ -47,127 +47,129 @@ class Continued(Tensor):
             until_attention: whether an attention is expected after an activation.
         """
         versions = tuple([(tensor, tensor._version) for tensor in exposed]) if exposed else ()
-        standing = Standing(stage, until_relu, versions, until_attention=until_attention)
-        return cls._made(standing, stage.result)
+        state = DeferredState(stage, until_relu, versions, until_attention=until_attention)
+        return cls._made(state, stage.result)
 
     @classmethod
-    def _made(cls, standing: Standing, differentiable: Callable) -> Self:
-        x = standing.stage.x
+    def _made(cls, state: DeferredState, differentiable: Callable) -> Self:
+        x = state.stage.x
 
         def make() -> Tensor:
             made = cls._make_wrapper_subclass(  # type: ignore[attr-defined]  # not in torch's stubs
                 cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
             )
-            made._standing = standing
+            made._state = state
             return made
 
         made = differentiable(make=make)
         with no_function():
-            standing.node = made.grad_fn
-            standing.version = None if made.is_inference() else made._version
+            state.node = made.grad_fn
+            state.version = None if made.is_inference() else made._version
         return made
 
     def taken_apart(self, *kinds: type[_Kind]) -> _Kind | None:
         """Return its stage to be fused further; None if of another kind, added to, or changed."""
-        standing = self._standing
-        stage = standing.stage
-        if type(stage) not in kinds or standing.shortcut is not None:
+        state = self._state
+        stage = state.stage
+        if type(stage) not in kinds or state.shortcut is not None:
             return None
         if not self._is_intact():
             return None
-        standing.taken = standing.gradients
+        state.taken = state.gradients
         return cast(_Kind, stage)
 
     @property
     def stage(self) -> Stage:
         """The stage that it represents, or represented."""
-        return self._standing.stage
+        return self._state.stage
 
     def exposed(self) -> tuple[Tensor, ...]:
         """Return the inputs of the computation that may be held elsewhere."""
-        return tuple(tensor for tensor, _ in self._standing.exposed)
+        return tuple(tensor for tensor, _ in self._state.exposed)
 
     def _is_intact(self) -> bool:
         """Return whether it is unchanged since creation, under the same grad mode."""
-        standing = self._standing
-        if standing.apart or standing.instead is not None:
+        state = self._state
+        if state.apart or state.instead is not None:
             return False
-        if standing.gradients != torch.is_grad_enabled():
+        if state.gradients != torch.is_grad_enabled():
             return False
         with no_function():
-            if self.grad_fn is not standing.node:
+            if self.grad_fn is not state.node:
                 return False
-            if standing.version is not None and self._version != standing.version:
+            if state.version is not None and self._version != state.version:
                 return False
-        return standing.agrees()
+        return state.agrees()
 
     def _activated(self, activation: Activation, in_place: bool) -> Tensor:
-        standing = self._standing
-        standing.taken = standing.gradients
-        stage = cast(Finishing, standing.stage)
-        if type(stage) is Begun and standing.until_attention and standing.shortcut is None:
+        state = self._state
+        state.taken = state.gradients
+        stage = cast(Finishing, state.stage)
+        if type(stage) is Begun and state.until_attention and state.shortcut is None:
             later = stage.activated(activation)
             if not in_place:
-                until = Standing(later, standing.until_relu, standing.exposed, None, True)
+                until = DeferredState(later, state.until_relu, state.exposed, None, True)
                 return self._made(until, later.result)
             return self._become_later(later)
-        y = stage.ended_in(activation, standing.shortcut)
+        y = stage.ended_in(activation, state.shortcut)
         return self._become(y) if in_place else y
 
     def _become_later(self, later: Begun) -> Tensor:
         """Represent the stage that follows, after an in-place operation on this tensor."""
-        standing = self._standing
-        standing.stage, standing.taken = later, False
+        state = self._state
+        state.stage, state.taken = later, False
         with no_function():
             if torch.is_grad_enabled():
                 later.become(self)
-            if standing.version is not None:
+            if state.version is not None:
                 torch.autograd.graph.increment_version(self)
-                standing.version = self._version
-            standing.node = self.grad_fn
+                state.version = self._version
+            state.node = self.grad_fn
         return self
 
     def _become(self, y: Tensor) -> Tensor:
         """Take the values and history of ``y``, the result of an in-place operation on this one."""
-        standing = self._standing
-        standing.numbers, standing.instead = y.detach(), y
+        state = self._state
+        state.numbers, state.instead = y.detach(), y
         with no_function():
             if y.requires_grad:
-                Become.apply(self, y)
-            if standing.version is not None:
+                InPlaceReplacement.apply(self, y)
+            if state.version is not None:
                 torch.autograd.graph.increment_version(self)
         return y
 
     def _plus(self, shortcut: Tensor, in_place: bool) -> Tensor:
-        standing = self._standing
-        if not standing.until_relu or standing.version is None or shortcut.is_inference():
-            standing.taken = standing.gradients
-            y = cast(Finishing, standing.stage).result(False, shortcut)
+        state = self._state
+        if not state.until_relu or state.version is None or shortcut.is_inference():
+            state.taken = state.gradients
+            y = cast(Finishing, state.stage).result(False, shortcut)
             return self._become(y) if in_place else y
-        exposed = (*standing.exposed, (shortcut, shortcut._version))
+        exposed = (*state.exposed, (shortcut, shortcut._version))
         if in_place:
-            standing.shortcut, standing.exposed = shortcut, exposed
+            state.shortcut, state.exposed = shortcut, exposed
             with no_function():
                 if torch.is_grad_enabled():
-                    PlusInPlace.apply(self, shortcut)
+                    DeferredInPlaceAddition.apply(self, shortcut)
                 torch.autograd.graph.increment_version(self)
-                standing.node, standing.version = self.grad_fn, self._version
+                state.node, state.version = self.grad_fn, self._version
             return self
-        summed = Standing(standing.stage, True, exposed, shortcut)
+        summed = DeferredState(state.stage, True, exposed, shortcut)
 
         def differentiable(make: Callable) -> Tensor:
-            return Plus.apply(make, self, shortcut) if torch.is_grad_enabled() else make()
+            return (
+                DeferredAddition.apply(make, self, shortcut) if torch.is_grad_enabled() else make()
+            )
 
         return self._made(summed, differentiable)
 
     def _takes(self, other: Any, in_place: bool) -> bool:
         """Return whether the addition of another tensor can be deferred."""
-        standing = self._standing
-        x = standing.stage.x
+        state = self._state
+        x = state.stage.x
         return (
             type(other) in (Tensor, torch.nn.Parameter)
-            and standing.shortcut is None
-            and getattr(standing.stage, "can_be_added_to", False)
+            and state.shortcut is None
+            and getattr(state.stage, "can_be_added_to", False)
             and other.layout is torch.strided
             and (other.shape, other.dtype, other.device) == (x.shape, x.dtype, x.device)
             and self._can_go_on(in_place)
@@ -175,13 +177,13 @@ class Continued(Tensor):
 
     def _can_be_activated(self, activation: Activation, in_place: bool) -> bool:
         """Return whether an activation can be fused: on a norm's output, or a ReLU on a sum."""
-        standing = self._standing
-        if standing.shortcut is not None:
+        state = self._state
+        if state.shortcut is not None:
             return activation == RELU and self._can_go_on(in_place)
-        return getattr(standing.stage, "is_normalized", False) and self._can_go_on(in_place)
+        return getattr(state.stage, "is_normalized", False) and self._can_go_on(in_place)
 
     def _can_go_on(self, in_place: bool) -> bool:
         """Return whether an operation on it can be fused."""
-        standing = self._standing
+        state = self._state
         # Values already handed out must reflect in-place operations.
-        return not (in_place and standing.numbers is not None) and self._is_intact()
+        return not (in_place and state.numbers is not None) and self._is_intact()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from composer_attn.errors import ModelError
 from composer_attn.fusion.deferred_state import Alias
-from composer_attn.fusion.deferred_steps import Continued, no_function
+from composer_attn.fusion.deferred_steps import Continuable, no_function
 from composer_attn.fusion.tensor_functions import (
     ACTIVATIONS,
     ADDITIONS,
@@ -39,23 +39,23 @@ from composer_attn.fusion.tensor_functions import (
 _lock = threading.RLock()
 
 
-class Deferred(Continued):
+class Deferred(Continuable):
     """The deferred output of an attended module or a norm, or a sum with it; see the module."""
 
     def _numbers(self) -> Tensor:
         """Return the values, computed on first use."""
-        standing = self._standing
-        if standing.numbers is None:
+        state = self._state
+        if state.numbers is None:
             with _lock:
-                if standing.numbers is None:
-                    standing.numbers = standing.compute()
-        return standing.numbers
+                if state.numbers is None:
+                    state.numbers = state.compute()
+        return state.numbers
 
     def _plain(self) -> Tensor:
         """Return an ordinary tensor: a view of this one, so that in-place changes affect both."""
-        standing = self._standing
-        if standing.instead is not None:
-            return standing.instead
+        state = self._state
+        if state.instead is not None:
+            return state.instead
         # Not cached: it refers to this tensor in a cycle that the garbage collector cannot see.
         with no_function(), torch.set_grad_enabled(True):
             return Tensor.view_as(self, self)
@@ -70,7 +70,7 @@ class Deferred(Continued):
                 return taken
         if func is torch.autograd.grad:
             return _gradients(func, args, kwargs or {})
-        if type(first) is cls and first._standing.instead is None:
+        if type(first) is cls and first._state.instead is None:
             if func in ASKS:
                 with no_function():
                     return func(*args, **(kwargs or {}))
@@ -115,7 +115,7 @@ class Deferred(Continued):
         given, named = _with_numbers(args, seen), _with_numbers(kwargs or {}, seen)
         found = func(*given, **named)
         for tensor in seen:
-            if found is tensor._standing.numbers:
+            if found is tensor._state.numbers:
                 return tensor
         return found
 
@@ -123,23 +123,23 @@ class Deferred(Continued):
         """Call a function that affects the history of this tensor; prevent further fusion of it."""
         if func in SEES_GRADIENT:
             self._check_gradient()
-        self._standing.apart = True
+        self._state.apart = True
         with no_function():
             return func(*args, **kwargs)
 
     def _check_gradient(self) -> None:
         """Raise if part of the gradient of this tensor does not pass through it."""
-        if self._standing.taken:
+        if self._state.taken:
             raise ModelError(
-                "the gradient of this tensor is not computed: a norm, or a ReLU, that is fused "
-                "with what puts it out has used it. Ask for it (retain_grad, register_hook) "
-                "before, or call unfuse_attention"
+                "the gradient of this tensor is not computed: the norm or ReLU that used it is "
+                "fused with the operation that returned it. Request it (retain_grad, "
+                "register_hook) before that use, or call unfuse_attention"
             )
 
     def _become_plain(self) -> None:
         """Replace this by an ordinary tensor, so that its shape or memory can change."""
         with torch.set_grad_enabled(True):
-            self._standing.instead = Alias.apply(self, self._numbers())
+            self._state.instead = Alias.apply(self, self._numbers())
 
 
 def _gradients(func: Callable, args: tuple, kwargs: dict) -> Any:

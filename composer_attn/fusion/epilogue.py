@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from composer_attn.fusion.dataflow import (
-    Proofs,
-    UnprovedError,
+    Dataflow,
+    UndeterminedError,
     call_of,
     is_sequential,
     join,
@@ -40,31 +40,31 @@ class Epilogue:
     function: str = ""
 
 
-def find_epilogue(proofs: Proofs, name: str) -> Epilogue:
+def find_epilogue(dataflow: Dataflow, name: str) -> Epilogue:
     """Find the operations on the output of the module ``name``, which must have no other users.
 
     Raises:
-        UnprovedError: neither an addition nor an activation follows, or this cannot be determined.
+        UndeterminedError: neither an addition nor an activation follows, or the trace is unclear.
     """
-    for parent, own in proofs.above(name):
-        look = _in_sequence if is_sequential(proofs.modules[parent]) else _in_forward
-        finish = look(proofs, parent, own)
-        if finish != Epilogue():
-            return finish
-    raise UnprovedError("its output is the model's")
+    for parent, own in dataflow.above(name):
+        look = _in_sequence if is_sequential(dataflow.modules[parent]) else _in_forward
+        epilogue = look(dataflow, parent, own)
+        if epilogue != Epilogue():
+            return epilogue
+    raise UndeterminedError("its output is the model's")
 
 
 # Both return an empty Epilogue if the parent returns the output.
-def _in_sequence(proofs: Proofs, parent: str, own: str) -> Epilogue:
-    following = proofs.next_in_sequence(parent, own)
-    return _activation_in(proofs, join(parent, following)) if following else Epilogue()
+def _in_sequence(dataflow: Dataflow, parent: str, own: str) -> Epilogue:
+    following = dataflow.next_in_sequence(parent, own)
+    return _activation_in(dataflow, join(parent, following)) if following else Epilogue()
 
 
-def _in_forward(proofs: Proofs, parent: str, own: str) -> Epilogue:
-    return proofs.agreed(parent, lambda graph: _in_graph(proofs, parent, call_of(graph, own)))
+def _in_forward(dataflow: Dataflow, parent: str, own: str) -> Epilogue:
+    return dataflow.agreed(parent, lambda graph: _in_graph(dataflow, parent, call_of(graph, own)))
 
 
-def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Epilogue:
+def _in_graph(dataflow: Dataflow, parent: str, node: fx.Node) -> Epilogue:
     addition = ""
     while True:
         try:
@@ -75,29 +75,29 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Epilogue:
             if user.op == "output" and user.args[0] is node:
                 return Epilogue(addition)
             if user.op == "call_module" and user.args == (node,) and not user.kwargs:
-                if not proofs.passes(parent, str(user.target)):
+                if not dataflow.passes(parent, str(user.target)):
                     name = join(parent, str(user.target))
-                    return _activation_in(proofs, name, addition)
+                    return _activation_in(dataflow, name, addition)
             elif not addition and adds(user, node):
                 addition = join(parent, user.name)
             elif found := _activates(user, node, bool(addition)):
                 return Epilogue(addition, join(parent, user.name), found)
             else:
-                raise UnprovedError(_NEITHER)
-        except UnprovedError:
+                raise UndeterminedError(_NEITHER)
+        except UndeterminedError:
             if addition:  # sufficient on its own
                 return Epilogue(addition)
             raise
         node = user
 
 
-def _activation_in(proofs: Proofs, name: str, addition: str = "") -> Epilogue:
-    """Return a finish with the activation that a module is, or starts with; a ReLU after a sum."""
-    name = proofs.first(name)
-    module = proofs.modules[name]
+def _activation_in(dataflow: Dataflow, name: str, addition: str = "") -> Epilogue:
+    """Return an epilogue with the activation that a module is, or starts with."""
+    name = dataflow.first(name)
+    module = dataflow.modules[name]
     found = None if is_attended(module) else activation_in(module)
     if found is None or found == IDENTITY or (addition and found != RELU):
-        raise UnprovedError(_NEITHER)
+        raise UndeterminedError(_NEITHER)
     return Epilogue(addition, name, found.name)
 
 

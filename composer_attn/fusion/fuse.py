@@ -15,9 +15,9 @@ from composer_attn.fusion.begun_norms import (
 from composer_attn.fusion.fused_norms import (
     AttendedNorm,
     NextNorm,
-    is_joined,
-    joined_class,
-    unjoined_class,
+    fused_class,
+    is_fused,
+    unfused_class,
 )
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
 from composer_attn.fusion.handoff import ExpectedEpilogue, Link, Producer
@@ -28,7 +28,7 @@ from composer_attn.surgery.attend import attention_of, is_attended, original_cla
 
 _ROLES = (AttendedNorm, NextNorm, BeginningNorm, BeginningNormAct, OwnAttention, Recomputing)
 _ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_begins", "_attn_own")
-# The outputs of these modules are new tensors, held by no one else.
+# The outputs of these modules are new tensors, referenced by nothing else.
 _FRESH = {
     getattr(nn, f"{kind}{dimensions}d").forward
     for kind in ("Conv", "ConvTranspose")
@@ -93,7 +93,7 @@ def unfuse(model: nn.Module) -> Callable[[], None]:
     covered = [
         name
         for name, module in modules.items()
-        if is_joined(module) and type(module).__bases__[0] not in _ROLES
+        if is_fused(module) and type(module).__bases__[0] not in _ROLES
     ]
     if covered:
         raise ModelError(
@@ -104,8 +104,8 @@ def unfuse(model: nn.Module) -> Callable[[], None]:
     for module in modules.values():
         cls = type(module)
         attributes = {name: vars(module).pop(name) for name in _ATTRIBUTES if name in vars(module)}
-        if is_joined(module):
-            set_class(module, unjoined_class(module))
+        if is_fused(module):
+            set_class(module, unfused_class(module))
         if attributes or cls is not type(module):
             kept.append((module, cls, attributes))
 
@@ -123,7 +123,7 @@ def fuse(
     norms: str | None = None,
     recompute: bool | None = None,
 ) -> FusionPlan:
-    """Compute attentions with the given backends, fused with their norms where that is proved.
+    """Fuse attentions with their norms, where the dataflow permits, on the given backends.
 
     Args:
         model: the network. Existing fusions are undone first, and restored if anything is raised.
@@ -167,7 +167,7 @@ def _recompute(model: nn.Module, sites: Iterable[nn.Module]) -> tuple[str, ...]:
     named = model.named_modules()
     names = {m: name for name, m in named if m not in within and can_recompute(m)}
     for module in names:
-        set_class(module, joined_class(type(module), Recomputing))
+        set_class(module, fused_class(type(module), Recomputing))
     return tuple(names.values())
 
 
@@ -179,13 +179,13 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
         ends = site
         if not is_attended(site):
             vars(site)["_attn_own"] = backend
-            set_class(site, joined_class(type(site), OwnAttention))
+            set_class(site, fused_class(type(site), OwnAttention))
     elif site is norm:
-        set_class(norm, joined_class(type(norm), AttendedNorm))
+        set_class(norm, fused_class(type(norm), AttendedNorm))
     else:
         fresh = original_class(site).forward in _FRESH
         vars(site)["_attn_fused"].link = vars(norm)["_attn_takes"] = Link(fresh)
-        set_class(norm, joined_class(type(norm), NextNorm))
+        set_class(norm, fused_class(type(norm), NextNorm))
     if found.addition or (found.activation and not found.last):
         vars(ends)["_attn_ends"] = ExpectedEpilogue(bool(found.addition and found.activation))
 
@@ -195,4 +195,4 @@ def _begin(norm: nn.Module, backend: str, pair: FusedSite | None = None) -> None
     vars(norm)["_attn_begins"] = Beginning(backend, pair is None)
     if pair is not None and pair.addition:
         vars(norm)["_attn_ends"] = ExpectedEpilogue(bool(pair.activation))
-    set_class(norm, joined_class(type(norm), role_of_beginning(norm)))
+    set_class(norm, fused_class(type(norm), role_of_beginning(norm)))

@@ -21,7 +21,7 @@ from composer_attn.fusion.handoff import (
     Link,
     Producer,
     can_be_deferred,
-    can_be_joined,
+    can_be_fused,
     has_hooks_before,
     has_watched_layers,
     is_watched,
@@ -38,7 +38,7 @@ from composer_attn.ops.stages import Excited, Normalized, normalize
 from composer_attn.surgery.attend import building, set_class, staying
 from composer_attn.surgery.folding import refuse_fuse_modules
 
-_joined_classes: "WeakValueDictionary[tuple[type, type], type[Joined]]" = WeakValueDictionary()
+_fused_classes: "WeakValueDictionary[tuple[type, type], type[FusedModule]]" = WeakValueDictionary()
 
 
 # Type checkers see the mixins as a module or a batch norm; at run time the original class is both.
@@ -49,25 +49,25 @@ else:
     _Module = _Norm = object
 
 
-class Joined(_Module):
+class FusedModule(_Module):
     """Mixin for every module that takes part in a joint computation."""
 
-    _attn_role: "type[Joined]"
+    _attn_role: "type[FusedModule]"
 
     def __reduce_ex__(self, protocol):
         # As in Attends: the class has no importable name.
         make, args, *state = super().__reduce_ex__(max(protocol, 2))
-        args = tuple(unjoined_class(self) if arg is type(self) else arg for arg in args)
-        return _make_joined, (make, args, role_of(self)), *state
+        args = tuple(unfused_class(self) if arg is type(self) else arg for arg in args)
+        return _make_fused, (make, args, role_of(self)), *state
 
     def __prepare_scriptable__(self):
         raise ModelError(
-            "torch.jit.script cannot compile joined modules: use torch.jit.trace or torch.export, "
+            "torch.jit.script cannot compile fused modules: use torch.jit.trace or torch.export, "
             "or call unfuse_attention first"
         )
 
 
-class JoinedNorm(Joined, _Norm):
+class FusedNorm(FusedModule, _Norm):
     """Mixin for norms that take part in a joint computation."""
 
     _attn_takes: Link | None = None
@@ -83,7 +83,7 @@ class JoinedNorm(Joined, _Norm):
         return Deferred.of(normalized, ends.until_relu, exposed)
 
 
-class AttendedNorm(JoinedNorm):
+class AttendedNorm(FusedNorm):
     """An attended norm: computes ``attention(norm(x))`` jointly."""
 
     attention: ChannelAttention  # no other attention is fused
@@ -119,7 +119,7 @@ class AttendedNorm(JoinedNorm):
         if not torch.compiler.is_compiling() and not can_be_deferred(x):
             return False
         # Forward pre-hooks may change the input.
-        if has_hooks_before(self.attention) or not can_be_joined(self.attention):
+        if has_hooks_before(self.attention) or not can_be_fused(self.attention):
             return False
         # Hooks see the attention's input, which only a batch norm's arithmetic gives here.
         if is_watched(self.attention) and not isinstance(self, BATCH_NORMS):
@@ -128,7 +128,7 @@ class AttendedNorm(JoinedNorm):
         return joinable(x, self.attention, self)
 
 
-class NextNorm(JoinedNorm):
+class NextNorm(FusedNorm):
     """The norm after an attended module: computes ``norm(attention(x))`` jointly."""
 
     _attn_takes: Link  # set when it is fused
@@ -139,10 +139,10 @@ class NextNorm(JoinedNorm):
             found = self._attn_takes.take(input)
             if found is None or not isinstance(self, BATCH_NORMS):
                 return super().forward(input)
-            x, giver = found
+            x, producer = found
             # Fusion has set a backend, and fuses only this package's attention.
-            attention: Any = giver.attention
-            backend = cast(Producer, giver._attn_fused).backend
+            attention: Any = producer.attention
+            backend = cast(Producer, producer._attn_fused).backend
             return attend_then_normalize(x, attention, self, backend)
         if type(input) is Deferred:
             excited: Any = input.taken_apart(Excited, ExcitedSite)
@@ -151,40 +151,40 @@ class NextNorm(JoinedNorm):
         return super().forward(input)
 
 
-def joined_class(original: type[nn.Module], role: type[Joined]) -> type[Joined]:
+def fused_class(original: type[nn.Module], role: type[FusedModule]) -> type[FusedModule]:
     """Return the class that extends ``original`` by a role, cached per pair."""
-    found = _joined_classes.get((original, role))
+    found = _fused_classes.get((original, role))
     if found is None:
         attributes: dict[str, Any] = {
             "__module__": original.__module__,
             "_attn_role": role,
-            "__init__": building(original, unjoined_class),
-            "forward": staying(role, one_input=issubclass(role, JoinedNorm)),
+            "__init__": building(original, unfused_class),
+            "forward": staying(role, one_input=issubclass(role, FusedNorm)),
         }
-        made = type(f"Joined{original.__name__}", (role, original), attributes)
-        found = cast(type[Joined], made)  # its first base is a Joined
-        _joined_classes[original, role] = found
+        made = type(f"Fused{original.__name__}", (role, original), attributes)
+        found = cast(type[FusedModule], made)  # its first base is a FusedModule
+        _fused_classes[original, role] = found
         refuse_fuse_modules(found, original)
     return found
 
 
-def _make_joined(make: Callable, args: tuple, role: type[Joined]):
+def _make_fused(make: Callable, args: tuple, role: type[FusedModule]):
     module = make(*args)
-    set_class(module, joined_class(type(module), role))
+    set_class(module, fused_class(type(module), role))
     return module
 
 
-def is_joined(module: nn.Module) -> bool:
+def is_fused(module: nn.Module) -> bool:
     """Return whether a module takes part in a joint computation, by its class."""
-    return isinstance(module, Joined)
+    return isinstance(module, FusedModule)
 
 
-def role_of(module: nn.Module) -> type[Joined]:
+def role_of(module: nn.Module) -> type[FusedModule]:
     """Return the role of a fused module."""
-    return cast(type[Joined], type(module))._attn_role
+    return cast(type[FusedModule], type(module))._attn_role
 
 
-def unjoined_class(module: nn.Module) -> type[nn.Module]:
+def unfused_class(module: nn.Module) -> type[nn.Module]:
     """Return the class that a fused module had before it was fused."""
     mro = type(module).__mro__
-    return mro[mro.index(Joined) + 1]
+    return mro[mro.index(FusedModule) + 1]

@@ -29,7 +29,7 @@ class Link:
     Both hold the link and neither refers to the other, so that either can be copied alone.
 
     Attributes:
-        fresh: whether the unattended output of the module is a tensor that is held by no one else.
+        fresh: whether the unattended output of the module is referenced by nothing else.
         traced: under ``torch.compile``: the attended output, the unattended output, and the module
             that computed them.
     """
@@ -74,10 +74,10 @@ class Producer:
         """Return ``x`` (the module's output or input) attended; an output may be deferred."""
         if needs_plain_operations() or not isinstance(x, Tensor):
             return module.attention(x)
-        if not can_be_joined(module.attention):
+        if not can_be_fused(module.attention):
             return module.attention(x)
         if type(x) is Deferred and not torch.compiler.is_compiling():
-            found = _joined(module, x) if is_output else None
+            found = _fused_with_norm(module, x) if is_output else None
             if found is not None:
                 return found
         link = self.link if is_output else None
@@ -106,8 +106,8 @@ def _attended(
     return attention(x, begin=begin) if is_watched(attention) else begin(x)
 
 
-def _joined(module: Attends, x: Deferred) -> Tensor | None:
-    """Attend the deferred output of a norm or activation jointly with it, if there are no hooks."""
+def _fused_with_norm(module: Attends, x: Deferred) -> Tensor | None:
+    """Attend the deferred output of a norm or activation, fused with it, if there are no hooks."""
     attention = module.attention
     if is_watched(attention) or has_watched_layers(attention):
         return None
@@ -190,6 +190,6 @@ def is_ours(attention: nn.Module) -> TypeGuard[ChannelAttention]:
     )
 
 
-def can_be_joined(attention: nn.Module) -> TypeGuard[ChannelAttention]:
+def can_be_fused(attention: nn.Module) -> TypeGuard[ChannelAttention]:
     """Return whether an attention may be computed in parts, jointly with other operations."""
     return is_ours(attention) and attention.squeeze == "avg" and not has_own_call(attention)

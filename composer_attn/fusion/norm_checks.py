@@ -1,4 +1,4 @@
-"""Check that a norm computes what its class in the table of norms does, so that it can be fused."""
+"""Check that a norm computes what the class that it extends does, so that it can be fused."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.fusion.begun_norms import BeginningNorm, BeginningNormAct
-from composer_attn.fusion.dataflow import UnprovedError
-from composer_attn.fusion.fused_norms import Joined, joined_class
+from composer_attn.fusion.dataflow import UndeterminedError
+from composer_attn.fusion.fused_norms import FusedModule, fused_class
 from composer_attn.fusion.own_attention import activation_of_norm, norm_with_activation
 from composer_attn.ops.norm_kinds import base_of, known_kind
 from composer_attn.surgery.attend import is_attended
 
 
-def check_norm(norm: nn.Module, kind: type[nn.Module], role: type[Joined]) -> None:
-    """Check that a norm, whose class before attention is ``kind``, computes what its base does."""
+def check_norm(norm: nn.Module, kind: type[nn.Module], role: type[FusedModule]) -> None:
+    """Check that a norm, of class ``kind`` before surgery, computes what its base class does."""
     found: Any = base_of(kind)
     if found is None:
-        raise UnprovedError("not a norm that can be fused")
+        raise UndeterminedError("not a norm that can be fused")
     if is_parametrized(norm):
-        raise UnprovedError("its class is extended by a parametrization")
+        raise UndeterminedError("its class is extended by a parametrization")
     if kind.forward is not found.forward or "forward" in vars(norm) or norm_with_activation(kind):
-        raise UnprovedError("its forward is its own")
+        raise UndeterminedError("it overrides forward")
     held: nn.Module = known_kind(norm).holder(norm)
     if held is not norm:
         _check_within(held)
@@ -32,7 +32,7 @@ def _check_within(norm: nn.Module) -> None:
     """Check the norm that a norm calls."""
     plain = type(norm).forward is nn.BatchNorm2d.forward and "forward" not in vars(norm)
     if is_attended(norm) or is_parametrized(norm) or not plain:
-        raise UnprovedError("the norm within it is not a plain batch norm")
+        raise UndeterminedError("the norm within it is not a plain batch norm")
 
 
 def role_of_beginning(norm: nn.Module) -> type[BeginningNorm]:
@@ -43,32 +43,32 @@ def role_of_beginning(norm: nn.Module) -> type[BeginningNorm]:
 def check_beginning(norm: nn.Module) -> None:
     """Check that a norm can start a fused region."""
     if is_attended(norm):
-        raise UnprovedError("it is attended itself")
+        raise UndeterminedError("it is attended itself")
     if not norm_with_activation(type(norm)):
         check_norm(norm, type(norm), BeginningNorm)
         return
     if is_parametrized(norm) or "forward" in vars(norm):
-        raise UnprovedError("its forward is its own")
+        raise UndeterminedError("it overrides forward")
     if activation_of_norm(norm) is None:
-        raise UnprovedError("its activation is not known here")
+        raise UndeterminedError("its activation is not supported")
     check_class(norm, BeginningNormAct)
 
 
 def can_begin(norm: nn.Module) -> bool:
-    """Return whether :func:`check_beginning` finds nothing to refuse."""
+    """Return whether :func:`check_beginning` accepts a norm."""
     try:
         check_beginning(norm)
-    except UnprovedError:
+    except UndeterminedError:
         return False
     return True
 
 
-def check_class(module: nn.Module, role: type[Joined]) -> None:
-    """Check that the class of a module can be extended by a role."""
+def check_class(module: nn.Module, role: type[FusedModule]) -> None:
+    """Check that the class of a module can be extended by a mixin."""
     if is_parametrized(module):
-        raise UnprovedError("its class is extended by a parametrization")
+        raise UndeterminedError("its class is extended by a parametrization")
     try:
-        joined_class(type(module), role)
+        fused_class(type(module), role)
     except Exception as error:  # a class may raise anything when it is subclassed
         name = type(module).__name__
-        raise UnprovedError(f"the class {name} cannot be extended: {error}") from None
+        raise UndeterminedError(f"the class {name} cannot be extended: {error}") from None

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ArgumentError
-from composer_attn.fusion.dataflow import UnprovedError
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.dataflow import UndeterminedError
+from composer_attn.fusion.fused_norms import is_fused
 from composer_attn.fusion.handoff import has_own_call, is_watched
 from composer_attn.ops.activations import Activation, activation_of
 from composer_attn.ops.begun import excitation_of
@@ -34,7 +34,7 @@ def _first_of(module: Any) -> Described:
         return two_layers(*layers, _gate(module.sigmoid))
     # With a norm in between, or maxima in addition to averages, it is a different attention.
     if module.add_maxpool or type(module.bn) is not nn.Identity:
-        raise UnprovedError("it takes more than averages, or has a norm in it")
+        raise UndeterminedError("its squeeze is not a plain average, or it contains a norm")
     return two_layers(
         _layer(module.fc1), _layer(module.fc2), _inner(module.act), _gate(module.gate)
     )
@@ -42,23 +42,23 @@ def _first_of(module: Any) -> Described:
 
 def _effective(module: Any) -> Described:
     if module.add_maxpool:
-        raise UnprovedError("it takes more than averages")
+        raise UndeterminedError("its squeeze is not a plain average")
     return one_layer(_layer(module.fc), _gate(module.gate))
 
 
 def _efficient(module: Any) -> Described:
     if module.conv2 is not None:
-        raise UnprovedError("it has two convolutions")
+        raise UndeterminedError("it has two convolutions")
     return neighbours(0, _layer(module.conv, nn.Conv1d), _gate(module.gate))
 
 
 def _ours(module: Any) -> Described:
     """Describe an attention of this package that the network was built with."""
     if module.squeeze != "avg":
-        raise UnprovedError(f"squeeze={module.squeeze!r} takes more than averages")
+        raise UndeterminedError(f"squeeze={module.squeeze!r} is not an average")
     found = excitation_of(module)
     if found is None or type(module).excitation is not ChannelAttention.excitation:
-        raise UnprovedError("its scales have no manual gradient")
+        raise UndeterminedError("its scales have no manual gradient")
     excitation, parameters = found
     return Described(module.channels, excitation.layers, parameters, excitation)
 
@@ -92,7 +92,7 @@ def is_known(module: nn.Module) -> bool:
     cls = known_class(module)
     return (
         cls is not None
-        and (type(module).forward is cls.forward or is_joined(module))
+        and (type(module).forward is cls.forward or is_fused(module))
         and not is_attended(module)
         and "forward" not in vars(module)
     )
@@ -108,12 +108,12 @@ def describe(module: nn.Module, cls: type[nn.Module]) -> Described:
     """Describe an attention of a known class in its present state.
 
     Raises:
-        UnprovedError: it has layers or settings that are not supported.
+        UndeterminedError: it has layers or settings that are not supported.
     """
     try:
         return _KNOWN[cls.__module__.partition(".")[0], cls.__name__](module)
     except (ArgumentError, AttributeError) as error:
-        raise UnprovedError(str(error)) from None
+        raise UndeterminedError(str(error)) from None
 
 
 def described_for(module: nn.Module, cls: type[nn.Module], x: Tensor) -> Described | None:
@@ -124,7 +124,7 @@ def described_for(module: nn.Module, cls: type[nn.Module], x: Tensor) -> Describ
         return None
     try:
         found = describe(module, cls)
-    except UnprovedError:
+    except UndeterminedError:
         return None
     if found.channels not in (0, x.shape[1]) or not all(_fits(p, x) for p in found.parameters):
         return None
@@ -181,7 +181,7 @@ def norm_with_activation(cls: type) -> bool:
 def _inner(module: nn.Module) -> Activation:
     found = activation_in(module)
     if found is None:
-        raise UnprovedError(f"its {type(module).__name__} is an activation that is not known here")
+        raise UndeterminedError(f"its {type(module).__name__} is not a supported activation")
     return found
 
 
@@ -192,11 +192,11 @@ def _gate(module: nn.Module) -> str:
     if is_from(kind, "timm", *_TIMMS_GATES):
         return _TIMMS_GATES[kind.__name__]
     if kind is nn.Identity:
-        raise UnprovedError("it has no gate")
-    raise UnprovedError(f"its gate {kind.__name__} is not known here")
+        raise UndeterminedError("it has no gate")
+    raise UndeterminedError(f"its gate {kind.__name__} is not supported")
 
 
 def _layer(module: Any, kind: type[nn.Module] = nn.Conv2d) -> Any:
     if type(module) is not kind:
-        raise UnprovedError(f"its layer {type(module).__name__} is not known here")
+        raise UndeterminedError(f"its layer {type(module).__name__} is not supported")
     return module

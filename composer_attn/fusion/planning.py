@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from composer_attn.fusion.begun_norms import OwnAttention
-from composer_attn.fusion.dataflow import Proofs, UnprovedError
+from composer_attn.fusion.dataflow import Dataflow, UndeterminedError
 from composer_attn.fusion.epilogue import find_epilogue
 from composer_attn.fusion.fused_norms import AttendedNorm, NextNorm
 from composer_attn.fusion.fusion_plan import FusedSite
@@ -58,7 +58,7 @@ def plan(
 
 class _Planning:
     def __init__(self, model: nn.Module, sites: Collection[nn.Module]):
-        self.proofs = Proofs(model)
+        self.dataflow = Dataflow(model)
         self.sites = [module for module in model.modules() if module in sites]
         self.taken: dict[str, str] = {}
         self.added: set[str] = set()
@@ -75,21 +75,21 @@ class _Planning:
         return found, pairs
 
     def _norms(self) -> list[str]:
-        kinds = {m: kind for m in self.proofs.names if (kind := kind_of(m)) is not None}
-        # Those that other norms call are no norms of the network's.
+        kinds = {m: kind for m in self.dataflow.names if (kind := kind_of(m)) is not None}
+        # A norm that another norm calls is part of that one.
         within = {held for m, kind in kinds.items() if (held := kind.holder(m)) is not m}
-        return [self.proofs.names[m][0] for m in kinds if m not in within]
+        return [self.dataflow.names[m][0] for m in kinds if m not in within]
 
     def _chain(self, name: str) -> Chain | None:
         """Follow a norm to its attention; return None if it cannot be fused with what follows."""
-        norm, activation, function = self.proofs.modules[name], "", "identity"
+        norm, activation, function = self.dataflow.modules[name], "", "identity"
         try:
             check_beginning(norm)
             own = activation_of_norm(norm) if norm_with_activation(type(norm)) else None
             if own not in (None, IDENTITY):
                 activation, function = f"{name}.act", own.name
-            for use in uses(self.proofs, name):
-                module = self.proofs.modules[use.name] if use.is_module else None
+            for use in uses(self.dataflow, name):
+                module = self.dataflow.modules[use.name] if use.is_module else None
                 if module is not None and self._comes_last(module):
                     if use.activation not in (None, IDENTITY):
                         if activation:
@@ -99,7 +99,7 @@ class _Planning:
                 if use.activation is None or is_attended(module) or activation:
                     break
                 activation, function = use.name, use.activation.name
-        except UnprovedError:
+        except UndeterminedError:
             if not can_begin(norm):
                 return None
         return Chain(name, activation, function=function)
@@ -112,7 +112,7 @@ class _Planning:
         return passes_on and module in self.sites and attended_side(module) == "output"
 
     def _site(self, module: nn.Module, chains: Mapping[str, Chain]) -> FusedSite:
-        name = self.proofs.names[module][0]
+        name = self.dataflow.names[module][0]
         kind = original_class(module) if is_attended(module) else type(module)
         plain = FusedSite(name, kind.__name__)
         try:
@@ -120,40 +120,40 @@ class _Planning:
             norm = chain.norm if chain else ""
             if is_attended(module):
                 check_ours(module)
-                norm = norm or following_norm(self.proofs, module, name)
+                norm = norm or following_norm(self.dataflow, module, name)
             else:
                 check_own(module)
             if not norm:
-                raise UnprovedError(what_comes_before(self.proofs, name))
+                raise UndeterminedError(what_comes_before(self.dataflow, name))
             if norm in self.taken:
-                raise UnprovedError(f"{norm} is fused with {self.taken[norm]}")
+                raise UndeterminedError(f"{norm} is fused with {self.taken[norm]}")
             self.taken[norm] = name
             if chain is None:
                 return self._finished(replace(plain, norm=norm), norm)
             site = chain.described(replace(plain, norm=norm, last=True))
             # If an activation precedes the attention, the attention writes the output itself.
             return site if chain.activation else self._finished(site, name)
-        except UnprovedError as error:
+        except UndeterminedError as error:
             return replace(plain, reason=str(error))
 
     def _finished(self, site: FusedSite, name: str) -> FusedSite:
         """Add the expected addition (unless another norm has it) and activation to a site."""
         try:
-            finish = find_epilogue(self.proofs, name)
-        except UnprovedError:
+            epilogue = find_epilogue(self.dataflow, name)
+        except UndeterminedError:
             return site
-        if finish.addition in self.added - {""} or (site.last and not finish.addition):
+        if epilogue.addition in self.added - {""} or (site.last and not epilogue.addition):
             return site
-        self.added.add(finish.addition)
+        self.added.add(epilogue.addition)
         return replace(
             site,
-            addition=finish.addition,
-            activation=finish.activation,
-            function=site.function if site.last else finish.function,
+            addition=epilogue.addition,
+            activation=epilogue.activation,
+            function=site.function if site.last else epilogue.function,
         )
 
     def _pair(self, chain: Chain) -> FusedSite | None:
-        norm = self.proofs.modules[chain.norm]
+        norm = self.dataflow.modules[chain.norm]
         site = chain.described(FusedSite(chain.norm, type(norm).__name__, chain.norm))
         if not chain.activation:
             site = self._finished(site, chain.norm)
@@ -163,37 +163,37 @@ class _Planning:
 def check_ours(site: Attends) -> None:
     """Check that an attention of this package can be fused with anything."""
     if attended_side(site) != "output":
-        raise UnprovedError(f"its {attended_side(site)} is attended, not its output")
+        raise UndeterminedError(f"its {attended_side(site)} is attended, not its output")
     attention = site.attention
     if not is_ours(attention):
-        raise UnprovedError("its attention has a forward of its own")
+        raise UndeterminedError("its attention overrides forward")
     if attention.squeeze != "avg":
-        raise UnprovedError(f"squeeze={attention.squeeze!r} takes more than averages")
+        raise UndeterminedError(f"squeeze={attention.squeeze!r} is not an average")
 
 
 def check_own(attention: nn.Module) -> None:
     """Check that a network's own attention can be fused."""
     cls = known_class(attention)
     if cls is None:  # callers only pass known classes
-        raise UnprovedError(f"{type(attention).__name__} is not known")
+        raise UndeterminedError(f"{type(attention).__name__} is not known")
     describe(attention, cls)
     check_class(attention, OwnAttention)
 
 
-def following_norm(proofs: Proofs, site: Attends, name: str) -> str:
+def following_norm(dataflow: Dataflow, site: Attends, name: str) -> str:
     """Return the norm to fuse with an attended module: itself, or the one that follows it."""
     if kind_of(site) is not None:
         check_norm(site, original_class(site), AttendedNorm)
         return name
-    found = proofs.following(name)
-    norm = proofs.modules[found]
+    found = dataflow.following(name)
+    norm = dataflow.modules[found]
     try:
         if is_attended(norm):
-            raise UnprovedError("it is attended itself")
+            raise UndeterminedError("it is attended itself")
         check_norm(norm, type(norm), NextNorm)
         channels = known_kind(norm).channels(norm)
         if channels != site.attention.channels:
-            raise UnprovedError(f"it normalizes {channels} channels")
-    except UnprovedError as error:
-        raise UnprovedError(f"{found} ({type(norm).__name__}) follows: {error}") from None
+            raise UndeterminedError(f"it normalizes {channels} channels")
+    except UndeterminedError as error:
+        raise UndeterminedError(f"{found} ({type(norm).__name__}) follows: {error}") from None
     return found

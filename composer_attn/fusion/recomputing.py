@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from composer_attn.fusion.dataflow import UnprovedError
-from composer_attn.fusion.fused_norms import Joined
+from composer_attn.fusion.dataflow import UndeterminedError
+from composer_attn.fusion.fused_norms import FusedModule
 from composer_attn.fusion.norm_checks import check_class
 from composer_attn.ops.recompute import recipe_of
 from composer_attn.surgery.attend import is_attended, original_class
@@ -19,10 +19,10 @@ _Convolution: Any = nn.Conv2d if TYPE_CHECKING else object
 _CONVOLUTIONS = {cls.forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 
 
-class Recomputing(Joined, _Convolution):
-    """A convolution that keeps a recipe for its input in place of the input, where it has one.
+class Recomputing(FusedModule, _Convolution):
+    """A convolution that saves how to compute its input again, instead of the input.
 
-    Whether it has one is seen from the input itself, at each call.
+    Whether it can is decided at each call, by the input.
     """
 
     def forward(self, input: Any) -> Any:
@@ -49,7 +49,7 @@ def can_recompute(module: nn.Module) -> bool:
         return False
     try:
         check_class(module, Recomputing)
-    except UnprovedError:
+    except UndeterminedError:
         return False
     return True
 

@@ -7,8 +7,8 @@ from functools import partial
 from torch import fx, nn
 
 from composer_attn.fusion.dataflow import (
-    Proofs,
-    UnprovedError,
+    Dataflow,
+    UndeterminedError,
     call_of,
     is_sequential,
     join,
@@ -42,36 +42,36 @@ class Use:
     node: str = ""
 
 
-def uses(proofs: Proofs, name: str) -> Iterator[Use]:
+def uses(dataflow: Dataflow, name: str) -> Iterator[Use]:
     """Yield the single user of a module's output, the single user of that one's, and so on.
 
     Raises:
-        UnprovedError: there is no single user, or this cannot be determined.
+        UndeterminedError: there is no single user, or this cannot be determined.
     """
-    places = proofs.above(name)
+    places = dataflow.above(name)
     parent, own, is_module = *next(places, ("", "")), True
     while own:
-        found = _next(proofs, parent, own, is_module)
+        found = _next(dataflow, parent, own, is_module)
         if found is None:  # returned by the parent
             parent, own = next(places, ("", ""))
             is_module = True
             continue
         yield found
         if found.is_module and not found.node:
-            places = proofs.above(found.name)
+            places = dataflow.above(found.name)
             parent, own, is_module = *next(places, ("", "")), True
         else:
             own, is_module = found.node, False
-            places = proofs.above(parent) if parent else iter(())
-    raise UnprovedError("its output is the model's")
+            places = dataflow.above(parent) if parent else iter(())
+    raise UndeterminedError("its output is the model's")
 
 
-def _next(proofs: Proofs, parent: str, own: str, is_module: bool) -> Use | None:
-    if is_sequential(proofs.modules[parent]):
-        following = proofs.next_in_sequence(parent, own)
-        return _module(proofs, join(parent, following)) if following else None
-    found: Use | None = proofs.agreed(
-        parent, lambda graph: _in_graph(proofs, parent, _node(graph, own, is_module))
+def _next(dataflow: Dataflow, parent: str, own: str, is_module: bool) -> Use | None:
+    if is_sequential(dataflow.modules[parent]):
+        following = dataflow.next_in_sequence(parent, own)
+        return _module(dataflow, join(parent, following)) if following else None
+    found: Use | None = dataflow.agreed(
+        parent, lambda graph: _in_graph(dataflow, parent, _node(graph, own, is_module))
     )
     return found
 
@@ -82,14 +82,14 @@ def _node(graph: fx.Graph, own: str, is_module: bool) -> fx.Node:
     return next(node for node in graph.nodes if node.name == own)
 
 
-def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Use | None:
+def _in_graph(dataflow: Dataflow, parent: str, node: fx.Node) -> Use | None:
     while True:
         user = only_user(node)
         if user.op == "output" and user.args[0] is node:
             return None
         if user.op == "call_module" and user.args == (node,) and not user.kwargs:
-            if not proofs.passes(parent, str(user.target)):
-                return _module(proofs, join(parent, str(user.target)), user.name)
+            if not dataflow.passes(parent, str(user.target)):
+                return _module(dataflow, join(parent, str(user.target)), user.name)
             node = user
             continue
         name = join(parent, user.name)
@@ -97,29 +97,29 @@ def _in_graph(proofs: Proofs, parent: str, node: fx.Node) -> Use | None:
             return Use(name, False, adds=True, node=user.name)
         called = called_activation(user.target, user.args, user.kwargs)
         if user.args[:1] != (node,) or called is None:
-            raise UnprovedError(f"its output goes to {title(user)}")
+            raise UndeterminedError(f"its output goes to {title(user)}")
         return Use(name, False, called[0], node=user.name)
 
 
-def _module(proofs: Proofs, name: str, node: str = "") -> Use:
-    first = proofs.first(name)
-    module: nn.Module = proofs.modules[first]
+def _module(dataflow: Dataflow, name: str, node: str = "") -> Use:
+    first = dataflow.first(name)
+    module: nn.Module = dataflow.modules[first]
     return Use(first, True, activation_in(module), node=node if first == name else "")
 
 
-def what_comes_before(proofs: Proofs, name: str) -> str:
-    """Return a message on what computes an attention's input, if that cannot be fused with it."""
-    for parent, own in proofs.above(name):
-        if is_sequential(proofs.modules[parent]):
-            children = list(proofs.modules[parent]._modules)
-            before = [c for c in children[: children.index(own)] if not proofs.passes(parent, c)]
+def what_comes_before(dataflow: Dataflow, name: str) -> str:
+    """Return the reason why what computes an attention's input cannot be fused with it."""
+    for parent, own in dataflow.above(name):
+        if is_sequential(dataflow.modules[parent]):
+            children = list(dataflow.modules[parent]._modules)
+            before = [c for c in children[: children.index(own)] if not dataflow.passes(parent, c)]
             found = join(parent, before[-1]) if before else ""
         else:
-            found = proofs.agreed(parent, partial(_source, parent, own))
+            found = dataflow.agreed(parent, partial(_source, parent, own))
         if found:
-            module = proofs.modules.get(found)
+            module = dataflow.modules.get(found)
             said = found if module is None else f"{found} ({type(module).__name__})"
-            return f"{said} comes before it: no batch norm and activation for it alone"
+            return f"its input comes from {said}, not from a batch norm and activation alone"
     return "its input is the model's"
 
 

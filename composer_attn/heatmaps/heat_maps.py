@@ -57,13 +57,13 @@ def heat_maps(
     unfused one, up to rounding.
 
     Args:
-        model: a classifier that puts out logits ``(N, classes)``, or a ComposerModel with one.
+        model: a classifier that returns logits ``(N, classes)``, or a ComposerModel with one.
         images: ``(N, channels, H, W)``, as the network takes them, on its device.
         targets: the class to explain: one for all images, or one for each; by default, the
             predicted one.
         layer: name of the module whose feature map ``(N, C, h, w)`` is used. By default, the last
-            one that puts out at least 4 x 4 positions; if there is none, the last of those with the
-            most positions. Where a module is called several times, its last call counts.
+            one whose output has at least 4 x 4 positions; if there is none, the last of those with
+            the most positions. Where a module is called several times, its last call counts.
 
     Returns:
         The maps, with the outputs of the network and the name of the layer.
@@ -73,7 +73,7 @@ def heat_maps(
             no such layer, its output is not a feature map, or the class does not depend on it; or
             ``targets`` has the wrong number or range.
         MissingExtraError: captum is not installed.
-        ModelError: no module puts out a feature map, or the output is not ``(N, classes)``.
+        ModelError: no module returns a feature map, or the output is not ``(N, classes)``.
 
     Example:
         >>> import torch

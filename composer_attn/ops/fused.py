@@ -89,7 +89,7 @@ def attend_then_normalize(
     activation = _ending(relu, activation)
     if not joinable(x, attention, norm):
         return _end(norm(attention(x)), activation, shortcut)
-    return _joined(x, AttentionFirst, attention, norm, backend, activation, shortcut)
+    return _fused(x, AttentionFirst, attention, norm, backend, activation, shortcut)
 
 
 def normalize_then_attend(
@@ -124,7 +124,7 @@ def normalize_then_attend(
     activation = _ending(relu, activation)
     if not joinable(x, attention, norm):
         return _end(attention(norm(x)), activation, shortcut)
-    return _joined(x, NormFirst, attention, norm, backend, activation, shortcut)
+    return _fused(x, NormFirst, attention, norm, backend, activation, shortcut)
 
 
 def attend(x: Tensor, attention: "ChannelAttention", backend: str = "reference") -> Tensor:
@@ -148,7 +148,7 @@ def attend(x: Tensor, attention: "ChannelAttention", backend: str = "reference")
     return excite(x, attention, backend).result()
 
 
-def _joined(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
+def _fused(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
     rest = (IDENTITY, None)
     if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
         rest, activation, shortcut = (activation, shortcut), IDENTITY, None

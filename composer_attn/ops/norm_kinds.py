@@ -1,4 +1,4 @@
-"""The norms that the passes compute, each a strategy between the passes.
+"""The norms that the passes support, each with its arithmetic between the passes.
 
 ====================================================  ============================================
 norm                                                  statistics
@@ -102,7 +102,7 @@ class GhostKind(BatchKind):
 
     @staticmethod
     def accepts(x: Tensor, norm: Any) -> bool:
-        """Check the smallest group, and that hooks or a forward of its own are not bypassed."""
+        """Check the smallest group, and that no hooks or overridden forward would be bypassed."""
         inner, samples = norm.batchnorm, len(x)
         if samples < norm.ghost_batch_size or (norm.training and inner.momentum is None):
             return False
@@ -134,7 +134,7 @@ class FrozenKind(BatchKind):
 
     @staticmethod
     def accepts(x: Tensor, norm: Any) -> bool:
-        """Accept two-dimensional maps in the dtype of its buffers, to which it would promote."""
+        """Accept two-dimensional maps in the dtype of its buffers; it would promote others."""
         return x.dim() == 4 and norm.weight.dtype == x.dtype
 
     @staticmethod
@@ -168,7 +168,7 @@ class InstanceKind(BatchKind):
 
     @staticmethod
     def accepts(x: Tensor, norm: Any) -> bool:
-        """Accept batches with more than one position, or any if they are normalized as before."""
+        """Accept maps with more than one position, or any if running statistics are used."""
         if not isinstance(norm, _INSTANCE_NORMS[x.dim() - 3]) or x.shape[1] != norm.num_features:
             return False
         if _instance_is_fixed(norm):

@@ -1,7 +1,7 @@
 """Compute the output of a fused region again, from what is kept for its gradient.
 
 A fused attention keeps the feature map ``x`` that it read, and ``(N, C)`` tensors. Its output
-``y = s phi(a x + b)`` is a function of those: whoever needs ``y`` for a gradient (the convolution
+``y = s phi(a x + b)`` is a function of those: what needs ``y`` for a gradient (the convolution
 that reads it) can compute it again in one pass, instead of keeping a second map.
 """
 
@@ -25,7 +25,7 @@ _ignoring_hooks = ContextVar("_ignoring_hooks", default=False)
 def recipe_of(y: Tensor) -> Callable[[], Tensor] | None:
     """Return a function that computes ``y`` again, while its own gradient is outstanding.
 
-    The values are the same, bit for bit. ``None`` if ``y`` is not the output of a fused region, was
+    The values are bit-identical. ``None`` if ``y`` is not the output of a fused region, was
     changed in place, or is kept anyway for its own gradient (that of a ReLU after an addition); and
     if hooks on saved tensors are active: those of activation checkpointing give a tensor once only.
 
@@ -46,7 +46,7 @@ def recipe_of(y: Tensor) -> Callable[[], Tensor] | None:
 
 @contextmanager
 def ignoring_hooks() -> Iterator[None]:
-    """Let inputs be computed again although hooks on saved tensors are active, which only count."""
+    """Let inputs be computed again although hooks on saved tensors are active: these only count."""
     token = _ignoring_hooks.set(True)
     try:
         yield
@@ -58,7 +58,7 @@ def hooks_are_active() -> bool:
     """Return whether hooks on saved tensors are active, unless these are to be ignored."""
     if _ignoring_hooks.get():
         return False
-    # What torch refuses to disable is in use. (Which hooks are in use, it does not tell.)
+    # torch refuses to disable hooks that are active, but does not tell which are.
     try:
         with torch.autograd.graph.disable_saved_tensors_hooks("computing inputs again uses them"):
             return False

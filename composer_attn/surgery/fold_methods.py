@@ -11,7 +11,7 @@ from inspect import Parameter, isfunction, signature
 from torch import nn
 
 from composer_attn.attention.own_method import OwnMethod
-from composer_attn.errors import ModelError
+from composer_attn.errors import ModelError, first_few
 from composer_attn.surgery.attend import is_attended
 from composer_attn.surgery.folding import ADVICE
 
@@ -78,6 +78,6 @@ def _fold_if_unattended(name: str, module: nn.Module, *args, **kwargs):
     if sites:
         raise ModelError(
             f"{type(module).__name__}.{name}() would fold norms or merge branches of attended "
-            f"modules ({', '.join(sites[:3])}{', ...' if len(sites) > 3 else ''}): {ADVICE}"
+            f"modules ({first_few(sites)}): {ADVICE}"
         )
     return getattr(type(module), name)(module, *args, **kwargs)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
-from composer_attn.errors import OptimizerError
+from composer_attn.errors import OptimizerError, first_few
 from composer_attn.surgery.attend import CHILD
 from composer_attn.surgery.optimizer_states import (
     fill_state,
@@ -96,9 +96,8 @@ def find_homes(
     if lost:
         raise OptimizerError(
             f"the weights of {len(lost)} sites are in none of the optimizers: "
-            f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}. Pass the optimizer that "
-            "holds them, or name the group that all new parameters join: param_group=0 to "
-            f"{len(groups) - 1}"
+            f"{first_few(lost, number=5)}. Pass the optimizer that holds them, or name the group "
+            f"that all new parameters join: param_group=0 to {len(groups) - 1}"
         )
     _check_momentum(home for found in homes.values() for home in found)
     return homes

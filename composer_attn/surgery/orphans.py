@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from composer_attn.errors import ModelError
+from composer_attn.errors import ModelError, first_few
 from composer_attn.surgery.attend import CHILD, is_attended
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.registration import side_of
@@ -34,9 +34,8 @@ def describe_orphans(model: nn.Module) -> str:
     listed = [f"{name or 'the model'} ({type(m).__name__})" for name, m in orphans.items()]
     return (
         f"{len(orphans)} modules hold attention that their output no longer passes through: "
-        f"{', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}. After the surgery something "
-        "gave them another class, or rebuilt them: do that before the surgery. "
-        "detach_attention removes such attention"
+        f"{first_few(listed)}. After the surgery something gave them another class, or rebuilt "
+        "them: do that before the surgery. detach_attention removes such attention"
     )
 
 

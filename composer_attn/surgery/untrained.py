@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from composer_attn.errors import UntrainedAttentionWarning
+from composer_attn.errors import UntrainedAttentionWarning, first_few
 from composer_attn.surgery.attend import CHILD
 
 # By the second step of one optimizer, all others in the training loop have made their first.
@@ -117,8 +117,8 @@ def _held(optimizer: Optimizer) -> set[int]:
 def _warn(optimizer: Optimizer, names: list[str]) -> None:
     warnings.warn(
         f"{type(optimizer).__name__} trains the network, but not the attention of "
-        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, which was added after the "
-        "optimizer was built: pass it to the surgery as optimizers=, or build it afterwards",
+        f"{first_few(names)}, which was added after the optimizer was built: pass it to the "
+        "surgery as optimizers=, or build it afterwards",
         UntrainedAttentionWarning,
         stacklevel=4,  # where step was called
     )

@@ -114,7 +114,7 @@ def test_composers_own_checkpoint_loads_as_composers_own(passed, weights_only, t
 
 @each_algorithm
 @pytest.mark.filterwarnings("ignore:.*Automatically adding required_on_load")
-def test_our_checkpoint_never_brings_in_composers_own(key, tmp_path):
+def test_our_checkpoint_never_adds_composers_algorithm(key, tmp_path):
     _, path = trained(tmp_path, [ALGORITHMS[key]()], "resnet")
     loaded = trainer([], network="resnet", load_path=path)
     kinds = {type(module) for module in loaded.state.model.modules()}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from composer_attn import ECA, SqueezeExcite
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from composer_attn.ops.backends import cpp, table
 from composer_attn.ops.backends.cpp_build import build
 from tests.algorithms.training import (
@@ -44,7 +44,7 @@ def run_of(algorithms, **options):
 
 
 def joined(run) -> int:
-    return sum(map(is_joined, run.state.model.modules()))
+    return sum(map(is_fused, run.state.model.modules()))
 
 
 @each_algorithm
@@ -142,7 +142,7 @@ def test_norms_that_an_algorithm_listed_later_replaces_are_fused_as_what_they_ar
     norms = {site.norm for site in algorithm.fusion.fused}
     assert norms
     kinds = {type(fused.state.model.get_submodule(name)).__name__ for name in norms}
-    assert kinds == {"JoinedGhostBatchNorm2d"}
+    assert kinds == {"FusedGhostBatchNorm2d"}
     for run in (fused, plain):
         run.fit()
     # Statistics of two samples, some of them of single positions, amplify rounding in a step.
@@ -171,7 +171,7 @@ def test_a_compiled_trainer_trains_the_same(key):
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
 
-def test_what_cannot_be_fused_is_said_and_trains(caplog):
+def test_what_cannot_be_fused_is_reported_and_trains(caplog):
     class Freezing(known.LabelSmoothing):
         """Extends the class of a module between our surgery and the end of loading."""
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_attn import ECA, FuseAttention
 from composer_attn.errors import ArgumentError
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from composer_attn.runs.components.registry import ALGORITHMS
 from tests.algorithms.training import assert_same, logged, losses, trainer, weights
 from tests.fusion.own_networks import randomized, small
@@ -38,7 +38,7 @@ def run_of(algorithms, until=END, **options):
 
 
 def joined(run) -> list[str]:
-    return [name for name, m in run.state.model.named_modules() if is_joined(m)]
+    return [name for name, m in run.state.model.named_modules() if is_fused(m)]
 
 
 def test_it_trains_as_without_and_is_logged():
@@ -93,7 +93,7 @@ def test_it_recomputes_beside_ours_in_either_order(first):
     algorithms = [FuseAttention("reference", norms=True, recompute=True), ours]
     model = run_of(algorithms if first else algorithms[::-1], until=1).state.model
     kinds = [type(model.get_submodule(f"module.0.{name}")).__name__ for name in ("conv", "last")]
-    assert kinds == ["JoinedConv2d", "JoinedAttendedConv2d"]
+    assert kinds == ["FusedConv2d", "FusedAttendedConv2d"]
 
 
 def test_in_yaml_it_has_a_name_and_its_arguments_are_checked():

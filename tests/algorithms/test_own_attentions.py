@@ -93,7 +93,7 @@ def test_it_trains_resumes_and_goes_again(own, name, network, tmp_path):
 
 
 @each_own
-def test_a_checkpoint_brings_it_back_where_it_is_not_passed(own, name, tmp_path):
+def test_a_checkpoint_restores_an_algorithm_that_is_not_passed(own, name, tmp_path):
     whole = fit("volume", [attention(name, "volume")], tmp_path)
     with pytest.warns(UserWarning, match="Automatically adding required_on_load algorithm"):
         resumed = fit("volume", [], load_path=str(tmp_path / "ep0-ba2-rank0.pt"))
@@ -103,7 +103,7 @@ def test_a_checkpoint_brings_it_back_where_it_is_not_passed(own, name, tmp_path)
     assert resumed.state.algorithms[0].key == name
 
 
-def test_a_checkpoint_of_one_that_nobody_registered_is_refused(own, registry, tmp_path):
+def test_a_checkpoint_of_an_unregistered_attention_is_refused(own, registry, tmp_path):
     fit("volume", [attention("simam", "volume")], tmp_path, until=2)
     registry._registered.pop("simam")
     with pytest.raises(CheckpointError, match="that is unknown here: unknown attention 'simam'"):

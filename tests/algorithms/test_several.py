@@ -106,7 +106,7 @@ def test_a_network_attended_beforehand_stays_as_it_is_and_trains(key):
 
 @each_algorithm
 @pytest.mark.parametrize("algorithm_again", [True, False])
-def test_a_second_trainer_goes_on_with_the_same_network(key, algorithm_again):
+def test_a_second_trainer_continues_with_the_same_network(key, algorithm_again):
     """Phase two, under an optimizer of its own, starts from the weights of phase one."""
     algorithm = ALGORITHMS[key]()
     first = trainer([algorithm])
@@ -129,7 +129,7 @@ def test_attention_that_an_older_optimizer_does_not_hold_is_pointed_out():
         trainer([eca()], model=model, optimizer=optimizer)
 
 
-def test_attention_that_the_optimizer_holds_or_that_is_frozen_is_no_matter():
+def test_attention_in_the_optimizer_or_frozen_gives_no_warning():
     held, frozen = classifier(), classifier()
     FUNCTIONS["eca"](held)
     older = sgd(frozen)

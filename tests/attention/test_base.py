@@ -81,7 +81,7 @@ def test_channels_other_than_a_whole_count_are_errors(build, channels):
 @each_attention
 @each_gate
 @each_start
-def test_resetting_parameters_is_building_anew(build, gate, start):
+def test_resetting_parameters_is_like_building_again(build, gate, start):
     torch.manual_seed(1)
     new = build(6, gate=gate, start=start)
     used = randomize(build(6, gate=gate, start=start))

@@ -27,7 +27,7 @@ class Affine(ChannelAttention):
 
 
 class Softplus(Affine):
-    """A gate of its own, with a lower end alone."""
+    """A custom gate with a lower bound only."""
 
     def apply_gate(self, logits):
         return F.softplus(logits)
@@ -85,7 +85,7 @@ def test_identity_start_is_exact_and_learns(kind, gate, spatial):
     assert torch.equal(module(x), x)
 
 
-def test_a_gate_of_ones_own_is_shifted_such_that_0_gives_1():
+def test_a_custom_gate_is_shifted_so_that_0_gives_1():
     module, x = Softplus(6, start="identity").double(), torch.randn(3, 6, 4, dtype=torch.float64)
     randomize(module)
     shifted = 1 + F.softplus(values(module, x)) - torch.tensor(2.0, dtype=torch.float64).log()
@@ -104,7 +104,7 @@ class Built(Affine):
 
 
 class Inherits(Built):
-    """Has no constructor of its own."""
+    """Does not override the constructor."""
 
 
 @pytest.mark.parametrize("kind", [Built, Inherits])
@@ -126,7 +126,7 @@ def test_identity_start_without_a_layer_is_refused():
         Bare(6, start="identity")
 
 
-def test_logits_that_nobody_wrote_are_an_error_that_says_so():
+def test_missing_logits_are_an_error_that_says_so():
     class Nothing(ChannelAttention):
         pass
 
@@ -143,7 +143,7 @@ def test_the_range_of_the_gate_is_known(kind):
     assert high == float("inf")
 
 
-def test_a_squeeze_of_ones_own_goes_together_with_one_that_it_may_start_from():
+def test_a_custom_squeeze_may_build_on_a_given_one():
     x = torch.randn(2, 6, 5)
     module = Style(6, squeeze="max")
     joined = torch.cat([x.amax(2), x.std(2)], 1)

@@ -112,7 +112,7 @@ def test_gradients_have_the_strides_of_their_parameters(build, spatial, memory_f
 
 @each_attention
 @each_spatial
-def test_inputs_that_are_no_contiguous_block_are_fine(build, spatial):
+def test_inputs_need_not_be_contiguous(build, spatial):
     attention, x = build(6).double(), torch.randn(4, 12, *spatial, dtype=torch.float64)
     view = x[::2, ::2]
     expected = by_hand.scale(view, by_hand.excitation(attention, view))

@@ -66,7 +66,7 @@ def test_the_same_lines_run_again_replace_what_they_defined(registry):
     "name",
     ["", "own attention", "own-attention", "2d", "plain", "composer_squeeze_excite", 3, None],
 )
-def test_names_that_are_no_identifiers_or_stand_for_something_else_are_refused(registry, name):
+def test_names_that_are_not_identifiers_or_are_reserved_are_refused(registry, name):
     with pytest.raises(ArgumentError, match="must be a Python identifier, like effective_se"):
         register_attention(name, Own)
     assert name not in attention_names()
@@ -96,7 +96,7 @@ def install(folder, monkeypatch, registry, entries, package="theirs"):
     registry._entry_points.cache_clear()
 
 
-def test_an_installed_package_brings_its_own_which_is_imported_when_asked_for(
+def test_an_installed_package_registers_attentions_which_are_imported_on_demand(
     registry, tmp_path, monkeypatch
 ):
     install(tmp_path, monkeypatch, registry, "theirs = theirs_attention:Theirs")

@@ -1,4 +1,4 @@
-"""The squeezes of the SENet paper's ablation, against formulas written out by hand."""
+"""The squeezes of the SENet paper's ablation, against formulas written out."""
 
 import pytest
 import torch

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import common
 from benchmarks.variants import COMPILED, EAGER, FOLDED, VARIANTS, chosen
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from tests.commands import ROOT, run
 
 SMALL = ("--model", "resnet18", "--batch", "2", "--image", "32", "--warmups", "0")
@@ -69,7 +69,7 @@ def test_variants_are_what_they_are_called():
     assert [variant.name for variant in chosen("se,eca_unfused")] == ["plain", "se", "eca_unfused"]
     for name, joined in (("se", True), ("se_unfused", False), ("composer_se", False)):
         network = VARIANTS[name].make("resnet18", "reference")
-        assert any(map(is_joined, network.modules())) == joined
+        assert any(map(is_fused, network.modules())) == joined
 
 
 def test_variants_with_own_attention_fuse_it():
@@ -79,5 +79,5 @@ def test_variants_with_own_attention_fuse_it():
     found = [VARIANTS[name].make("timm/seresnet18", "reference") for name in names]
     # 8 attentions, each with a norm, and 8 first norms of blocks, the stem's and 3 shortcuts'; to
     # recompute, 20 convolutions.
-    joined = [sum(map(is_joined, model.modules())) for model in found]
+    joined = [sum(map(is_fused, model.modules())) for model in found]
     assert joined == [0, 16, 25, 16 + 20, 25 + 20, 0, 8]

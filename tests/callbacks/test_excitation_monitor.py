@@ -109,7 +109,7 @@ def test_nothing_hangs_on_the_model_between_logging_steps():
     assert watch.looking == [(2, "forward"), (5, "forward")]
 
 
-def test_watching_changes_nothing_of_training():
+def test_monitoring_does_not_change_training():
     watched, _ = fit(
         ExcitationMonitor("1ba"), algorithms=[SqueezeExcite(**SE), ECA(min_channels=99)]
     )
@@ -253,7 +253,7 @@ def test_a_file_that_was_cut_off_reads_as_none(tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_models_are_watched_and_not_compiled_anew():
+def test_compiled_models_are_monitored_without_recompilation():
     from torch._dynamo.utils import counters
 
     counters.clear()

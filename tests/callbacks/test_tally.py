@@ -1,4 +1,4 @@
-"""Figures against their definitions, written out by hand."""
+"""Figures against their written-out definitions."""
 
 from math import log
 
@@ -20,7 +20,7 @@ def tally(groups: int = 0, histogram: bool = False, **arguments) -> Tally:
     return Tally(EfficientChannelAttention(4, **arguments), groups, histogram, CPU)
 
 
-def test_figures_are_those_written_out_by_hand():
+def test_figures_equal_written_out_formulas():
     found = tally()
     found.add(FIRST)
     found.add(SECOND)

@@ -278,7 +278,7 @@ def test_an_attended_network_is_its_own_plain_network():
     check_totals(more, model, apply_squeeze_excite, x)
 
 
-def test_where_attention_gives_way_the_totals_are_those_of_the_two_networks():
+def test_where_attention_is_replaced_the_totals_are_those_of_the_two_networks():
     model = torchvision.models.mobilenet_v3_small(num_classes=10).eval()
     x = torch.randn(2, 3, 32, 32)
     plan = plan_eca(model, replace=True, example=x)

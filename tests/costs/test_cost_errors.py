@@ -25,7 +25,7 @@ EXPECTED = "Expected: the first convolution, conv1, takes (N, 3, H, W), and its 
         ((), "Given: no arguments. " + EXPECTED),
         ([torch.randn(3, 32, 32)], "example=(images,)); got a list"),
         ("3x32x32", "must be a tensor, or a tuple of the model's positional arguments"),
-        ((2, 3, 32, 32), "positional arguments but 5 were given. Given: a int, a int, a int, ..."),
+        ((2, 3, 32, 32), "but 5 were given. Given: a int, a int, a int and 1 more"),
     ],
 )
 def test_an_example_that_does_not_fit_is_refused_by_what_would(example, said):
@@ -38,7 +38,7 @@ def test_an_example_that_does_not_fit_is_refused_by_what_would(example, said):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_one_dimensional_networks_are_said_to_take_signals():
+def test_errors_say_that_one_dimensional_networks_take_signals():
     with pytest.raises(ArgumentError, match=r"convolution, 0, takes \(N, 3, L\)"):
         plan_eca(NETWORKS["signal"].build(), min_channels=1, example=torch.randn(2, 4, 16))
 

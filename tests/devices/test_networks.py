@@ -121,7 +121,7 @@ def test_a_captured_graph_computes_and_learns_what_eager_calls_do():
 
 
 @only_cuda
-def test_a_stream_of_its_own_gets_its_own_numbers():
+def test_another_stream_computes_its_own_numbers():
     plain, fused = pair(Net, min_channels=8)
     fuse_attention(fused)
     x = torch.randn(64, 3, 96, 96, dtype=torch.float64, device="cuda")

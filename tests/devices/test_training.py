@@ -16,7 +16,7 @@ PRECISIONS = {"cpu": ["fp32"], "cuda": ["fp32", "amp_bf16", "amp_fp16"]}
 @pytest.mark.parametrize(
     ("device", "precision"), [(each, name) for each in DEVICES for name in PRECISIONS[each]]
 )
-def test_a_run_learns_is_saved_and_goes_on_elsewhere(key, precision, device, tmp_path):
+def test_a_run_learns_is_saved_and_resumes_elsewhere(key, precision, device, tmp_path):
     model = classifier()
     options = {"train_dataloader": loader(), "device": get_device(NAMES[device])}
     first = trainer(

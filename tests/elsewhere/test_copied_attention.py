@@ -170,7 +170,7 @@ class MBConvBlock(nn.Module):
 @each_surgery
 @each_dimension
 @pytest.mark.parametrize("cls", [ChannelSELayer, ResidualSELayer])
-def test_layers_of_monai_give_way(surgery, dimensions, cls):
+def test_layers_of_monai_are_replaced(surgery, dimensions, cls):
     model = Network(cls(dimensions, CHANNELS), dimensions)
     x = torch.randn(2, 3, *[6] * dimensions)
     outputs = model(x)

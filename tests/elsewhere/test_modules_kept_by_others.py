@@ -310,7 +310,7 @@ def test_an_identity_start_survives_every_order_of_resets(applying, reset, clone
         assert torch.equal(attention(x), x)
 
 
-def test_a_reset_of_the_papers_start_draws_anew():
+def test_a_reset_of_the_papers_start_draws_again():
     attention = SqueezeExcitation(8, 2)
     before = attention.fc2.weight.clone()
     reset_in_order(attention)

@@ -197,7 +197,7 @@ def test_attention_under_a_module_that_attends_no_more_is_reported(function, way
     assert list(model.state_dict()) == list(plain.state_dict())
 
 
-def test_an_attention_of_ones_own_module_is_no_orphan():
+def test_a_custom_attention_module_is_not_an_orphan():
     from composer_attn.attention import SqueezeExcitation
 
     class Own(nn.Module):

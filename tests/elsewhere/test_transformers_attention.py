@@ -81,7 +81,7 @@ def test_convolutions_inside_are_passed_over(surgery, build, kind):
 
 @each_surgery
 @each_model
-def test_they_give_way_and_come_back(surgery, build, kind):
+def test_they_are_replaced_and_restored(surgery, build, kind):
     model, x = randomized(build)
     before, outputs = snapshots.of_model(model), model(x).logits
     widths = {name: width_of(module) for name, module in own(model, kind).items()}

@@ -72,7 +72,7 @@ def within(convolutions):
 @pytest.mark.parametrize(
     ("build", "convolutions"), WITHOUT_ATTENTION.values(), ids=WITHOUT_ATTENTION
 )
-def test_what_is_none_is_attended_and_does_not_give_way(surgery, build, convolutions):
+def test_modules_declared_as_none_are_attended_and_not_replaced(surgery, build, convolutions):
     model = Network(build())
     before = snapshots.of_model(model)
     with pytest.raises(PlacementError, match="Network has no attention of its own"):
@@ -98,7 +98,7 @@ def test_a_block_with_attention_in_it_keeps_its_convolutions(surgery, build, con
 
 
 @pytest.mark.parametrize("name", ["SELayer", "RCAB"])
-def test_of_such_a_block_the_attention_alone_gives_way(name):
+def test_of_such_a_block_only_the_attention_is_replaced(name):
     model, x = Network(WITH_ATTENTION[name][0]()), torch.randn(2, 3, 8, 8)
     (where,) = (n for n, m in model.named_modules() if type(m).__name__ == "SE_Block")
     outputs = model(x)
@@ -110,11 +110,11 @@ def test_of_such_a_block_the_attention_alone_gives_way(name):
 
 
 @pytest.mark.parametrize("name", ["SqueezeExcite", "AttentionRefinementModule", "ResNetCBAM"])
-def test_attention_that_is_no_module_of_its_own_cannot_give_way(name):
+def test_attention_that_is_not_a_separate_module_cannot_be_replaced(name):
     with pytest.raises(PlacementError, match="Network has no attention of its own"):
         plan_eca(Network(WITH_ATTENTION[name][0]()), replace=True)
 
 
-def test_what_does_more_than_rescale_does_not_give_way():
+def test_what_does_more_than_rescale_is_not_replaced():
     with pytest.raises(PlacementError):
         plan_eca(Network(others.SEReLU(CHANNELS)), replace=True)

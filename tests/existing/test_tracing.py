@@ -115,7 +115,7 @@ def test_modules_of_one_structure_are_recorded_once(monkeypatch):
     assert len(runs) > first
 
 
-def test_a_forward_that_is_replaced_on_the_class_is_looked_at_anew(monkeypatch):
+def test_a_forward_replaced_on_the_class_is_analyzed_again(monkeypatch):
     class Mine(SE_Block):
         pass
 
@@ -137,7 +137,7 @@ def test_what_is_remembered_keeps_no_class_alive():
     assert alive() is None
 
 
-def test_other_threads_go_on_meanwhile():
+def test_other_threads_continue_meanwhile():
     model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), torch.randn(1, 3, 4, 4)
     expected, troubles, stop = model(x), [], threading.Event()
 
@@ -200,7 +200,7 @@ def test_a_name_is_a_hint_where_a_forward_cannot_be_traced_and_the_plan_says_so(
         apply_eca(model, replace=True)
 
 
-def test_the_best_known_names_may_give_way_even_so():
+def test_the_best_known_names_can_be_replaced_even_so():
     model = Network(SELayer(CHANNELS))
     assert names(plan_eca(model, replace=True).chosen) == ("own",)
     assert "judging by its name" in plan_eca(model, min_channels=1).passed_over[0].reason
@@ -287,7 +287,7 @@ def test_modules_that_hold_what_cannot_be_copied_go_by_their_names():
     assert names(plan.chosen) == ("own",)
 
 
-def test_lazy_modules_and_replaced_forwards_are_no_trouble():
+def test_lazy_modules_and_replaced_forwards_cause_no_errors():
     model = Network(SE_Block(CHANNELS))
     model.extra = nn.ModuleList([nn.Sequential(nn.LazyConv2d(4, 1)), SE_Block(CHANNELS)])
     model.extra[1].more = nn.LazyConv2d(4, 1)

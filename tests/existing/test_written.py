@@ -29,7 +29,7 @@ def test_nothing_inside_is_attended(surgery, written):
 
 @each_surgery
 @each_written
-def test_it_gives_way_and_comes_back(surgery, written):
+def test_it_is_replaced_and_restored(surgery, written):
     model, x = network(written)
     before, own, outputs = snapshots.of_model(model), model.own, model(x)
     if hasattr(own, "seen"):

@@ -7,7 +7,7 @@ from tests.export.attended import assert_same_numbers, attended, each_gate, long
 from tests.networks import NETWORKS
 from tests.surgeries import each_network, each_surgery
 
-# Tracing may warn of nothing but of its own end, as from torch 2.13 on.
+# The only warning allowed is that tracing is deprecated, as from torch 2.13 on.
 without_warnings = pytest.mark.filterwarnings(
     "error", r"ignore:`torch\.jit\.(trace|trace_method|save|load)` is:FutureWarning"
 )

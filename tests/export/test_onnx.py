@@ -43,7 +43,7 @@ def test_onnxruntime_takes_other_batches_where_they_are_dynamic(surgery, network
 
 @each_surgery
 @each_gate
-def test_onnxruntime_knows_every_gate(surgery, gate, start, tmp_path):
+def test_onnxruntime_supports_every_gate(surgery, gate, start, tmp_path):
     network = NETWORKS["residual"]
     model, x = attended(network, surgery, gate=gate, start=start), network.batch()
     assert_same_numbers(run(export(model, x, tmp_path / "model.onnx"), x), model(x))

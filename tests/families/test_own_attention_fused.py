@@ -128,7 +128,7 @@ def test_less_is_kept_for_backward(name, own, all_norms, recomputed, all_recompu
     assert kept(torchvision.models.get_model(name), **again) <= all_recomputed
 
 
-def test_ours_in_the_place_of_its_own_keeps_as_little():
+def test_our_attention_in_place_of_its_own_saves_as_little():
     model = torchvision.models.efficientnet_b0()
     apply_eca(model, replace=True)
     assert len(fuse_attention(model, "reference").fused) == 16

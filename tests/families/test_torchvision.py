@@ -22,7 +22,7 @@ every_network = pytest.mark.parametrize("name", parametrized())
 
 
 def wide_convolutions(network: nn.Module) -> set[str]:
-    """Count by hand what a surgery should attend."""
+    """Count the sites that a surgery should attend."""
     own = [n for n, m in network.named_modules() if isinstance(m, SqueezeExcitation)]
     return {
         name

@@ -108,7 +108,7 @@ def test_it_computes_the_same(kind, options, applying, counted):
     ids=str,
 )
 @torch.no_grad()
-def test_where_it_does_not_hold_or_pay_the_output_is_scaled(options, applying, counted):
+def test_where_it_does_not_apply_or_pay_the_output_is_scaled(options, applying, counted):
     model, x = network("image", **options)
     applying(model)
     expected = model(x)

@@ -113,7 +113,7 @@ def test_observers_and_hooks_see_what_they_did(applying, runs):
 
 @each_attention
 @torch.no_grad()
-def test_copies_and_pickles_are_prepared_anew(applying, runs):
+def test_copies_and_pickles_are_prepared_again(applying, runs):
     model, plain, x = folded(applying)
     model(x)
     for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -160,7 +160,7 @@ def test_an_unknown_backend_is_refused():
 
 @each_attention
 @torch.no_grad()
-def test_nothing_is_kept_of_a_network_that_is_gone(applying):
+def test_a_deleted_network_is_freed(applying):
     model, _, x = folded(applying)
     before = len(in_place._prepared)
     model(x)

@@ -116,7 +116,7 @@ def test_other_numbers_of_channels_than_the_networks_of_the_tables_have():
 
 
 class Shifted(ChannelAttention):
-    """An attention of a user's own, with layers and a gate of its own."""
+    """A user-defined attention, with custom layers and a custom gate."""
 
     def __init__(self, channels, **options):
         super().__init__(channels, **options)
@@ -129,7 +129,7 @@ class Shifted(ChannelAttention):
         return 1 + logits.sin()
 
 
-def test_an_attention_of_ones_own():
+def test_a_custom_attention():
     register_attention("shifted", Shifted)
     model, x = make("bias")
     apply_attention(model, "shifted", min_channels=8)

@@ -32,7 +32,7 @@ def pair(conv=None, norm=None) -> nn.Sequential:
 
 
 def reason(model: nn.Module) -> str:
-    """Say why the first convolution takes in no norm, where the second does."""
+    """Return why no norm is folded into the first convolution; one is into the second."""
     first, *_, last = plan_folding(model).pairs
     assert last.folded
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)

@@ -34,7 +34,7 @@ def test_everything_is_back_to_the_bit(name, applying, placement):
     model, x = make(name)
     applying(model, placement=placement)
     before, expected = snapshots.of_model(model), model(x)
-    # A class of ours lives as long as something uses it: of an attended norm it is made anew.
+    # A class of ours lives as long as something uses it: that of an attended norm is made again.
     kinds = {module: type(module) for module in model.modules()}
     fold_norms(model)
     assert unfold_norms(model) == [pair.norm for pair in plan_folding(model).folded]
@@ -95,7 +95,7 @@ def test_a_fused_network_is_folded_and_fused_again(applying):
     torch.testing.assert_close(model(x), expected)
     unfold_norms(model)
     after = snapshots.of_model(model)
-    # Classes of fused modules are made anew.
+    # Classes of fused modules are made again.
     assert [row[3:] for row in after[0]] == [row[3:] for row in before[0]]
     assert after[1:] == before[1:]
     assert torch.equal(model(x), expected)
@@ -191,7 +191,7 @@ def test_names_and_attentions_stay():
     assert isinstance(model[1].depthwise, nn.Conv2d)
 
 
-def test_a_network_with_nothing_to_fold_is_left_alone_and_said_to_be():
+def test_a_network_with_nothing_to_fold_is_unchanged_and_warned_about():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     before = snapshots.of_model(model)
     with pytest.warns(NothingFoldedWarning, match=r"ReLU\) follows: not a batch norm"):

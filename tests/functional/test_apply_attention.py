@@ -185,7 +185,7 @@ def test_an_attention_without_parameters_needs_no_optimizer():
 
 
 @pytest.mark.parametrize("built", ["before", "after"])
-def test_an_own_attention_that_gave_way_to_one_without_parameters_comes_back(built):
+def test_own_attention_replaced_by_one_without_parameters_is_restored(built):
     model, x = with_se()
     first = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     y, before = model.eval()(x), snapshots.of_all(model, first)
@@ -284,10 +284,10 @@ REFUSED = {
     "another dimension": (
         lambda c: nn.Conv3d(c, c, 1), {}, r"fails on a feature map \(2, 8, 8, 8\)"
     ),
-    "an argument that it has not": (
+    "an unknown argument": (
         Takes, {"size": 1, "moed": "a"}, "unknown argument of Takes 'moed'; did you mean 'mode'",
     ),
-    "a keyword that nobody has": (
+    "an unknown keyword": (
         "eca", {"min_chanels": 3},
         "argument of EfficientChannelAttention 'min_chanels'; did you mean 'min_channels'",
     ),

@@ -63,7 +63,7 @@ def test_a_wrong_argument_is_an_error_even_where_there_is_nothing_to_attend(
 
 @each_surgery
 @pytest.mark.parametrize("model", [None, "resnet18", nn.Conv2d, [nn.Conv2d(3, 128, 1)]])
-def test_a_model_that_is_no_module_is_an_error(surgery, model):
+def test_a_model_that_is_not_a_module_is_an_error(surgery, model):
     for function in (surgery.apply, surgery.plan):
         with pytest.raises(ArgumentError, match=r"model must be a torch\.nn\.Module; got a "):
             function(model)

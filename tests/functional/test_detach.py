@@ -102,7 +102,7 @@ def test_nothing_to_detach_is_a_warning():
 
 
 @each_surgery
-def test_something_to_detach_is_no_warning(surgery):
+def test_something_to_detach_gives_no_warning(surgery):
     model = NETWORKS["residual"].build()
     surgery.apply(model)
     with warnings.catch_warnings():

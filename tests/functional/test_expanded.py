@@ -100,7 +100,7 @@ def test_it_computes_the_same_and_is_counted_right(surgery, placement, fused):
 
 
 @each_surgery
-def test_the_network_itself_is_untouched(surgery):
+def test_the_network_itself_is_unchanged(surgery):
     model = network()
     surgery.apply(model, min_channels=8)
     fuse_attention(model, backend="reference")
@@ -181,7 +181,7 @@ def test_a_network_without_attention_is_copied():
     assert torch.equal(found(x), model(x))
 
 
-def test_one_that_brought_attention_which_gave_way():
+def test_a_network_whose_own_attention_was_replaced():
     class SELayer(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Convolutions inside an attention that is already there are passed over, whoever wrote it."""
+"""Convolutions inside an attention that is already there are passed over, whatever its origin."""
 
 import pytest
 import torchvision
@@ -14,7 +14,7 @@ from composer_attn.functional import attended_modules
 from tests.networks import NETWORKS
 from tests.surgeries import SURGERIES, each_surgery, names
 
-# All that timm's create_attn knows, but for "ge" (whose default arguments timm cannot build).
+# All that timm's create_attn supports, except "ge" (whose default arguments timm cannot build).
 TIMM = [
     "se", "ese", "eca", "ecam", "ceca", "gc", "gca", "cbam", "lcbam", "sk", "splat", "lambda",
     "bottleneck", "halo", "nl", "bat", "coord", "scoord", "ela", "strip",
@@ -52,7 +52,7 @@ def test_only_convolutions_outside_are_attended(surgery, build):
 
 @each_surgery
 @each_foreign
-def test_an_attention_as_the_whole_model_is_left_alone(surgery, build):
+def test_an_attention_as_the_whole_model_is_unchanged(surgery, build):
     with pytest.warns(NothingAttendedWarning):
         plan = surgery.apply(build(), min_channels=1)
     assert plan.chosen == ()

@@ -67,7 +67,7 @@ def test_one_group_takes_all(surgery, network, named):
 @each_surgery
 @pytest.mark.parametrize("key", ["residual", "resnet", "shared"])
 @pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
-def test_each_site_brings_its_attention_into_its_own_group(surgery, key, named):
+def test_attention_joins_the_group_of_its_site(surgery, key, named):
     model = NETWORKS[key].build()
     optimizer = torch.optim.SGD(decay_and_no_decay(model, named))
     surgery.apply(model, optimizers=[optimizer])
@@ -81,7 +81,7 @@ def test_each_site_brings_its_attention_into_its_own_group(surgery, key, named):
 @each_surgery
 @pytest.mark.parametrize("key", ["residual", "resnet", "shared"])
 @pytest.mark.parametrize("collect", [list, tuple, iter])
-def test_each_site_brings_its_attention_into_its_own_optimizer(surgery, key, collect):
+def test_attention_joins_the_optimizer_of_its_site(surgery, key, collect):
     model = NETWORKS[key].build()
     groups = decay_and_no_decay(model)
     optimizers = [torch.optim.SGD(groups[:1]), torch.optim.AdamW(groups[1:])]
@@ -90,7 +90,7 @@ def test_each_site_brings_its_attention_into_its_own_optimizer(surgery, key, col
 
 
 @each_surgery
-def test_names_keep_the_form_that_the_optimizer_knows(surgery):
+def test_names_keep_the_form_that_the_optimizer_uses(surgery):
     # Built from the bare network, while the surgery sees it as "module" of a ComposerClassifier.
     network = NETWORKS["resnet"].build()
     optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1)

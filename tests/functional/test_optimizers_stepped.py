@@ -104,7 +104,7 @@ def two_groups(model):
 
 @each_surgery
 @each_scheduler
-def test_schedulers_go_on_driving_the_new_parameters(surgery, schedule):
+def test_schedulers_also_drive_the_new_parameters(surgery, schedule):
     model, x = NETWORK.build(), NETWORK.batch()
     optimizer = two_groups(model)
     scheduler = schedule(optimizer)

@@ -16,9 +16,7 @@ each_gate = pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "tanh", 
 @each_surgery
 @each_network
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_outputs_are_those_of_convolutions_followed_by_attention_by_hand(
-    surgery, network, training
-):
+def test_outputs_equal_convolutions_followed_by_attention(surgery, network, training):
     plain = network.build().double().train(training)
     model, x = copy.deepcopy(plain), network.batch(dtype=torch.float64)
     surgery.apply(model)
@@ -41,7 +39,7 @@ def test_every_gate_computes_its_formula_in_a_network(surgery, gate):
 
 @each_surgery
 @each_network
-def test_gradients_of_old_parameters_are_those_by_hand(surgery, network):
+def test_gradients_of_old_parameters_equal_those_of_explicit_attention(surgery, network):
     plain = network.build().double()
     model, x = copy.deepcopy(plain), network.batch(dtype=torch.float64)
     surgery.apply(model)

@@ -87,7 +87,7 @@ def test_applying_twice_changes_nothing_and_says_so(surgery, network):
 
 
 @each_surgery
-def test_another_attention_does_not_go_on_top(surgery):
+def test_another_attention_is_not_added_on_top(surgery):
     model = NETWORKS["resnet"].build()
     surgery.apply(model, include="layer4.*")
     first = attended_modules(model)

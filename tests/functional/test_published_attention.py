@@ -148,7 +148,7 @@ def apply_another(model):
         (apply_another, "attends layer1.0.bn2"),
     ],
 )
-def test_attention_that_does_not_fit_is_told_from_the_file_and_nothing_changes(
+def test_attention_that_does_not_match_the_file_is_an_error_and_nothing_changes(
     attend, here, tmp_path
 ):
     torch.save(theirs("eca").state_dict(), tmp_path / "net.pth")

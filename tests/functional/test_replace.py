@@ -1,4 +1,4 @@
-"""Attention that a network came with gives way to ours, comes back, or is taken out for good."""
+"""A network's own attention is replaced by ours, restored, or removed for good."""
 
 import copy
 import io
@@ -60,7 +60,7 @@ def test_efficientnet_b0_without_attention():
 
 @each_surgery
 @pytest.mark.parametrize("kind", RESCALING_KINDS)
-def test_every_rescaling_attention_of_timm_gives_way(surgery, kind):
+def test_every_rescaling_attention_of_timm_is_replaced(surgery, kind):
     torch.manual_seed(0)
     model, x = Block(timm_attention(kind)).eval(), torch.randn(2, 3, 7, 7)
     before, own, outputs = snapshots.of_model(model), model.own, model(x)
@@ -88,7 +88,7 @@ def test_what_does_more_than_rescale_stays_and_is_named(kind):
 
 
 @each_surgery
-def test_composers_own_squeeze_excite_gives_way(surgery):
+def test_composers_squeeze_excite_is_replaced(surgery):
     model = nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU())
     composer_functional.apply_squeeze_excite(model, latent_channels=16, min_channels=64)
     plan = surgery.apply(model, replace=True)
@@ -159,7 +159,7 @@ def test_attention_of_ours_is_not_the_networks_own(surgery):
 
 
 @each_surgery
-def test_ours_put_into_a_network_by_hand_is_its_own(surgery):
+def test_our_attention_in_a_networks_definition_counts_as_its_own(surgery):
     model = nn.Sequential(nn.Conv2d(3, 64, 1), SqueezeExcitation(64))
     plan = surgery.apply(model, replace=True)
     assert names(plan.chosen) == ("1",)
@@ -179,7 +179,7 @@ def test_a_shared_attention_is_one_site(surgery):
 
 
 @each_surgery
-def test_the_whole_model_cannot_give_way(surgery):
+def test_the_whole_model_cannot_be_replaced(surgery):
     model = torchvision.ops.SqueezeExcitation(64, 16)
     with pytest.warns(NothingAttendedWarning):
         plan = surgery.apply(model, replace=True)

@@ -1,4 +1,4 @@
-"""Optimizers follow where attention gives way, comes back, or is taken out."""
+"""Optimizers follow when attention is replaced, restored or removed."""
 
 import pytest
 import torch

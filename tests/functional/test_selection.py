@@ -159,6 +159,6 @@ def test_composers_choice_is_a_filter_away(surgery):
 
 
 @each_surgery
-def test_transposed_convolutions_and_linear_layers_are_no_candidates(surgery):
+def test_transposed_convolutions_and_linear_layers_are_not_candidates(surgery):
     model = nn.Sequential(nn.ConvTranspose2d(3, 32, 3), nn.Linear(32, 32), nn.Conv2d(32, 32, 1))
     assert names(surgery.plan(model).sites) == ("2",)

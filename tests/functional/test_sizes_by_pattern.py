@@ -59,7 +59,7 @@ def test_any_name_of_a_shared_module_counts():
     assert {n: a.kernel_size for n, a in attended_modules(model).items()} == {"stem": 3, "first": 7}
 
 
-def test_the_same_patterns_again_are_no_mistake():
+def test_the_same_patterns_again_are_valid():
     model = NETWORKS["resnet"].build()
     apply_eca(model, {"layer4.*": 7}, min_channels=16)
     before = snapshots.of_model(model)

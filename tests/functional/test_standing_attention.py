@@ -66,7 +66,7 @@ def test_the_same_kind_with_other_settings_is_warned_of(apply, arguments):
         apply(again, min_channels=8, **arguments)
 
 
-def test_what_is_as_asked_at_one_site_is_no_matter_for_a_warning():
+def test_a_site_that_is_as_requested_gives_no_warning():
     model = network()
     apply_eca(model, min_channels=8, include="0")
     apply_squeeze_excite(model, min_channels=8, include="2")

@@ -82,7 +82,7 @@ each_after = pytest.mark.parametrize(
 
 @each_surgery
 @each_conv
-def test_the_output_is_the_subclasss_own_then_attended_by_hand(surgery, build):
+def test_the_output_is_that_of_the_subclass_then_attended(surgery, build):
     model = nn.Sequential(build()).double()
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     plain = model(x)

@@ -148,7 +148,7 @@ BESIDE = {
 @pytest.mark.parametrize("beside", BESIDE)
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
-def test_what_scripts_keep_beside_weights_is_left_alone(beside, zipped, nested, file):
+def test_what_scripts_store_beside_weights_is_ignored(beside, zipped, nested, file):
     first, second = network(), network()
     weights = first.state_dict()
     content = {"model": weights, "epoch": 3} if nested else dict(weights)

@@ -1,4 +1,4 @@
-"""Networks whose attended modules are joined to batch norms, and the two that tests compare."""
+"""Networks whose attended modules are fused with batch norms, and the two that tests compare."""
 
 import copy
 from collections.abc import Callable
@@ -88,5 +88,5 @@ def pair(
 
 
 def fused_net(**options) -> nn.Module:
-    """Build a fused :class:`Net`; six sites, all joined to norms."""
+    """Build a fused :class:`Net`; six sites, all fused with norms."""
     return pair(Net, min_channels=8, **options)[1]

@@ -406,7 +406,7 @@ def test_a_gradient_that_is_not_computed_any_more_is_an_error_not_none(ask):
     y = fused(torch.randn(2, CHANNELS, 3, 4, dtype=torch.float64))
     with pytest.raises(ModelError, match="the gradient of this tensor is not computed"):
         ask(fused.feature)
-    with pytest.raises(ModelError, match="before, or call unfuse_attention"):
+    with pytest.raises(ModelError, match="before that use, or call unfuse_attention"):
         torch.autograd.grad(y.sum(), fused.feature)
 
 

@@ -108,7 +108,7 @@ NOT_FUSED = {
     ),
     "own forward": (
         lambda: followed_by(OwnNorm(16)),
-        "1 (OwnNorm) follows: its forward is its own",
+        "1 (OwnNorm) follows: it overrides forward",
     ),
     "lazy": (
         lambda: followed_by(nn.LazyBatchNorm2d()),
@@ -122,7 +122,7 @@ NOT_FUSED = {
     "twice": (Twice, "its output is used 2 times"),
     "called": (Called, "it is called 2 times"),
     "functional": (Functional, "its output goes to tanh"),
-    "moody": (Moody, "what follows it differs between training and evaluation"),
+    "moody": (Moody, "its consumer differs between training and evaluation mode"),
     "returning": (Returning, "its output goes to a part of the result"),
     "instance": (with_instance_forward, "the model cannot be traced: its forward was replaced"),
     "shared": (shared, "it is used in several places"),
@@ -215,5 +215,5 @@ def test_other_squeezes_are_computed_as_ever(squeeze, placement):
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     plain = copy.deepcopy(model)
     plan = fuse_attention(model, backend="reference")
-    assert {site.reason for site in plan.sites} == {f"squeeze={squeeze!r} takes more than averages"}
+    assert {site.reason for site in plan.sites} == {f"squeeze={squeeze!r} is not an average"}
     torch.testing.assert_close(model(x), plain(x), rtol=0, atol=1e-14)

@@ -107,7 +107,7 @@ def test_a_module_exchanged_after_the_fusion_is_used_as_it_is(name, other):
     module, x = other().double(), torch.randn(2, 3, 9, 7, dtype=torch.float64)
     for model in (plain, fused):
         parent, _, child = name.rpartition(".")
-        # Past nn.Module.__setattr__, which lets nobody drop attention in silence.
+        # Bypassing nn.Module.__setattr__, which does not let attention be dropped silently.
         model.get_submodule(parent)._modules[child] = module
     torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
 

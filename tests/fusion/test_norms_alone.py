@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from composer_attn import fuse_attention, unfuse_attention
 from composer_attn.fusion.deferred_tensor import Deferred
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from tests.fusion.networks import Net
 from tests.fusion.own_networks import (
     FUNCTIONS,
@@ -101,17 +101,17 @@ def test_a_whole_network_counts_its_norms_and_is_undone():
     x = torch.randn(3, 3, 9, 7, dtype=torch.float64)
     assert_same(everything(fused, x), everything(plain, x))
     assert unfuse_attention(fused) == []
-    assert not any(map(is_joined, fused.modules()))
+    assert not any(map(is_fused, fused.modules()))
     assert [type(m) for m in fused.modules()] == [type(m) for m in plain.modules()]
 
 
-def test_norms_are_left_alone_unless_asked_for():
+def test_norms_are_not_fused_unless_requested():
     model = nn.Sequential(small(), nn.BatchNorm2d(4), nn.ReLU())
     assert not fuse_attention(model, "reference").norms
-    assert not is_joined(model[1])
+    assert not is_fused(model[1])
     assert [s.name for s in fuse_attention(model, "reference", norms=True).norms] == ["1"]
     assert not fuse_attention(model, "reference").norms
-    assert not is_joined(model[1])
+    assert not is_fused(model[1])
 
 
 def test_a_norm_and_activation_of_timms_in_one():

@@ -166,7 +166,7 @@ def test_checkpointed_activations_agree():
     assert_equal(gradients(fused), gradients(plain))
 
 
-def test_modules_called_by_hand_compute_what_they_always_did():
+def test_modules_called_directly_compute_the_same_as_before():
     plain, fused = (model.eval() for model in pair(Net, min_channels=8))
     x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
     y = plain.conv1(x)

@@ -18,7 +18,7 @@ from composer_attn.functional import (
     unfuse_attention,
 )
 from composer_attn.fusion.deferred_tensor import Deferred
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from composer_attn.surgery.attend import attend
 from tests.fusion.networks import Net
 from tests.fusion.own_networks import CHANNELS, assert_same, everything, small
@@ -137,7 +137,7 @@ def test_state_dicts_are_equal_and_fusion_is_undone(network, name):
     assert list(state) == list(expected)
     assert all(torch.equal(state[key], value) for key, value in expected.items())
     unfuse_attention(fused)
-    assert not any(map(is_joined, fused.modules()))
+    assert not any(map(is_fused, fused.modules()))
     assert [type(m) for m in fused.modules()] == [type(m) for m in plain.modules()]
     assert [vars(m).keys() for m in fused.modules()] == [vars(m).keys() for m in plain.modules()]
 
@@ -224,7 +224,7 @@ class Hidden(nn.BatchNorm2d):
         return 2 * super().forward(input)
 
 
-def test_ghost_batch_norm_around_another_norm_is_left_alone():
+def test_ghost_batch_norm_around_another_norm_is_not_fused():
     for change in ("class", "attended"):
         plain = build("norm, activation, attention", "ghost")
         inner = plain.norm.batchnorm

@@ -14,7 +14,7 @@ from composer_attn import apply_attention, apply_eca, fuse_attention, unfuse_att
 from composer_attn.attention import SqueezeExcitation
 from composer_attn.errors import NothingAttendedWarning
 from composer_attn.fusion.deferred_tensor import Deferred
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from composer_attn.surgery.attend import attend
 from tests.fusion.own_networks import (
     ATTENTIONS,
@@ -93,8 +93,8 @@ def test_the_plan_names_norm_activation_and_attention():
         "0 with an addition\n"
         "site  kind               norm  activation  addition  fused\n"
         "3     SqueezeExcitation  1     2           -         yes\n"
-        "5     SEModule           -     -           -         no: 4 (Conv2d) comes before it: no "
-        "batch norm and activation for it alone"
+        "5     SEModule           -     -           -         no: its input comes from 4 "
+        "(Conv2d), not from a batch norm and activation alone"
     )
     assert unfuse_attention(model) == ["3"]
 
@@ -121,8 +121,8 @@ def test_undoing_is_exact_and_nothing_else_has_changed(kind):
 def test_copies_stay_fused(copied):
     plain, fused = own_pair(small("SqueezeExcite"))
     other = copied(fused)
-    assert is_joined(other.norm)
-    assert is_joined(other.attn)
+    assert is_fused(other.norm)
+    assert is_fused(other.attn)
     both(plain, other, draw())
     assert unfuse_attention(other) == ["attn"]
     assert type(other.attn) is type(plain.attn)
@@ -175,7 +175,7 @@ def test_a_hook_on_every_module_sees_the_layers_of_the_attention():
 
 
 class Other(Own):
-    """Does something else with what the norm, or the activation, puts out."""
+    """Does something else with the output of the norm or the activation."""
 
     def __init__(self, use, activation="silu", kind="torchvision"):
         super().__init__(ATTENTIONS[kind](), MODULES[activation]())
@@ -214,7 +214,7 @@ def _without(act, z):
 
 @pytest.mark.parametrize("activation", ["silu", "silu in place", "identity", "relu in place"])
 @pytest.mark.parametrize("use", OTHERS)
-def test_whoever_looks_gets_the_right_numbers(use, activation):
+def test_every_observer_gets_the_right_numbers(use, activation):
     """A forward that goes another way than planned: it is planned as that of Own."""
     plain, fused = own_pair(small(activation=activation))
     for model in (plain, fused):
@@ -234,7 +234,7 @@ def test_what_is_used_elsewhere_is_not_planned(use):
     model.__class__ = type("Traced", (Other,), {"forward": lambda s, x: OTHERS[use](s, s.norm(x))})
     plan = fuse_attention(model, "reference")
     assert not plan.fused
-    assert "comes before it" in plan.alone[0].reason
+    assert "its input comes from" in plan.alone[0].reason
     both(plain, fused, draw())
 
 
@@ -324,8 +324,8 @@ def test_ours_beside_it_takes_the_norm():
 def test_another_surgery_keeps_the_fusion():
     _, fused = own_pair(small(), norms=True)
     apply_eca(fused, min_channels=1, include=["last"])
-    assert is_joined(fused.norm)
-    assert is_joined(fused.attn)
+    assert is_fused(fused.norm)
+    assert is_fused(fused.attn)
 
 
 @pytest.mark.parametrize("activation", ["silu", "hardswish in place", "identity"])
@@ -356,10 +356,10 @@ def test_ours_as_a_module_of_the_network_is_fused_and_observed():
     assert torch.allclose(seen["fused"], seen["plain"], rtol=1e-12)
 
 
-def test_ours_with_another_squeeze_is_left_alone():
+def test_our_attention_with_another_squeeze_is_not_fused():
     model = Own(SqueezeExcitation(CHANNELS, 4, squeeze="max"), nn.SiLU())
     (site,) = fuse_attention(model, "reference").alone
-    assert (site.name, site.reason) == ("attn", "squeeze='max' takes more than averages")
+    assert (site.name, site.reason) == ("attn", "squeeze='max' is not an average")
 
 
 def test_what_is_inside_an_added_attention_is_not_the_network_s_own():

@@ -32,7 +32,7 @@ def nets(surgery: str, placement: str, backend: str) -> tuple[Random, Random]:
 
 
 def compare(plain: Random, fused: Random, program: list, x: torch.Tensor, mode: str) -> bool:
-    """Say whether a program runs; if so, make sure that it runs the same when it is fused."""
+    """Return whether a program runs; if so, check that it computes the same when fused."""
     for net in (plain, fused):
         net.train(mode == "train")
     try:

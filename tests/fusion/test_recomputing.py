@@ -19,7 +19,7 @@ from tests.fusion.own_networks import MODULES, everything, own_pair, randomized,
 
 
 class Branches(nn.Module):
-    """What a fused activation puts out goes to two convolutions, and to an addition."""
+    """The output of a fused activation goes to two convolutions and an addition."""
 
     def __init__(self):
         super().__init__()
@@ -268,13 +268,13 @@ def test_the_plan_names_the_convolutions_but_not_those_of_attentions():
     assert fuse_attention(model).recomputing == ()
 
 
-def test_parametrized_convolutions_are_left_alone():
+def test_parametrized_convolutions_are_not_extended():
     model = small()
     parametrizations.weight_norm(model.last)
     assert fuse_attention(model, recompute=True).recomputing == ("conv",)
 
 
-def test_a_class_that_cannot_be_extended_is_left_alone():
+def test_a_class_that_cannot_be_extended_is_unchanged():
     class Final(nn.Conv2d):
         def __init_subclass__(cls, **options):
             raise TypeError("final")
@@ -289,7 +289,7 @@ def test_it_is_undone_exactly():
     apply_eca(model, min_channels=4, include="last")
     before = snapshots.of_model(model)
     fuse_attention(model, norms=True, recompute=True)
-    assert type(model.conv).__name__ == "JoinedConv2d"
+    assert type(model.conv).__name__ == "FusedConv2d"
     unfuse_attention(model)
     assert snapshots.of_model(model) == before
 
@@ -328,7 +328,7 @@ def compiled(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     ],
     ids=["jit.trace", "export", "fx", "functional_call", "compile"],
 )
-def test_whoever_looks_on_sees_a_convolution(look):
+def test_it_still_looks_like_a_convolution(look):
     plain = randomized(small().eval())
     again = copy.deepcopy(plain)
     fuse_attention(again, norms=True, recompute=True)

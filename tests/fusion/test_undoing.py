@@ -17,7 +17,7 @@ from composer_attn.functional import (
     plan_eca,
     unfuse_attention,
 )
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from tests import snapshots
 from tests.fusion.networks import Net, each_shape, fused_net, pair
 from tests.networks import MIN_CHANNELS
@@ -37,8 +37,8 @@ CLONES = {
 each_clone = pytest.mark.parametrize("clone", CLONES.values(), ids=CLONES)
 
 
-def joined(model) -> list[str]:
-    return [name for name, module in model.named_modules() if is_joined(module)]
+def fused_modules(model) -> list[str]:
+    return [name for name, module in model.named_modules() if is_fused(module)]
 
 
 @each_shape
@@ -63,20 +63,20 @@ def test_fusing_again_changes_nothing():
     classes, plan = [type(module) for module in model.modules()], fuse_attention(model, "reference")
     assert fuse_attention(model, "reference") == plan
     assert [type(module) for module in model.modules()] == classes
-    assert len(joined(model)) == 7
+    assert len(fused_modules(model)) == 7
 
 
 @each_clone
 def test_copies_are_fused_and_apart(clone, tmp_path):
     model, x = fused_net(), torch.randn(2, 3, 9, 7, dtype=torch.float64)
     duplicate = clone(model, tmp_path)
-    assert joined(duplicate) == joined(model)
+    assert fused_modules(duplicate) == fused_modules(model)
     train_step(model, torch.optim.SGD(model.parameters(), 0.1), x)
     train_step(duplicate, torch.optim.SGD(duplicate.parameters(), 0.1), x)
     assert torch.equal(duplicate(x), model(x))
     unfuse_attention(duplicate)
-    assert joined(duplicate) == []
-    assert len(joined(model)) == 7
+    assert fused_modules(duplicate) == []
+    assert len(fused_modules(model)) == 7
     torch.testing.assert_close(duplicate(x), model(x), rtol=1e-12, atol=1e-12)
 
 
@@ -122,7 +122,7 @@ def test_detaching_takes_fusions_apart_first():
 def test_other_surgeries_work_on_a_fused_network_and_leave_it_fused():
     plain, fused = pair(Net, min_channels=MIN_CHANNELS, include="layers.0.*")
     assert plan_eca(fused, min_channels=8) == plan_eca(plain, min_channels=8)
-    kept = joined(fused)
+    kept = fused_modules(fused)
     for model in (plain, fused):
         torch.manual_seed(1)
         apply_eca(model, min_channels=8, placement="residual")
@@ -130,15 +130,15 @@ def test_other_surgeries_work_on_a_fused_network_and_leave_it_fused():
     x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
     torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
     # The norm that is attended now is no longer fused with the convolution before it.
-    assert set(kept) - set(joined(fused)) == {"layers.0.bn2"}
+    assert set(kept) - set(fused_modules(fused)) == {"layers.0.bn2"}
 
 
 def test_a_surgery_that_fails_leaves_the_network_fused():
     model = fused_net()
-    kept = joined(model)
+    kept = fused_modules(model)
     with pytest.raises(ArgumentError):
         apply_eca(model, min_channels=8, kernel_size=2)
-    assert joined(model) == kept
+    assert fused_modules(model) == kept
 
 
 def test_what_was_extended_since_cannot_be_unfused():
@@ -155,7 +155,7 @@ def test_what_was_extended_since_cannot_be_unfused():
     assert len(unfuse_attention(model)) == 7
 
 
-def test_bad_arguments_are_refused_and_nothing_to_fuse_is_said():
+def test_bad_arguments_are_errors_and_nothing_to_fuse_a_warning():
     with pytest.raises(ArgumentError, match="backend must be one of auto, reference"):
         fuse_attention(Net(), backend="cuda")
     with pytest.raises(ArgumentError, match=r"model must be a torch\.nn\.Module"):

@@ -264,7 +264,7 @@ TINY = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
         (lambda m: heat_maps(TINY, X), ModelError, "no module of the network outputs a feature"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_mapped_is_said(call, error, words):
+def test_what_cannot_be_mapped_is_an_error(call, error, words):
     model = Branches()
     with pytest.raises(error) as raised:
         call(model)

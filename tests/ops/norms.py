@@ -19,7 +19,7 @@ SOME = [ROWS[8 * i + i % 8] for i in range(len(ROWS) // 8)]
 
 
 def changed(norm: nn.Module, row: dict) -> None:
-    """Set a norm's attributes by hand, after it was built."""
+    """Set a norm's attributes after it was built."""
     norm.track_running_stats, norm.momentum = row["track_running_stats"], row["momentum"]
     norm.eps = row["eps"]
     batches = row["num_batches_tracked"]

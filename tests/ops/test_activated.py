@@ -109,7 +109,7 @@ def test_every_activation_ends_the_other_orders(
 
 @each_backend
 @pytest.mark.parametrize("kind", [SqueezeExcitation])
-def test_layers_of_ones_own_are_computed_after_norm_and_activation(backend, kind):
+def test_custom_layers_are_computed_after_norm_and_activation(backend, kind):
     class Own(kind):
         def logits(self, means):
             return super().logits(means).sin()

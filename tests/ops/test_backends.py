@@ -95,7 +95,7 @@ def test_what_is_built_beforehand_is_what_the_first_pass_finds(built):
 
 
 @pytest.mark.parametrize(("gpu", "builds"), [(False, ["cpp"]), (True, [])])
-def test_fusing_builds_for_a_network_that_is_where_it_stays(built, gpu, builds, monkeypatch):
+def test_fusing_builds_for_the_device_of_the_network(built, gpu, builds, monkeypatch):
     """A network on the CPU of a machine with a GPU is on its way there."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
@@ -134,7 +134,7 @@ def run_with(tmp_path, backend: str, **variables: str) -> str:
 
 
 @pytest.mark.parametrize("backend", ["auto", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_without_a_compiler_training_goes_on_with_one_warning(tmp_path, backend):
+def test_without_a_compiler_training_continues_with_one_warning(tmp_path, backend):
     assert run_with(tmp_path, backend, CXX="/nowhere/c++").startswith("1 3 ")
 
 
@@ -148,6 +148,6 @@ def test_a_folder_that_cannot_be_written_leaves_training_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_with_a_compiler_nothing_is_said(tmp_path):
+def test_with_a_compiler_there_is_no_warning(tmp_path):
     assert run_with(tmp_path, "auto").strip() == "0 3"
     assert len(list(tmp_path.glob("passes-*.so"))) == 1

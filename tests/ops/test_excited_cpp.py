@@ -99,7 +99,7 @@ def test_nan_stays():
         assert y[1].isfinite().all()
 
 
-def test_what_it_does_not_take_is_left_alone():
+def test_unsupported_maps_are_unchanged():
     x = torch.randn(2, 8, 6, 6)
     layers, *given = numbers(8, 4, torch.float32)
     run = excited_cpp.prepare(x, layers, "sigmoid", False, *given)

@@ -1,4 +1,4 @@
-"""The layers of an attention differentiated by hand, against autograd."""
+"""Manual gradients of the layers of an attention, against autograd."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ LAYERS = {
 @each_backend
 @pytest.mark.parametrize(("kind", "channels", "options"), LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("samples", [1, 4])
-def test_layers_and_their_gradients_by_hand_are_those_of_autograd(
+def test_layers_and_their_manual_gradients_equal_autograd(
     backend, kind, channels, options, samples
 ):
     attention = kind(channels, dtype=torch.float64, **options)
@@ -89,7 +89,7 @@ OWN = [Shifted, Softened, Tempered, with_own_gate, with_own_layer]
 
 
 @pytest.mark.parametrize("kind", OWN)
-def test_what_is_known_by_hand_is_used_for_nothing_else(kind):
+def test_manual_gradients_are_used_for_nothing_else(kind):
     case = build(SMALL, relu=True)
     case.attention = kind(SMALL[1], dtype=torch.float64)
     assert case.attention.by_hand(torch.float64) is None

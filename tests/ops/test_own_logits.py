@@ -225,7 +225,7 @@ def test_the_second_derivative_of_own_logits_is_refused(backend, place):
 @pytest.mark.parametrize("kind", [kind for kind in OWN if kind is not Penalized])
 @each_backend
 @each_place
-def test_a_graph_that_nobody_holds_is_gone_at_once(kind, backend, place, monkeypatch):
+def test_an_unreferenced_graph_is_freed_at_once(kind, backend, place, monkeypatch):
     """No half of a region holds the other in a circle, which nothing would collect."""
     _, (_, run) = pair(kind, place, relu=True)
     regions = []

@@ -208,7 +208,7 @@ def test_unknown_blocks_are_found_by_tracing(build, first, last, identity, place
     assert torch.equal(network(x), expected)
 
 
-def test_planning_runs_none_of_a_forwards_effects():
+def test_planning_has_no_side_effects():
     network = nn.Sequential(Counting())
     torch.manual_seed(3)
     state = torch.get_rng_state()
@@ -247,7 +247,7 @@ def test_registered_blocks_are_known_and_so_are_their_subclasses(placement, site
 
 
 @pytest.mark.parametrize("cls", [Untraceable(), int, "Block", None])
-def test_what_is_no_class_of_modules_cannot_be_registered(cls):
+def test_only_module_classes_can_be_registered(cls):
     with pytest.raises(ArgumentError, match=r"register_block takes a class of torch\.nn\.Module"):
         register_block(cls, first="conv1", last="conv2")
 

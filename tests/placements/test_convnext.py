@@ -1,4 +1,4 @@
-"""ConvNeXt's blocks, which end in what has no channels of its own."""
+"""ConvNeXt's blocks, which end in a module that does not define a number of channels."""
 
 import pytest
 import timm

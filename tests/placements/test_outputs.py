@@ -1,4 +1,4 @@
-"""What an attended block computes: timm's networks, and every placement written out by hand."""
+"""What an attended block computes: timm's networks, and every placement written out."""
 
 import copy
 
@@ -172,7 +172,7 @@ def by_hand(plain, branch, shortcut, activated, x, placement, attention):
 @each_block
 @pytest.mark.parametrize("placement", ["residual", "pre", "post", "identity"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_a_block_computes_what_is_written_out_by_hand(
+def test_a_block_computes_the_written_out_formula(
     surgery, build, branch, shortcut, activated, placement, training
 ):
     x = torch.randn(4, 8 if build().__class__ is ResBottleneckBlock and build().proj else 16, 9, 9)
@@ -195,7 +195,7 @@ def test_a_block_computes_what_is_written_out_by_hand(
 
 
 @each_surgery
-def test_after_norms_a_block_computes_what_is_written_out_by_hand(surgery):
+def test_after_norms_a_block_computes_the_written_out_formula(surgery):
     x = torch.randn(4, 16, 9, 9, dtype=torch.float64)
     network, plain = attended_and_plain(surgery, BLOCKS["BasicBlock, downsampling"][0], "norm")
     attention = attended_modules(network)

@@ -65,7 +65,7 @@ def apply(surgery, network, placement, **options):
 
 
 def places(network):
-    """Tell where each module keeps which of its attributes and children."""
+    """Return the attributes and children of each module, in their order."""
     return {n: (type(m), set(vars(m)), list(m._modules)) for n, m in network.named_modules()}
 
 
@@ -228,7 +228,7 @@ class Holding(nn.Module):
 
 @each_surgery
 @pytest.mark.parametrize("child", [True, False], ids=["child", "attribute"])
-def test_a_none_comes_back_where_it_was(surgery, child, monkeypatch):
+def test_none_is_restored_where_it_was(surgery, child, monkeypatch):
     from composer_attn import register_block
     from composer_attn.surgery import blocks
 

@@ -11,7 +11,7 @@ SIZE = 5
 
 
 class OwnConvolution(nn.Conv2d):
-    """A convolution with a forward of its own."""
+    """A convolution that overrides forward."""
 
     def forward(self, x):
         return super().forward(x.relu())

@@ -69,7 +69,7 @@ class Network:
         return torch.randn(2, self.channels, SIZE, SIZE, dtype=min(dtypes, key=str))
 
     def runs_not(self) -> bool:
-        """Say whether the network has parts that are not initialized yet."""
+        """Return whether the network has parts that are not initialized yet."""
         return self.tree.has("lazy")
 
 
@@ -187,7 +187,7 @@ class Grouping:
         groups: of each optimizer.
         named: whether the optimizers know their parameters' names.
         stepped: whether a training step was taken, so that there is state.
-        param_group: what the surgery is told.
+        param_group: the argument of the surgery.
     """
 
     kinds: tuple[str, ...]

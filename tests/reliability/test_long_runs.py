@@ -53,7 +53,7 @@ def held(model, optimizer) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SURGERIES)
 def test_2000_steps_between_surgeries_hold_on_to_nothing(name):
-    # In a process of its own: what other tests have left running allocates meanwhile.
+    # In a separate process: threads that other tests left running allocate memory meanwhile.
     program = f"from {__name__} import check_2000_steps; check_2000_steps({name!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

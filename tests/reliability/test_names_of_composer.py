@@ -51,7 +51,7 @@ OTHERS = {"CheckpointSaver", "CheckpointSaver._save_checkpoint", "CHECKPOINT_VAL
 
 
 def calls(function) -> set[str]:
-    """Name what a function calls of its own object."""
+    """Return the names of the attributes of ``self`` that a function calls."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     found = (n.func for n in ast.walk(tree) if isinstance(n, ast.Call))
     return {ast.unparse(name) for name in found}

@@ -119,7 +119,7 @@ def test_modules_have_each(name):
     assert hasattr(nn.Module(), name)
 
 
-def test_the_functions_told_apart_are_there_but_for_those_of_named_tensors():
+def test_the_listed_functions_exist_except_those_of_named_tensors():
     assert {"rename_"} >= tensor_functions.GONE
 
 

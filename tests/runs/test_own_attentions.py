@@ -149,7 +149,7 @@ def test_a_study_compares_it(own, config, tmp_path):
     assert "excitation_monitor" in variants[1].config.callbacks
 
 
-def test_a_report_knows_it_where_nobody_has_registered_it(tmp_path):
+def test_a_report_includes_unregistered_attentions(tmp_path):
     algorithms = {"simam": None, "blurpool": {}, "composer_squeeze_excite": {}}
     assert attention_of(algorithms) == {"simam": {}, "composer_squeeze_excite": {}}
     record = Record(tmp_path, {"algorithms": {"simam": {}, "ema": {}}}, None, (), None)

@@ -97,7 +97,7 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.s
 
 
 def command_of(recipe) -> str:
-    """Say how a recipe of this name is run: the small ones alone, ImageNet on 8 GPUs."""
+    """Return how a recipe of this name is run: the small ones alone, ImageNet on 8 GPUs."""
     train = f"train yamls/{recipe.name}"
     if recipe.stem.startswith(
         ("digits", "simplified", "finetune_digits", "scale_digits", "shapes")

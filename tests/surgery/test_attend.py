@@ -122,7 +122,7 @@ def test_a_class_that_guards_its_attributes_can_be_attended():
     assert type(conv) is Guarded
 
 
-def test_a_class_that_cannot_be_extended_is_left_alone():
+def test_a_class_that_cannot_be_extended_is_unchanged():
     conv = Refusing(3, 8, 3)
     with pytest.raises(TypeError, match="final"):
         attend(conv, SqueezeExcitation(8, 2))

@@ -43,7 +43,7 @@ class ComponentKind:
         table: builders of the components, by name.
         supplied: arguments supplied by the run, which a config must not set.
         extra: types of the arguments that every component of the kind takes besides its own.
-        elsewhere: returns where a name that is not in the table belongs; "" if nowhere.
+        elsewhere: returns a hint for a name that is not in the table; "" if there is none.
     """
 
     label: str

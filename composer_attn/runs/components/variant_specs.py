@@ -20,7 +20,7 @@ _OPENING, _CLOSING = "([{", ")]}"
 
 @dataclass(frozen=True)
 class VariantSpec:
-    """One variant, as asked for.
+    """One requested variant.
 
     Attributes:
         attention: ``plain``, or the name of its attention.

@@ -51,8 +51,8 @@ def parallelism_config(parallelism: str) -> ParallelismConfig | None:
 class SharedBuffers(Callback):
     """Lets every rank evaluate with rank 0's running statistics, which checkpoints hold.
 
-    DDP sends them around at every step; under FSDP2 each rank keeps its own, and a run that goes on
-    from a checkpoint would evaluate otherwise than one that was never interrupted.
+    DDP broadcasts them at every step; under FSDP2 each rank keeps its own, so that a resumed run
+    would evaluate differently from one that was never interrupted.
     """
 
     def eval_start(self, state: State, logger: Logger) -> None:

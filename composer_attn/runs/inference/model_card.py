@@ -31,7 +31,7 @@ class ModelCard:
             the share of images for which both name the same class, and the largest difference
             between their outputs.
         versions: versions of Python and of the relevant packages.
-        licence: to be filled in by whoever distributes the file.
+        licence: to be filled in by the distributor of the file.
         quantization: number of bits, of calibration images, accepted losses and the library;
             empty if the file has floats.
     """

@@ -11,7 +11,7 @@ from composer.core import DataSpec
 from torch import Tensor
 from torch.utils.data import Subset
 
-from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn.errors import ArgumentError, ConfigError, first_few
 from composer_attn.runs.config.config_errors import Mistake, at
 from composer_attn.runs.config.schema import RunConfig
 from composer_attn.runs.data import LOADER_ARGUMENTS, Source, build_loader
@@ -155,6 +155,6 @@ def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
     if source.classes and named and source.classes != expected:
         differing = sorted(set(source.classes) ^ set(expected))
         raise ArgumentError(
-            f"its classes are not the network's, {', '.join(classes[:3])}, ...; only in one: "
-            f"{', '.join(differing[:3])}"
+            f"its classes are not the network's, {first_few(classes)}; only in one: "
+            f"{first_few(differing)}"
         )

@@ -46,7 +46,7 @@ class Scale(NamedTuple):
     resolution: float
 
 
-# The published variants, whose factors were rounded by hand; torchvision has these networks.
+# The published variants, with manually rounded factors; torchvision has these networks.
 PUBLISHED = {
     f"efficientnet_b{i}": Scale(depth, width, size / _SIZE)
     for i, (width, depth, size) in enumerate(

@@ -46,7 +46,7 @@ def classes_of(model: str, weights: str) -> int:
 def arguments_by_weights(section: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a network that the weights of its section set by themselves.
 
-    Whoever builds the network again without these weights has to pass them: images are scaled in
+    Code that builds the network again without these weights has to pass them: images are scaled in
     the network (GoogLeNet, Inception), or have the size of the weights (ViT, MaxViT).
     """
     model, weights = section["name"], section.get("weights")

@@ -69,7 +69,7 @@ def cost_plots(comparison: Comparison) -> Iterator[_Drawn]:
         add_legend(figure)
         title = f"{headline.title} against {cost.label}"
         told = "; ".join(f"{label} {y:.4g} at {x:.4g}" for x, y, label in points)
-        alt = f"{title}. {told}. Not outdone in both: {', '.join(p[2] for p in best)}."
+        alt = f"{title}. {told}. Pareto-optimal: {', '.join(p[2] for p in best)}."
         yield f"{comparison.metric}_by_{cost.name}_cost", "cost", title, alt, figure
 
 

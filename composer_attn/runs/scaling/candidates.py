@@ -24,7 +24,7 @@ _GREEK = {"depth": "alpha", "width": "beta", "resolution": "gamma"}
 
 
 class Terms(NamedTuple):
-    """What a search is asked for.
+    """The terms of a search.
 
     Attributes:
         budget: factor by which operations grow from the recipe to a candidate.
@@ -120,9 +120,9 @@ class Plan:
     """All candidates of a search.
 
     Attributes:
-        terms: what was asked for.
+        terms: the terms of the search.
         dimensions: the recipe's dimensions.
-        data: what is known of its data.
+        data: the sizes of its data.
         recipe: the network as it is in the recipe.
         grid: all divisions of the budget, with a compound coefficient of 1.
         larger: for each division that a line of the figure may follow, the same with larger
@@ -188,7 +188,7 @@ def make_plan(config: RunConfig, dimensions: Dimensions, data: Data, terms: Term
     """Build and measure all candidates of a search; nothing is trained.
 
     Raises:
-        ArgumentError: what is asked for is invalid.
+        ArgumentError: a term of the search is invalid.
         ConfigError: a candidate is, or none is within the budget.
     """
     terms.check(dimensions)

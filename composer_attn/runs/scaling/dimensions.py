@@ -61,7 +61,7 @@ def find_dimensions(config: RunConfig) -> Dimensions:
     if config.task != CLASSIFICATION.name:
         message = f"networks are scaled for {CLASSIFICATION.name} alone; got {config.task}"
         raise ConfigError(Mistake("task", message))
-    _check_starts_anew(config)
+    _check_starts_untrained(config)
     name = config.model["name"]
     factors = _factors(config.model)
     if not factors:
@@ -99,7 +99,7 @@ def scaled(config: RunConfig, dimensions: Dimensions, scale: Scale) -> RunConfig
     )
 
 
-def _check_starts_anew(config: RunConfig) -> None:
+def _check_starts_untrained(config: RunConfig) -> None:
     """Raise if the recipe starts from weights, which fit one size of the network."""
     keys = [f"model.{key}" for key in ("weights", "pretrained") if config.model.get(key)]
     keys += ["load_path"] if config.load_path else []

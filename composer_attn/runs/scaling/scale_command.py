@@ -33,7 +33,7 @@ def run_scale(
     Args:
         recipe: the recipe's YAML file.
         overrides: ``key=value`` overrides.
-        terms: what is asked for.
+        terms: what is requested.
         seeds: number of seeds to train each network with.
         out: folder of the search; by default one in ``runs`` named after the recipe.
         ranks: number of processes of each run.

@@ -48,7 +48,7 @@ def cells(results: Results) -> list[list[str]]:
 
 
 def headline(results: Results) -> str:
-    """Say which division of the budget was best."""
+    """Describe which division of the budget was best."""
     best = results.best
     if best is None:
         return "No candidate has finished: there is no best one."
@@ -61,7 +61,7 @@ def headline(results: Results) -> str:
 
 
 def noise(results: Results) -> str:
-    """Say which candidates cannot be told from the best one."""
+    """Describe which candidates cannot be distinguished from the best one."""
     best, rivals = results.best, results.rivals
     if best is None:
         return ""

@@ -11,13 +11,13 @@ from composer_attn.runs.training.step_times import StepTimes
 
 @dataclass
 class _Run:
-    """What is known of a run's time.
+    """The known times of a run.
 
     Attributes:
         estimate: seconds that it takes from the start; ``None`` if not known.
         steps: number of its steps; ``None`` if not known.
-        resumed: the step that it went on from.
-        batch: the step that it has come to.
+        resumed: the step that it resumed from.
+        batch: the step that it has reached.
         begun, ended: when it began and ended, in seconds; ``None`` if it has not.
     """
 
@@ -40,7 +40,7 @@ class Outlook:
     Args:
         variants: the runs that are not trained yet.
         times: times of a few steps of each variant, by name.
-        batches: for each folder, the step that its run goes on from.
+        batches: for each folder, the step that its run resumes from.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ def run_process(
     while_running: Callable[[], None] = lambda: None,
     said: str = "",
 ) -> int:
-    """Run a command, and return its exit code; whatever ends the wait ends the process as well.
+    """Run a command, and return its exit code; an exception while waiting ends the process as well.
 
     Args:
         command: the command.

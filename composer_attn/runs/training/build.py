@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from composer_attn.algorithms.base import AttentionAlgorithm
-from composer_attn.errors import ComposerAttnError, ConfigError
+from composer_attn.errors import ComposerAttnError, ConfigError, first_few
 from composer_attn.runs.components.optim import attention_group, build_optimizer, build_scheduler
 from composer_attn.runs.components.registry import ALGORITHMS, CALLBACKS, LOGGERS
 from composer_attn.runs.config.config_errors import Mistake, at, foreign
@@ -209,7 +209,7 @@ def _check_classes(train: Source, evaluation: Source) -> None:
     if train.classes and evaluation.classes and differing:
         message = (
             f"its {len(evaluation.classes)} classes are not the {len(train.classes)} of "
-            f"train_dataset; only in one: {', '.join(differing[:3])}"
+            f"train_dataset; only in one: {first_few(differing)}"
         )
         raise ConfigError(Mistake("eval_dataset", message))
 

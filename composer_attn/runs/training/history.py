@@ -70,7 +70,7 @@ class History(Callback):
         self.folder = Path(folder)
         self.config = config
         self.source = source
-        earlier = read_history(self.folder)  # of a run that goes on
+        earlier = read_history(self.folder)  # of a run that is resumed
         self.startup = earlier[-1].startup if earlier else 0.0
         self.step_seconds: list[float] = []
         self._losses: list[float] = []

@@ -44,7 +44,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a device, of a CPU as its maker calls it where that is known."""
+    """Return the name of a device; of a CPU its model name, if known."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

@@ -96,7 +96,7 @@ class AfterSurgery(Callback):
     """Lets a model load weights that its attention may be part of, after surgery."""
 
     def before_load(self, state: State, logger: Logger) -> None:
-        """Load before the checkpoint of a run that goes on, which replaces the weights."""
+        """Load before the checkpoint of a resumed run, which replaces the weights."""
         model: Any = state.model
         model.after_surgery()
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from composer_attn.errors import ArgumentError, ConfigError, MissingExtraError, SaveError
 from composer_attn.functional import attended_modules
-from composer_attn.fusion.fused_norms import is_joined
+from composer_attn.fusion.fused_norms import is_fused
 from composer_attn.runs.benchmark import variants as ways
 from composer_attn.runs.benchmark.command import parse_batches, run_benchmark
 from composer_attn.runs.benchmark.measure import Row, measure
@@ -54,7 +54,7 @@ def test_a_run_is_measured_with_the_attention_that_it_was_trained_with(trained, 
     assert (found.name, found.attention) == ("tiny", "SqueezeExcitation")
     assert found.image == (3, 8, 8)
     assert len(attended_modules(found.attended)) == summary.attended_layers
-    assert not any(map(is_joined, found.attended.modules()))
+    assert not any(map(is_fused, found.attended.modules()))
     assert not attended_modules(found.plain)
     assert find_subject(str(folder / "latest-rank0.pt"), None, {}, "16").image == (3, 16, 16)
     with pytest.raises(ArgumentError, match="tiny was trained with attention, which is measured"):
@@ -90,7 +90,7 @@ def test_variants_compute_what_they_are_called(subject):
         found = prepare(name, subject, images)(images)
         torch.testing.assert_close(found, expected[VARIANTS[name].attended], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(expected[True], expected[False])
-    assert not any(map(is_joined, subject.attended.modules()))
+    assert not any(map(is_fused, subject.attended.modules()))
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def test_a_run_that_cannot_be_is_refused(refused, overrides, says):
 
 
 @pytest.mark.parametrize(("content", "says"), FILES.values(), ids=FILES)
-def test_a_file_that_is_no_config_is_refused(refused, folder, content, says):
+def test_a_file_that_is_not_a_config_is_refused(refused, folder, content, says):
     if content == "torch":
         torch.save({"seed": 1}, folder / "bad.yaml")
     elif content is not None:
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_config_is_refused(refused, folder, content, says):
     assert not (folder / "attacked").exists()
 
 
-def test_a_folder_is_no_config(refused):
+def test_a_folder_is_not_a_config(refused):
     assert "images: cannot be read: Is a directory" in refused("images")
 
 
@@ -274,7 +274,7 @@ def test_every_mistake_comes_at_once(folder, capfd):
     assert keys == ["modle", "seed", "batch_size"]
 
 
-def test_a_process_of_its_own_ends_the_same_way(folder):
+def test_a_separate_process_ends_the_same_way(folder):
     before = listing(folder)
     command = ("composer-attn", "train", "images.yaml", "train_dataset.root=images/one")
     done = run(*command, cwd=folder)

@@ -137,7 +137,7 @@ def test_a_needed_argument_that_is_missing_is_named(write):
         ("\x00", "is not plain YAML"),
     ],
 )
-def test_files_that_are_no_config(write, monkeypatch, tmp_path, text, says):
+def test_files_that_are_not_configs(write, monkeypatch, tmp_path, text, says):
     monkeypatch.chdir(tmp_path)
     (line,) = mistakes_of(write(text))
     assert says in line

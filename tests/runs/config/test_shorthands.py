@@ -54,7 +54,7 @@ def test_null_takes_out_what_a_file_below_adds(config, text, override):
     assert list(saved.algorithms) == ["label_smoothing"]
 
 
-def test_what_was_taken_out_may_be_put_in_anew(config):
+def test_what_was_removed_may_be_added_again(config):
     loaded = config("algorithms: {squeeze_excite: null}", "algorithms.squeeze_excite.bias=true")
     assert loaded.algorithms["squeeze_excite"] == {"bias": True}
 
@@ -144,7 +144,7 @@ def test_ratios_are_numbers_wherever_numbers_belong(config):
         ("algorithms: {squeeze_excite: {latent_channels: -1/16}}", "latent_channels must be"),
     ],
 )
-def test_what_is_no_ratio_or_no_place_for_one_stays_text(config, text, says):
+def test_text_that_is_not_a_ratio_stays_text(config, text, says):
     with pytest.raises(ConfigError, match=says):
         config(text)
 

@@ -104,7 +104,7 @@ def test_of_a_dataset_without_splits_every_fifth_image_of_a_class_is_held_out(tm
     write_eurosat(tmp_path)
     held_out = DATASETS["eurosat"](str(tmp_path), "test", size=8, resize=8).dataset
     assert [label for _, label in held_out] == [0, 1]
-    # The fifth is 80 bright; JPEG keeps uniform images but for a rounding.
+    # The fifth is 80 bright; JPEG preserves uniform images up to rounding.
     assert all((pixels.float() - 80).abs().max() <= 1 for pixels, _ in held_out)
 
 

@@ -87,7 +87,7 @@ def test_digits_lose_their_colours_and_are_enlarged():
     assert coloured.mean() == pytest.approx(76 / 127.5 - 1)  # what Pillow takes for its gray
 
 
-def test_what_is_no_image_or_no_preprocessing_is_refused():
+def test_non_images_and_unknown_preprocessing_are_refused():
     with pytest.raises(ArgumentError, match="synthetic data"):
         preprocessing_of({"name": "synthetic"})(Image.new("RGB", (8, 8)))
     with pytest.raises(ArgumentError, match="it is not known how to prepare an image for 'x'"):

@@ -23,7 +23,7 @@ def test_numbers_determine_what_is_drawn_and_the_state_is_put_back():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_generators_of_gpus_are_left_alone(monkeypatch):
+def test_generators_of_gpus_are_unchanged(monkeypatch):
     """Seeded, they would draw the dropout that the image read last prescribes."""
     seeds = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)

@@ -128,7 +128,7 @@ def test_pictures_of_an_earlier_call_are_not_taken_for_images(pair, photos):
     assert [picture.image for picture in again] == [picture.image for picture in first]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(pair, digit_files, tmp_path):
+def test_runs_of_one_name_are_distinguished_by_their_folders(pair, digit_files, tmp_path):
     pictures = write_heat_maps([pair[0], pair[0]], digit_files[0], tmp_path / "out")
     assert [view.run for view in pictures[0].views] == [str(pair[0])] * 2
 

@@ -142,7 +142,7 @@ def test_neither_the_data_nor_first_weights_need_be_there(small, tmp_path):
         assert load_run(folder).classes == ("0", "1", "2")
 
 
-def test_an_attention_of_ones_own_is_there_once_it_is_imported(own, registry, small):
+def test_a_custom_attention_is_available_once_it_is_imported(own, registry, small):
     folder, summary = small("algorithms={simam: {min_channels: 256}}")
     assert len(attended_modules(load_run(folder).network)) == summary.attended_layers == 6
     registry._registered.pop("simam")
@@ -157,7 +157,7 @@ def test_attention_that_came_with_a_checkpoint_is_added(trained, small, recwarn)
     assert len(attended_modules(load_run(other).network)) == summary.attended_layers == 9
 
 
-def test_what_is_no_run_is_refused(trained, tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(trained, tmp_path):
     folder, _ = trained
     with pytest.raises(ArgumentError, match=r"there is no run .*: no such folder or file"):
         load_run(tmp_path / "nowhere")

@@ -48,7 +48,7 @@ def test_b0_computes_what_torchvisions_does():
 def test_one_coefficient_scales_all_three_dimensions():
     assert compound_scale(phi=0) == (1, 1, 1)
     assert compound_scale(phi=2) == pytest.approx((1.44, 1.21, 1.3225))
-    # By hand, in place of what follows from the coefficient.
+    # Explicitly, instead of derived from the coefficient.
     assert compound_scale(phi=2, width=1) == pytest.approx((1.44, 1, 1.3225))
     depth, width, resolution = compound_scale(phi=1)
     assert depth * width**2 * resolution**2 == pytest.approx(1.92, abs=0.01)
@@ -91,7 +91,7 @@ def test_dropout_grows_with_the_coefficient_unless_it_is_given():
         ({"attention": "see"}, "unknown attention 'see'"),
     ],
 )
-def test_what_is_beyond_reason_is_refused(given, says):
+def test_unreasonable_sizes_are_refused(given, says):
     with pytest.raises(ArgumentError, match=says):
         efficientnet(**given)
 
@@ -123,6 +123,6 @@ def test_the_images_of_a_run_follow_unless_their_size_is_given(tmp_path):
     assert size(tmp_path, "resnet10", folder) == (None, None)
 
 
-def test_a_config_of_a_network_beyond_reason_says_so(tmp_path):
+def test_a_config_of_an_unreasonable_network_says_so(tmp_path):
     with pytest.raises(ConfigError, match="model: depth of phi=99 must be from"):
         size(tmp_path, "efficientnet, phi: 99")

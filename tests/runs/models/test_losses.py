@@ -1,4 +1,4 @@
-"""Losses and metrics: by hand, and together with the algorithms that change targets."""
+"""Losses and metrics: against formulas, and together with the algorithms that change targets."""
 
 import pytest
 import torch

@@ -56,7 +56,7 @@ def test_the_multiply_accumulates_are_the_published_ones(dense):
     assert DENSE + 48 * 1280 * 100 == PUBLISHED
 
 
-def test_each_row_of_the_table_is_counted_and_shaped_as_by_hand(dense):
+def test_each_row_of_the_table_has_the_expected_counts_and_shapes(dense):
     counter, sides = FlopCounterMode(display=False), {}
     modules = {name: dense.get_submodule(name) for name, *_ in ROWS}
     hooks = [

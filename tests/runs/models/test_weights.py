@@ -171,7 +171,9 @@ CLASSIFIERS = {
 
 
 @pytest.mark.parametrize(("name", "classifier"), CLASSIFIERS.items())
-def test_weights_of_other_classes_load_but_for_the_classifier(name, classifier, tmp_path, caplog):
+def test_weights_of_other_classes_load_except_for_the_classifier(
+    name, classifier, tmp_path, caplog
+):
     file = tmp_path / "weights.pth"
     others = build_network({"name": name, "num_classes": 7})
     torch.save(others.state_dict(), file)
@@ -212,7 +214,7 @@ def test_weights_that_are_not_there_are_mistakes_before_anything_is_built(name, 
 
 
 @pytest.mark.parametrize("weights", [None, "DEFAULT", "ResNet50_Weights.IMAGENET1K_V2"])
-def test_names_of_published_weights_are_no_mistakes(weights):
+def test_names_of_published_weights_are_valid(weights):
     config = run("resnet50", weights)
     assert try_components(config) == []
 

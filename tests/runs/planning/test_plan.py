@@ -110,7 +110,7 @@ def test_mistakes_are_named_with_what_would_be_valid(arguments, message):
 
 
 @pytest.mark.parametrize("text", ["x", "1/0", ""])
-def test_a_count_that_is_no_number_is_refused(text):
+def test_a_count_that_is_not_a_number_is_refused(text):
     with pytest.raises(ArgumentError, match="latent_channels must be a number, or like 1/16"):
         parse_number("latent_channels", text)
 

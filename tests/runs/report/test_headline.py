@@ -31,7 +31,7 @@ def shown(folder, images=360, **variants):
     return compare(find_records([folder]))
 
 
-def test_three_of_360_images_crown_nobody(tmp_path):
+def test_three_of_360_images_name_no_best_variant(tmp_path):
     found = shown(tmp_path, plain=range(12), squeeze_excite=range(5, 14), eca=range(11))
     assert headline(found) == (
         "No variant can be called best: the highest accuracy, 97.50% with squeeze_excite, is not "
@@ -60,7 +60,7 @@ def test_seeds_that_agree_crown_the_best(tmp_path):
     assert "; 3 seeds each)" in headline(found)
 
 
-def test_within_the_noise_of_seeds_nobody_is(tmp_path):
+def test_within_the_noise_of_seeds_no_variant_is(tmp_path):
     found = comparison(tmp_path, plain=(0.90, 0.93, 0.92), eca=(0.93, 0.92, 0.94))
     assert "not distinguishable from that of plain (3 seeds each)" in headline(found)
 

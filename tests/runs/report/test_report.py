@@ -1,4 +1,4 @@
-"""The report: its numbers by hand, and runs of every kind that a disk can hold."""
+"""The report: its numbers, and runs in every state that may be found on disk."""
 
 import csv
 import json

@@ -118,7 +118,7 @@ def test_bad_input_is_one_line_before_anything_is_written(folder, capfd, argumen
 
 
 def summaries(folder: Path) -> dict[str, float]:
-    """Say when the summary of each finished run was written."""
+    """Return when the summary of each finished run was written."""
     found = sorted(folder.glob("*/summary.json"))
     return {path.parent.name: path.stat().st_mtime for path in found}
 

@@ -113,7 +113,7 @@ def test_without_a_recipe_it_is_the_digits_also_outside_of_a_checkout(monkeypatc
 
 
 def states(folder: Path) -> dict[str, tuple[float, int]]:
-    """Say when each run's summary was written, and how many epochs its history has."""
+    """Return when each run's summary was written, and how many epochs its history has."""
     return {
         run.name: ((run / "summary.json").stat().st_mtime, epochs(run))
         for run in sorted(folder.iterdir())

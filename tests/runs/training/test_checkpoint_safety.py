@@ -113,9 +113,7 @@ def test_code_in_a_checkpoint_is_refused_and_has_not_run(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["crafted.pt", "run.yaml"]
 
 
-def test_where_nobody_looks_into_them_code_runs_or_a_newer_composer_refuses(
-    crafted, tmp_path, monkeypatch
-):
+def test_unchecked_checkpoints_run_code_or_a_newer_composer_refuses(crafted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = crafted(CODE["beside the state"])
     refuses = Version(composer.__version__) >= Version("0.33.0.dev0")

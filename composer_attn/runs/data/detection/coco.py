@@ -52,7 +52,7 @@ def _coco(
             torchvision has trained on COCO; by default they are counted from 1 in the order of the
             ids.
         on_bad_image: ``error``, or ``skip`` to leave out images that are missing or cannot be read,
-            and those with boxes that have no area or are outside, unknown categories or the like,
+            and those with defects such as unknown categories, or boxes without area or outside,
             and to count them.
 
     Raises:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from composer_attn.errors import ArgumentError, first_line
+from composer_attn.errors import ArgumentError, first_few, first_line
 from composer_attn.runs.data.images import to_rgb
 from composer_attn.runs.data.segmentation.transforms import IGNORED
 
@@ -128,7 +128,7 @@ def _objection(pair: Pair, num_classes: int) -> str:
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     unknown = [int(value) for value in values if num_classes <= value != IGNORED]
     if unknown:
-        shown = ", ".join(map(str, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+        shown = first_few(list(map(str, unknown)))
         return (
             f"{mask_path} holds the unknown class {shown}: the {num_classes} classes are 0 to "
             f"{num_classes - 1}, and {IGNORED} is no class"

@@ -11,7 +11,7 @@ from composer_attn.runs.data.source import Source
 
 
 class _Shapes(Dataset):
-    """Images of shapes, drawn when they are asked for."""
+    """Images of shapes, drawn on demand."""
 
     def __init__(self, count: int, size: int, seed: int):
         self.count, self.size, self.seed = count, size, seed

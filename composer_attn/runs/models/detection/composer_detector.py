@@ -56,7 +56,7 @@ class Detector(ComposerModel):
         return dict(outputs)
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
-        """Return the detections in each image: ``boxes``, ``labels``, ``scores`` and the like."""
+        """Return the detections in each image: ``boxes``, ``labels``, ``scores``, ..."""
         return self.module(list(batch[0])) if outputs is None else outputs
 
     def update_metric(self, batch: Any, outputs: Any, metric: Metric) -> None:
@@ -93,6 +93,6 @@ class Detector(ComposerModel):
 
 
 def trained_on(target: Target) -> dict[str, Tensor]:
-    """Return what a network trains on in a target: all objects but crowds and the like."""
+    """Return what a network trains on in a target: all objects except crowds and similar."""
     kept = target["iscrowd"] == 0
     return {name: target[name][kept] for name in _TRAINED if name in target}

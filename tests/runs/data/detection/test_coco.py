@@ -245,7 +245,7 @@ def test_keypoints_are_checked(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_files_that_are_no_annotations(text, says, tmp_path):
+def test_files_that_are_not_annotations(text, says, tmp_path):
     path = tmp_path / "annotations.json"
     path.write_text(text)
     with pytest.raises(ArgumentError, match=says) as error:

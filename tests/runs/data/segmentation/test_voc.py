@@ -21,7 +21,7 @@ def test_its_splits_are_read(tmp_path):
     assert [image.shape[1] for image, _ in val.dataset] == [20, 20]
 
 
-def test_missing_files_and_wrong_arguments_are_told(tmp_path):
+def test_missing_files_and_wrong_arguments_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not hold VOC 2012's train split"):
         voc_segmentation(str(tmp_path), "train")
     with pytest.raises(ArgumentError, match="split must be one of train, trainval, val"):

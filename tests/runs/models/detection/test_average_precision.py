@@ -45,7 +45,7 @@ def test_the_figures_are_those_of_torchmetrics():
     assert 0.3 < values["map"] < values["map_50"] <= 1
 
 
-def test_perfect_detections_have_a_precision_of_1_and_no_figure_for_sizes_there_are_none_of():
+def test_perfect_detections_have_a_precision_of_1_and_absent_sizes_no_figure():
     box = torch.tensor([[10.0, 10.0, 20.0, 20.0]])
     found = [{"boxes": box, "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}]
     values = updated(box_metrics(), found, [{"boxes": box, "labels": torch.tensor([1])}])
