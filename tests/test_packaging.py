@@ -128,6 +128,8 @@ def test_the_extras_name_one_another_and_nothing_unknown():
         assert not own or set(own[1].split(",")) <= set(EXTRAS)
     assert declared("demo") < declared("dev")
     assert declared("composer") < declared("runs") < declared("report") < declared("demo")
+    users = [name for name in EXTRAS if name not in ("dev", "docs")]
+    assert set().union(*map(declared, users)) == declared("all")
 
 
 def test_the_message_names_an_extra_that_brings_what_is_missing():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from composer_attn.errors import ArgumentError, first_few, first_line
-from composer_attn.surgery.sites import CONVOLUTIONS
+from composer_attn.surgery.channel_counts import CONVOLUTIONS
 
 Example = Tensor | tuple | None
 Trial = tuple[AbstractContextManager, nn.Module, tuple]
@@ -98,7 +98,7 @@ def check_dtypes(network: nn.Module) -> None:
             module.register_forward_pre_hook(check)
 
 
-def refusal(model: nn.Module, arguments: tuple, error: Exception) -> str:
+def failure_message(model: nn.Module, arguments: tuple, error: Exception) -> str:
     """Return the message for a forward that fails on an example: what was given, and expected."""
     given = [_describe(leaf) for leaf in tree_leaves(arguments)] or ["no arguments"]
     why = first_line(error)

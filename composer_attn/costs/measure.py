@@ -14,21 +14,21 @@ from composer_attn.costs.example import (
     Example,
     as_arguments,
     check_dtypes,
-    refusal,
+    failure_message,
     undisturbed,
 )
 from composer_attn.errors import ArgumentError, ModelError, first_line
 from composer_attn.surgery.attend import CHILD
+from composer_attn.surgery.channel_counts import CONVOLUTIONS
 from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.site_cost import NetworkCost, SiteCost, notes_on
-from composer_attn.surgery.sites import CONVOLUTIONS
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
 
 def measured(
-    plan: SurgeryPlan, model: nn.Module, example: Example, operate: Callable[[nn.Module], Any]
+    plan: SurgeryPlan, model: nn.Module, example: Example, apply: Callable[[nn.Module], Any]
 ) -> SurgeryPlan:
     """Return a plan with its costs on an example; the model is not changed.
 
@@ -40,7 +40,7 @@ def measured(
         plan: the plan.
         model: the network.
         example: a tensor, or a tuple of the forward's positional arguments.
-        operate: applies the plan to a copy.
+        apply: applies the plan to a copy.
 
     Raises:
         ArgumentError: the example has the wrong type, or the model's forward fails on it.
@@ -51,7 +51,7 @@ def measured(
     with undisturbed(model):
         for trial in TRIALS:
             try:
-                plain, attended = _measure(plan, model, arguments, operate, trial)
+                plain, attended = _measure(plan, model, arguments, apply, trial)
             except Exception as error:  # whatever a forward raises
                 failure = error
             else:
@@ -89,7 +89,7 @@ class _Reading:
         return NetworkCost(self.parameters, self.macs, sum(self.saved.values()))
 
 
-def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading]:
+def _measure(plan, model, arguments, apply, trial) -> tuple[_Reading, _Reading]:
     try:
         context, network, copies = trial(model, arguments)
     except Exception as error:  # copying an attribute may raise anything
@@ -101,8 +101,8 @@ def _measure(plan, model, arguments, operate, trial) -> tuple[_Reading, _Reading
         try:
             plain = _read_plain(network.eval(), plan, copies)
         except Exception as error:
-            raise ArgumentError(refusal(model, arguments, error)) from error
-        operate(network)
+            raise ArgumentError(failure_message(model, arguments, error)) from error
+        apply(network)
         return plain, _read_attended(network.eval(), plan, copies)
 
 

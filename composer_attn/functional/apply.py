@@ -26,7 +26,7 @@ from composer_attn.surgery.optimizers import (
 from composer_attn.surgery.plan import Site, SurgeryPlan
 from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.selection import Selection, select
-from composer_attn.surgery.sites import ATTENDED_ALREADY, Point
+from composer_attn.surgery.sites import ATTENDED_ALREADY, CandidateSite
 from composer_attn.surgery.stand_ins import is_replacement, occupy, vacate
 from composer_attn.surgery.untrained import watch
 from composer_attn.surgery.validation import check_model, check_sites
@@ -84,7 +84,9 @@ def apply_surgery(
     with temporarily_unfused(model):
         plan, sites, homes = _prepare(model, recipe, selection, live, param_group)
         built: set[int] = set()
-        attentions = {point.name: _build(model, recipe, point, built) for point in sites}
+        attentions = {
+            candidate.name: _build(model, recipe, candidate, built) for candidate in sites
+        }
         _attend_all(model, sites, attentions, homes, live)
     if not live:
         owners = {p.name: model.get_submodule(p.owner) for p in sites}
@@ -94,26 +96,26 @@ def apply_surgery(
 
 def _attend_all(
     model: nn.Module,
-    sites: list[Point],
+    sites: list[CandidateSite],
     attentions: dict[str, nn.Module],
     homes: dict[str, list[Home]],
     live: list[Optimizer],
 ) -> None:
     with ExitStack() as undo:
         undo.callback(restorer(live))
-        for point in sites:
-            attention = attentions[point.name]
-            undo.callback(detach, point.module)
-            owner = model.get_submodule(point.owner)
-            dimensions = batch_dimensions(owner) or batch_dimensions(point.module)
-            attend(point.module, attention, point.side, dimensions)
-            for slot in point.slots:
+        for candidate in sites:
+            attention = attentions[candidate.name]
+            undo.callback(detach, candidate.module)
+            owner = model.get_submodule(candidate.owner)
+            dimensions = batch_dimensions(owner) or batch_dimensions(candidate.module)
+            attend(candidate.module, attention, candidate.side, dimensions)
+            for slot in candidate.slots:
                 undo.callback(vacate, model, slot)
-                occupy(model, slot, point.module)
-            if is_replacement(point.module):
-                kept = point.module.kept
+                occupy(model, slot, candidate.module)
+            if is_replacement(candidate.module):
+                kept = candidate.module.kept
                 kept.places = set_aside(live, kept.module, model)
-            for home in homes.get(point.name, ()):
+            for home in homes.get(candidate.name, ()):
                 join(home, attention)
         undo.callback(allow_folding, model)
         refuse_folding(model)
@@ -126,33 +128,36 @@ def _prepare(
     selection: Selection,
     live: list[Optimizer],
     param_group: int | None,
-) -> tuple[SurgeryPlan, list[Point], dict[str, list[Home]]]:
+) -> tuple[SurgeryPlan, list[CandidateSite], dict[str, list[Home]]]:
     recipe.check()  # invalid arguments are an error even if no site is chosen
     selected = select(model, selection)
-    sites = [point for point, reason in selected if not reason]
+    sites = [candidate for candidate, reason in selected if not reason]
     recipe.check_matches(p.names for p, reason in selected if reason in ("", ATTENDED_ALREADY))
     check_sites(sites, model)
     trials = Trials(model, recipe)
-    tried = {point.name: trials.at(point) for point in sites}
+    tried = {candidate.name: trials.at(candidate) for candidate in sites}
     # An attention without parameters needs no optimizer.
-    owners = {point.name: point.owner for point in sites if tried[point.name].parameters}
+    owners = {
+        candidate.name: candidate.owner for candidate in sites if tried[candidate.name].parameters
+    }
     homes = find_homes(model, owners, live, param_group)
     kinds = dict.fromkeys(found.kind for found in tried.values())
     plan = SurgeryPlan(
         attention=", ".join(kinds) or recipe.name,
         sites=tuple(
-            _site(point, _detailed(point, reason, trials), tried) for point, reason in selected
+            _site(candidate, _detailed(candidate, reason, trials), tried)
+            for candidate, reason in selected
         ),
     )
     return plan, sites, homes
 
 
-def _detailed(point: Point, reason: str, trials: Trials) -> str:
+def _detailed(candidate: CandidateSite, reason: str, trials: Trials) -> str:
     """Add to the reason for an attended site whether its attention is the requested one."""
     if reason != ATTENDED_ALREADY:
         return reason
-    there = point.module._modules[CHILD]
-    asked = trials.at(point).module
+    there = candidate.module._modules[CHILD]
+    asked = trials.at(candidate).module
     if type(there) is not type(asked):
         return f"{ATTENDED_ALREADY} by {type(there).__name__}"
     alike = _settings(there) == _settings(asked)
@@ -167,22 +172,31 @@ def _settings(attention: nn.Module) -> tuple[object, ...]:
     return own, sum(parameter.numel() for parameter in attention.parameters())
 
 
-def _site(point: Point, reason: str, tried: Mapping[str, Tried]) -> Site:
-    parameters = 0 if reason else tried[point.name].parameters
-    module = point.module
+def _site(candidate: CandidateSite, reason: str, tried: Mapping[str, Tried]) -> Site:
+    parameters = 0 if reason else tried[candidate.name].parameters
+    module = candidate.module
     if is_replacement(module) and not is_attended(module):
         module = module.kept.module
-    return Site(point.name, type(module).__name__, point.channels, reason, parameters, point.side)
+    return Site(
+        candidate.name,
+        type(module).__name__,
+        candidate.channels,
+        reason,
+        parameters,
+        candidate.side,
+    )
 
 
-def _build(model: nn.Module, recipe: Recipe, point: Point, built: set[int]) -> nn.Module:
+def _build(
+    model: nn.Module, recipe: Recipe, candidate: CandidateSite, built: set[int]
+) -> nn.Module:
     """Build the attention of a site with its owner's device, dtype and training mode."""
-    owner = model.get_submodule(point.owner)
+    owner = model.get_submodule(candidate.owner)
     weight = next(owner.parameters())
-    attention = recipe.build(point.channels, point.names, weight.device, weight.dtype)
+    attention = recipe.build(candidate.channels, candidate.names, weight.device, weight.dtype)
     attention = moved(attention, weight, model, built)
     # Build the class here, so that any failure occurs before anything is changed.
-    attended_class(type(point.module), point.side)
-    if point.slots:
-        point.module.train(owner.training)
+    attended_class(type(candidate.module), candidate.side)
+    if candidate.slots:
+        candidate.module.train(owner.training)
     return attention.train(owner.training)

@@ -72,15 +72,17 @@ def remove_all(
     check_model(model)
     live = as_optimizers(optimizers)
     try:
-        points = [point for point, reason in select(model, selection) if not reason]
+        candidates = [candidate for candidate, reason in select(model, selection) if not reason]
     except PlacementError:
         return {}
     # The module of a site that can be replaced and is not attended yet is a Replacement.
-    removed = {point.name: cast(Replacement, point.module).kept.module for point in points}
+    removed = {
+        candidate.name: cast(Replacement, candidate.module).kept.module for candidate in candidates
+    }
     with temporarily_unfused(model):
-        for point in points:
-            for parent, child in point.slots:
-                identity = nn.Identity().train(removed[point.name].training)
+        for candidate in candidates:
+            for parent, child in candidate.slots:
+                identity = nn.Identity().train(removed[candidate.name].training)
                 model.get_submodule(parent)._modules[child] = identity
     for module in removed.values():
         leave(live, module, model)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from composer_attn.errors import ModelError
-from composer_attn.ops.begun import Begun
+from composer_attn.ops.pending_region import PendingRegion
 from composer_attn.ops.recorded import Recorded
 from composer_attn.ops.sites import ExcitedSite, NormalizedSite
 from composer_attn.ops.stages import Excited, Normalized
 
-Finishing = Normalized | NormalizedSite | Begun
+Finishing = Normalized | NormalizedSite | PendingRegion
 Stage = Excited | ExcitedSite | Finishing
 
 
@@ -20,7 +20,7 @@ class DeferredState:
     """The state of a deferred tensor.
 
     Attributes:
-        stage: the begun computation that produces its values.
+        stage: the pending computation that produces its values.
         shortcut: the tensor to be added to them, if any.
         until_relu: whether a ReLU is expected after an addition.
         until_attention: whether an attention is expected after an activation.
@@ -30,12 +30,12 @@ class DeferredState:
         version: its version counter at creation; ``None`` in inference mode, which has none.
         numbers: its values once computed, detached.
         instead: the tensor that replaced it after an in-place operation.
-        apart: whether further fusion is ruled out.
+        is_final: whether further fusion is ruled out.
         taken: whether it was fused further, so that its gradient does not pass through it.
     """
 
     __slots__ = (
-        "apart", "exposed", "gradients", "instead", "node", "numbers", "shortcut",
+        "exposed", "gradients", "instead", "is_final", "node", "numbers", "shortcut",
         "stage", "taken", "until_attention", "until_relu", "version",
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ class DeferredState:
         self.gradients = torch.is_grad_enabled()
         self.numbers: Tensor | None = None
         self.instead: Tensor | None = None
-        self.apart = False
+        self.is_final = False
         self.taken = False
 
     def compute(self) -> Tensor:

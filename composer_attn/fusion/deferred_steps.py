@@ -19,7 +19,7 @@ from composer_attn.fusion.deferred_state import (
     Stage,
 )
 from composer_attn.ops.activations import RELU, Activation
-from composer_attn.ops.begun import Begun
+from composer_attn.ops.pending_region import PendingRegion
 
 _Kind = TypeVar("_Kind", bound=Stage)
 no_function = torch._C.DisableTorchFunctionSubclass
@@ -67,7 +67,7 @@ class Continuable(Tensor):
             state.version = None if made.is_inference() else made._version
         return made
 
-    def taken_apart(self, *kinds: type[_Kind]) -> _Kind | None:
+    def take_stage(self, *kinds: type[_Kind]) -> _Kind | None:
         """Return its stage to be fused further; None if of another kind, added to, or changed."""
         state = self._state
         stage = state.stage
@@ -90,7 +90,7 @@ class Continuable(Tensor):
     def _is_intact(self) -> bool:
         """Return whether it is unchanged since creation, under the same grad mode."""
         state = self._state
-        if state.apart or state.instead is not None:
+        if state.is_final or state.instead is not None:
             return False
         if state.gradients != torch.is_grad_enabled():
             return False
@@ -105,7 +105,7 @@ class Continuable(Tensor):
         state = self._state
         state.taken = state.gradients
         stage = cast(Finishing, state.stage)
-        if type(stage) is Begun and state.until_attention and state.shortcut is None:
+        if type(stage) is PendingRegion and state.until_attention and state.shortcut is None:
             later = stage.activated(activation)
             if not in_place:
                 until = DeferredState(later, state.until_relu, state.exposed, None, True)
@@ -114,7 +114,7 @@ class Continuable(Tensor):
         y = stage.ended_in(activation, state.shortcut)
         return self._become(y) if in_place else y
 
-    def _become_later(self, later: Begun) -> Tensor:
+    def _become_later(self, later: PendingRegion) -> Tensor:
         """Represent the stage that follows, after an in-place operation on this tensor."""
         state = self._state
         state.stage, state.taken = later, False

@@ -123,7 +123,7 @@ class Deferred(Continuable):
         """Call a function that affects the history of this tensor; prevent further fusion of it."""
         if func in SEES_GRADIENT:
             self._check_gradient()
-        self._state.apart = True
+        self._state.is_final = True
         with no_function():
             return func(*args, **kwargs)
 

@@ -6,10 +6,10 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from composer_attn.errors import ModelError
-from composer_attn.fusion.begun_norms import (
-    Beginning,
-    BeginningNorm,
-    BeginningNormAct,
+from composer_attn.fusion.deferring_norms import (
+    DeferringNorm,
+    DeferringNormAct,
+    ExpectedOperations,
     OwnAttention,
 )
 from composer_attn.fusion.fused_norms import (
@@ -21,13 +21,13 @@ from composer_attn.fusion.fused_norms import (
 )
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
 from composer_attn.fusion.handoff import ExpectedEpilogue, Link, Producer
-from composer_attn.fusion.norm_checks import role_of_beginning
+from composer_attn.fusion.norm_checks import role_of_deferring_norm
 from composer_attn.fusion.planning import plan
 from composer_attn.fusion.recomputing import Recomputing, can_recompute
 from composer_attn.surgery.attend import attention_of, is_attended, original_class, set_class
 
-_ROLES = (AttendedNorm, NextNorm, BeginningNorm, BeginningNormAct, OwnAttention, Recomputing)
-_ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_begins", "_attn_own")
+_ROLES = (AttendedNorm, NextNorm, DeferringNorm, DeferringNormAct, OwnAttention, Recomputing)
+_ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_expects", "_attn_own")
 # The outputs of these modules are new tensors, referenced by nothing else.
 _FRESH = {
     getattr(nn, f"{kind}{dimensions}d").forward
@@ -51,7 +51,7 @@ def _fuse(
             if each.fused:
                 _join(modules, each, backends[modules[each.name]])
         for each in pairs:
-            _begin(modules[each.norm], norms, each)
+            _set_deferring(modules[each.norm], norms, each)
         recomputing = _recompute(model, backends) if recompute else ()
         undo.pop_all()
     kinds = ", ".join(dict.fromkeys([*backends.values(), *([norms] if norms else [])]))
@@ -74,8 +74,8 @@ def backends_of(model: nn.Module) -> dict[nn.Module, str]:
 
 def norms_of(model: nn.Module) -> str:
     """Return the backend of the norms that are fused without attention, or "" if there are none."""
-    begun = (m._attn_begins for m in model.modules() if isinstance(m, BeginningNorm))
-    return next((each.backend for each in begun if not each.until_attention), "")
+    pending = (m._attn_expects for m in model.modules() if isinstance(m, DeferringNorm))
+    return next((each.backend for each in pending if not each.until_attention), "")
 
 
 def recomputes(model: nn.Module) -> bool:
@@ -175,7 +175,7 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
     site, norm = modules[found.name], modules[found.norm]
     ends = norm
     if found.last:
-        _begin(norm, backend)
+        _set_deferring(norm, backend)
         ends = site
         if not is_attended(site):
             vars(site)["_attn_own"] = backend
@@ -190,9 +190,9 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
         vars(ends)["_attn_ends"] = ExpectedEpilogue(bool(found.addition and found.activation))
 
 
-def _begin(norm: nn.Module, backend: str, pair: FusedSite | None = None) -> None:
+def _set_deferring(norm: nn.Module, backend: str, pair: FusedSite | None = None) -> None:
     """Let a norm defer its output, for an attention or for the operations of ``pair``."""
-    vars(norm)["_attn_begins"] = Beginning(backend, pair is None)
+    vars(norm)["_attn_expects"] = ExpectedOperations(backend, pair is None)
     if pair is not None and pair.addition:
         vars(norm)["_attn_ends"] = ExpectedEpilogue(bool(pair.activation))
-    set_class(norm, fused_class(type(norm), role_of_beginning(norm)))
+    set_class(norm, fused_class(type(norm), role_of_deferring_norm(norm)))

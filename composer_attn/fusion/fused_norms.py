@@ -145,7 +145,7 @@ class NextNorm(FusedNorm):
             backend = cast(Producer, producer._attn_fused).backend
             return attend_then_normalize(x, attention, self, backend)
         if type(input) is Deferred:
-            excited: Any = input.taken_apart(Excited, ExcitedSite)
+            excited: Any = input.take_stage(Excited, ExcitedSite)
             if excited is not None and fits_norm(excited.x, self):
                 return self._finished(excited.normalized(self), input.exposed())
         return super().forward(input)

@@ -17,8 +17,8 @@ from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.ops import attend as attend_alone
 from composer_attn.ops.autograd_path import exported, traced
 from composer_attn.ops.backends.layout import is_last
-from composer_attn.ops.begun import Begun, excitation_of
 from composer_attn.ops.fused import plain_enough
+from composer_attn.ops.pending_region import PendingRegion, excitation_of
 from composer_attn.ops.sites import excite
 from composer_attn.surgery.attend import Attends
 
@@ -123,10 +123,10 @@ def attended(
     layers = excitation_of(attention)
     if layers is None:
         return None
-    begun = given.taken_apart(Begun)
-    if begun is None or begun.s is not None:
+    pending = given.take_stage(PendingRegion)
+    if pending is None or pending.s is not None:
         return None
-    found = begun.attended(*layers)
+    found = pending.attended(*layers)
     if ends is None:
         return found.result()
     return Deferred.of(found, ends.until_relu, given.exposed())

@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from composer_attn.fusion.begun_norms import BeginningNorm, BeginningNormAct
 from composer_attn.fusion.dataflow import UndeterminedError
+from composer_attn.fusion.deferring_norms import DeferringNorm, DeferringNormAct
 from composer_attn.fusion.fused_norms import FusedModule, fused_class
 from composer_attn.fusion.own_attention import activation_of_norm, norm_with_activation
 from composer_attn.ops.norm_kinds import base_of, known_kind
@@ -35,29 +35,29 @@ def _check_within(norm: nn.Module) -> None:
         raise UndeterminedError("the norm within it is not a plain batch norm")
 
 
-def role_of_beginning(norm: nn.Module) -> type[BeginningNorm]:
+def role_of_deferring_norm(norm: nn.Module) -> type[DeferringNorm]:
     """Return the role of a norm that starts a fused region; timm's has a built-in activation."""
-    return BeginningNormAct if norm_with_activation(type(norm)) else BeginningNorm
+    return DeferringNormAct if norm_with_activation(type(norm)) else DeferringNorm
 
 
-def check_beginning(norm: nn.Module) -> None:
+def check_deferring_norm(norm: nn.Module) -> None:
     """Check that a norm can start a fused region."""
     if is_attended(norm):
         raise UndeterminedError("it is attended itself")
     if not norm_with_activation(type(norm)):
-        check_norm(norm, type(norm), BeginningNorm)
+        check_norm(norm, type(norm), DeferringNorm)
         return
     if is_parametrized(norm) or "forward" in vars(norm):
         raise UndeterminedError("it overrides forward")
     if activation_of_norm(norm) is None:
         raise UndeterminedError("its activation is not supported")
-    check_class(norm, BeginningNormAct)
+    check_class(norm, DeferringNormAct)
 
 
-def can_begin(norm: nn.Module) -> bool:
-    """Return whether :func:`check_beginning` accepts a norm."""
+def can_defer(norm: nn.Module) -> bool:
+    """Return whether :func:`check_deferring_norm` accepts a norm."""
     try:
-        check_beginning(norm)
+        check_deferring_norm(norm)
     except UndeterminedError:
         return False
     return True

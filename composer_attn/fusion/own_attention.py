@@ -12,8 +12,8 @@ from composer_attn.fusion.dataflow import UndeterminedError
 from composer_attn.fusion.fused_norms import is_fused
 from composer_attn.fusion.handoff import has_own_call, is_watched
 from composer_attn.ops.activations import Activation, activation_of
-from composer_attn.ops.begun import excitation_of
 from composer_attn.ops.excitations import Described, neighbours, one_layer, two_layers
+from composer_attn.ops.pending_region import excitation_of
 from composer_attn.surgery.attend import attention_of, find_attended, is_attended, original_class
 
 # timm's classes are matched by name, so that timm need not be installed.

@@ -5,13 +5,18 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from composer_attn.fusion.begun_norms import OwnAttention
 from composer_attn.fusion.dataflow import Dataflow, UndeterminedError
+from composer_attn.fusion.deferring_norms import OwnAttention
 from composer_attn.fusion.epilogue import find_epilogue
 from composer_attn.fusion.fused_norms import AttendedNorm, NextNorm
 from composer_attn.fusion.fusion_plan import FusedSite
 from composer_attn.fusion.handoff import is_ours
-from composer_attn.fusion.norm_checks import can_begin, check_beginning, check_class, check_norm
+from composer_attn.fusion.norm_checks import (
+    can_defer,
+    check_class,
+    check_deferring_norm,
+    check_norm,
+)
 from composer_attn.fusion.own_attention import (
     activation_in,
     activation_of_norm,
@@ -84,7 +89,7 @@ class _Planning:
         """Follow a norm to its attention; return None if it cannot be fused with what follows."""
         norm, activation, function = self.dataflow.modules[name], "", "identity"
         try:
-            check_beginning(norm)
+            check_deferring_norm(norm)
             own = activation_of_norm(norm) if norm_with_activation(type(norm)) else None
             if own not in (None, IDENTITY):
                 activation, function = f"{name}.act", own.name
@@ -100,7 +105,7 @@ class _Planning:
                     break
                 activation, function = use.name, use.activation.name
         except UndeterminedError:
-            if not can_begin(norm):
+            if not can_defer(norm):
                 return None
         return Chain(name, activation, function=function)
 

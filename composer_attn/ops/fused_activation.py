@@ -11,9 +11,9 @@ from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activ
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.reference import spread
 from composer_attn.ops.backends.table import check_backend, find_activated, find_passes
-from composer_attn.ops.begun import excitation_of
 from composer_attn.ops.excitations import Described
 from composer_attn.ops.norm_kinds import settings
+from composer_attn.ops.pending_region import excitation_of
 from composer_attn.ops.recorded import in_full_precision
 from composer_attn.ops.squeeze_and_scale import channel_means, scale_channels
 

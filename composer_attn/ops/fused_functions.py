@@ -5,12 +5,12 @@ In the forward, ``moments`` reads the feature map, arithmetic on ``(N, C)`` tens
 over space, the sums are backpropagated through the arithmetic, and a second pass writes the
 complete input gradient. Saved for backward are the input and ``(N, C)`` tensors.
 
-:class:`Whole` does all of this for attention and batch norm. In other cases (attention alone,
-custom layers) :class:`Moments` and :class:`Affine` are the passes, and the arithmetic between them
-(:mod:`composer_attn.ops.autograd_path`) is differentiated by autograd. ``Moments`` also returns a
-*way*, an edge of the autograd graph used only by ``Affine``: along it, autograd propagates the
-output's gradient back to ``Moments``, whatever the arithmetic depends on, and however often any
-part of the graph is backpropagated through.
+:class:`AttendThenNormalize` does all of this for attention and batch norm. In other cases
+(attention alone, custom layers) :class:`Moments` and :class:`Affine` are the passes, and the
+arithmetic between them (:mod:`composer_attn.ops.autograd_path`) is differentiated by autograd.
+``Moments`` also returns a *way*, an edge of the autograd graph used only by ``Affine``: along it,
+autograd propagates the output's gradient back to ``Moments``, whatever the arithmetic depends on,
+and however often any part of the graph is backpropagated through.
 """
 
 from collections.abc import Callable, Iterable
@@ -115,7 +115,7 @@ class Affine(Recorded):
         return d_scale, d_shift, d_shortcut, None, None, d_way, None
 
 
-class Whole(Recorded):
+class AttendThenNormalize(Recorded):
     """The output of attention and batch norm, whose scale and shift are computed already.
 
     ``stage`` is a :class:`composer_attn.ops.stages.Normalized` with a manual gradient.
@@ -148,10 +148,11 @@ class Whole(Recorded):
         saved, end = ctx.saved_tensors, 4 + ctx.parameters
         given = (ctx.passes, ctx.order, ctx.norm, ctx.excitation, ctx.joined, dy)
         kept = (saved[:4], saved[4:end], saved[end:])
-        return None, None, None, *whole_gradients(*given, *kept, ctx.needs_input_grad[3])
+        gradients = attend_then_normalize_gradients(*given, *kept, ctx.needs_input_grad[3])
+        return None, None, None, *gradients
 
 
-def whole_gradients(
+def attend_then_normalize_gradients(
     passes: Passes,
     order: type[Order],
     norm: Norm,

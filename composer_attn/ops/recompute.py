@@ -15,9 +15,9 @@ from torch import Tensor
 
 from composer_attn.ops.activated_functions import spread_out
 from composer_attn.ops.backends import cpp, cpp_site
-from composer_attn.ops.begun import Begun, Finished
-from composer_attn.ops.fused_functions import Scaled, Whole
-from composer_attn.ops.sites import ScaledSite, WholeSite
+from composer_attn.ops.fused_functions import AttendThenNormalize, Scaled
+from composer_attn.ops.pending_region import Finished, PendingRegion
+from composer_attn.ops.sites import AttendThenNormalizeSite, ScaledSite
 
 _ignoring_hooks = ContextVar("_ignoring_hooks", default=False)
 
@@ -66,12 +66,12 @@ def hooks_are_active() -> bool:
         return True
 
 
-def _whole(node: Any) -> Tensor:
+def _recompute_output(node: Any) -> Tensor:
     x, scale, _, shift, *_ = node.saved_tensors
     return node.passes.affine(x, scale.contiguous(), shift, None, True)
 
 
-def _whole_site(node: Any) -> Tensor:
+def _recompute_site(node: Any) -> Tensor:
     x, _, work, *_ = node.saved_tensors
     return cpp_site.write(node.site, work, x, None, node.relu)
 
@@ -82,7 +82,7 @@ def _finished(node: Any) -> Tensor:
     mean, variance, scale, shift, mu, inverse, s, *_ = kept
     scale, shift = spread_out(scale, x), spread_out(shift, x)
     of_norm = (mean, variance, scale, shift, mu, inverse)
-    return Begun(x, "reference", node.stages, of_norm, tuple(parameters), s).values()
+    return PendingRegion(x, "reference", node.stages, of_norm, tuple(parameters), s).values()
 
 
 def _scaled(node: Any) -> Tensor:
@@ -105,9 +105,9 @@ class _Region(NamedTuple):
 
 _REGIONS: dict[type | None, _Region] = {
     # Without a ReLU, the shift is not kept.
-    Whole: _Region(lambda node: node.masked and not node.joined, _whole),
+    AttendThenNormalize: _Region(lambda node: node.masked and not node.joined, _recompute_output),
     Finished: _Region(lambda node: not node.masked and not node.joined, _finished),
     Scaled: _Region(lambda node: True, _scaled),
-    WholeSite: _Region(lambda node: not node.joined, _whole_site),
+    AttendThenNormalizeSite: _Region(lambda node: not node.joined, _recompute_site),
     ScaledSite: _Region(lambda node: True, _scaled_site),
 }

@@ -19,10 +19,10 @@ from composer_attn.ops.backends.layout import is_last
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.backends.table import find_passes
 from composer_attn.ops.fused_functions import (
+    attend_then_normalize_gradients,
     in_dtypes_of,
     needs_plain_passes,
     scaled_gradients,
-    whole_gradients,
 )
 from composer_attn.ops.logits import Bottleneck, Neighbours
 from composer_attn.ops.manual_gradients import AttentionFirst, Norm
@@ -112,7 +112,7 @@ class NormalizedSite:
         if not torch.is_grad_enabled():
             return self.values(relu, shortcut) if make is None else make()
         given = (self.x, shortcut, self.weight, self.bias, *self.excited.parameters)
-        return WholeSite.apply(self, relu, make, *given)
+        return AttendThenNormalizeSite.apply(self, relu, make, *given)
 
     def ended_in(self, activation: Activation, shortcut: Tensor | None) -> Tensor:
         """Return the output of an activation; with a shortcut, of a ReLU after the addition."""
@@ -143,7 +143,7 @@ class ScaledSite(Recorded):
         return None, None, *found
 
 
-class WholeSite(Recorded):
+class AttendThenNormalizeSite(Recorded):
     """The output of attention and batch norm; the gradient is one call."""
 
     @staticmethod
@@ -184,7 +184,7 @@ def _general_gradients(ctx: Any, dy: Tensor, needs_dx: bool) -> tuple[Tensor | N
     mean, variance, s, scale, shift, mu, inverse, hidden = ctx.site.views(work)
     masked_by = (y if ctx.joined else shift) if ctx.relu else None
     of_map, kept = (x, scale, mean, masked_by), (s, variance, mu, inverse, hidden)
-    return whole_gradients(
+    return attend_then_normalize_gradients(
         *(cpp, AttentionFirst, ctx.norm, ctx.excitation, ctx.joined, dy),
         *(of_map, tuple(parameters), kept, needs_dx),
     )

@@ -22,11 +22,11 @@ from composer_attn.ops.backends.interface import Passes
 from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.fused_functions import (
     Affine,
+    AttendThenNormalize,
     Moments,
     Region,
     Scaled,
     Shifted,
-    Whole,
 )
 from composer_attn.ops.manual_gradients import AttentionFirst, Excitation, Norm, NormFirst, Order
 from composer_attn.ops.module_calls import Called
@@ -206,7 +206,7 @@ class Normalized:
             return self.values(relu, shortcut) if make is None else make()
         if self.by_hand is not None:
             arguments = (self.x, shortcut, *self.parameters)
-            return Whole.apply(self, relu, make, *arguments)
+            return AttendThenNormalize.apply(self, relu, make, *arguments)
         if make is None and self.way is not None and self.region is not None:
             # Used only once: the gradient that flows along the way depends on the ReLU.
             way, self.way = self.way, None

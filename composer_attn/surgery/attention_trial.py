@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ArgumentError, first_line
+from composer_attn.surgery.channel_counts import CONVOLUTIONS
 from composer_attn.surgery.recipe import Recipe
-from composer_attn.surgery.sites import CONVOLUTIONS, Point
+from composer_attn.surgery.sites import CandidateSite
 from composer_attn.surgery.stand_ins import is_replacement
 
 # Spatial sizes to try, equal in all dimensions, for attentions that accept only certain sizes.
@@ -48,7 +49,7 @@ class Trials:
         self._model, self._recipe = model, recipe
         self._known: dict[object, Tried] = {}
 
-    def at(self, point: Point) -> Tried:
+    def at(self, candidate: CandidateSite) -> Tried:
         """Build the attention of a site, on the meta device if possible, and run it.
 
         Raises:
@@ -56,47 +57,49 @@ class Trials:
                 and dtype, or is not the identity under ``start="identity"``.
         """
         # The owner may have no parameters, and neither may the whole model.
-        owner = self._model.get_submodule(point.owner)
+        owner = self._model.get_submodule(candidate.owner)
         near = next(chain(owner.parameters(), self._model.parameters()), None)
         dtype = torch.get_default_dtype() if near is None else near.dtype
-        dimensions = _dimensions(self._model, point)
-        arguments = repr(self._recipe.arguments_at(point.names))
-        key = (point.channels, dimensions, dtype, arguments)
+        dimensions = _dimensions(self._model, candidate)
+        arguments = repr(self._recipe.arguments_at(candidate.names))
+        key = (candidate.channels, dimensions, dtype, arguments)
         if key not in self._known:
             try:
-                self._known[key] = self._try(point, dimensions, dtype)
+                self._known[key] = self._try(candidate, dimensions, dtype)
             except ArgumentError as error:
-                message = f"{error} (at {point.name or 'the model itself'})"
+                message = f"{error} (at {candidate.name or 'the model itself'})"
                 raise type(error)(message) from error
         return self._known[key]
 
-    def _try(self, point: Point, dimensions: int, dtype: torch.dtype) -> Tried:
+    def _try(self, candidate: CandidateSite, dimensions: int, dtype: torch.dtype) -> Tried:
         recipe, failure = self._recipe, None
         for device in ("meta", "cpu"):
             with _undisturbed(device):
                 try:
-                    attention = recipe.build(point.channels, point.names, device, dtype)
+                    attention = recipe.build(candidate.channels, candidate.names, device, dtype)
                     attention = _on_trial(recipe, attention, device, dtype)
                     _check_weights(recipe, attention)
-                    _check_output(recipe, attention, point.channels, dimensions, dtype, device)
+                    _check_output(recipe, attention, candidate.channels, dimensions, dtype, device)
                 except (ArgumentError, _FailedError) as error:
                     failure = error
                     continue
             if not _is_known(attention):
-                self._check_identity(point, dimensions)
+                self._check_identity(candidate, dimensions)
             count = sum(p.numel() for p in attention.parameters())
             return Tried(type(attention).__name__, count, attention)
         raise ArgumentError(str(failure)) from failure
 
-    def _check_identity(self, point: Point, dimensions: int) -> None:
+    def _check_identity(self, candidate: CandidateSite, dimensions: int) -> None:
         """Check that a user-defined attention is the identity under start='identity'."""
         if self._recipe.arguments.get("start") != "identity" or _is_fake():
             return
         with _undisturbed("cpu"), torch.no_grad():
-            attention = self._recipe.build(point.channels, point.names, "cpu", torch.float32)
+            attention = self._recipe.build(
+                candidate.channels, candidate.names, "cpu", torch.float32
+            )
             attention = _on_trial(self._recipe, attention, "cpu", torch.float32)
             if isinstance(attention, ChannelAttention):
-                x = torch.randn(_BATCH, point.channels, *[_SIZES[0]] * dimensions)
+                x = torch.randn(_BATCH, candidate.channels, *[_SIZES[0]] * dimensions)
                 if not torch.equal(attention.eval()(x), x):
                     raise ArgumentError(
                         f"{self._recipe.name} is not the identity under start='identity': its "
@@ -204,10 +207,10 @@ def _is_known(attention: nn.Module) -> bool:
     return type(attention).__module__.startswith(f"{__name__.partition('.')[0]}.")
 
 
-def _dimensions(model: nn.Module, point: Point) -> int:
+def _dimensions(model: nn.Module, candidate: CandidateSite) -> int:
     """Return the number of spatial dimensions at a site, from the nearest layers."""
-    module = point.module.kept.module if is_replacement(point.module) else point.module
-    for near in (module, *_outwards(model, point.owner)):
+    module = candidate.module.kept.module if is_replacement(candidate.module) else candidate.module
+    for near in (module, *_outwards(model, candidate.owner)):
         for layer in near.modules():
             if isinstance(layer, CONVOLUTIONS):
                 return len(layer.kernel_size)

@@ -6,6 +6,7 @@ from torch import nn
 
 from composer_attn.errors import PlacementError
 from composer_attn.surgery.attend import CHILD, is_attended
+from composer_attn.surgery.channel_counts import CONVOLUTIONS, channels_out
 from composer_attn.surgery.existing_attention.known import (
     existing,
     is_attention,
@@ -14,11 +15,11 @@ from composer_attn.surgery.existing_attention.known import (
 )
 from composer_attn.surgery.existing_attention.recognition import findings
 from composer_attn.surgery.names import walk
-from composer_attn.surgery.sites import ATTENDED_ALREADY, CONVOLUTIONS, Point, channels_out
+from composer_attn.surgery.sites import ATTENDED_ALREADY, CandidateSite
 from composer_attn.surgery.stand_ins import Kept, Replacement, is_replacement, split_name
 
 
-def find_own_attentions(model: nn.Module) -> list[Point]:
+def find_own_attentions(model: nn.Module) -> list[CandidateSite]:
     """List a network's built-in attentions, and the replacements that stand in for them.
 
     Raises:
@@ -27,10 +28,10 @@ def find_own_attentions(model: nn.Module) -> list[Point]:
     names: dict[nn.Module, list[str]] = {}
     for name, module in _outermost(model):
         names.setdefault(module, []).append(name)
-    points = [_point(model, module, tuple(known)) for module, known in names.items()]
-    if all(point.obstacle.startswith((_FIXED, _UNKNOWN)) for point in points):
+    candidates = [_candidate(model, module, tuple(known)) for module, known in names.items()]
+    if all(candidate.obstacle.startswith((_FIXED, _UNKNOWN)) for candidate in candidates):
         raise PlacementError(nothing_to_replace(model))
-    return points
+    return candidates
 
 
 _FIXED = "its block needs it: it is more than a rescaling of channels"
@@ -53,14 +54,16 @@ def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _point(model: nn.Module, module: nn.Module, names: tuple[str, ...]) -> Point:
+def _candidate(model: nn.Module, module: nn.Module, names: tuple[str, ...]) -> CandidateSite:
     name = names[0]
     if is_replacement(module):
         channels = _channels(model, module.kept.module, name)
-        return Point(name, names, module, "output", channels, name, obstacle=ATTENDED_ALREADY)
+        return CandidateSite(
+            name, names, module, "output", channels, name, obstacle=ATTENDED_ALREADY
+        )
     has_weights = any(True for _ in module.parameters())
     channels = _channels(model, module, name)
-    return Point(
+    return CandidateSite(
         name,
         names,
         Replacement(Kept(module)),

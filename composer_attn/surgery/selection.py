@@ -10,7 +10,7 @@ from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
 from composer_attn.surgery.names import as_patterns, check_patterns, matches
 from composer_attn.surgery.replaceable_sites import find_own_attentions
-from composer_attn.surgery.sites import Point, find_points
+from composer_attn.surgery.sites import CandidateSite, find_candidates
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,22 @@ def default_min_channels(replace: bool) -> int:
     return 1 if replace else 128
 
 
-def reason_against(point: Point, selection: Selection) -> str:
+def reason_against(candidate: CandidateSite, selection: Selection) -> str:
     """Return why a site is passed over; empty if it is chosen."""
-    if point.obstacle:
-        return point.obstacle
-    if point.channels < cast(int, selection.min_channels):  # set by __post_init__
+    if candidate.obstacle:
+        return candidate.obstacle
+    if candidate.channels < cast(int, selection.min_channels):  # set by __post_init__
         return f"fewer channels than min_channels={selection.min_channels}"
-    if selection.include is not None and not matches(point.names, selection.include):
+    if selection.include is not None and not matches(candidate.names, selection.include):
         return "not in include"
-    if matches(point.names, selection.exclude or ()):
+    if matches(candidate.names, selection.exclude or ()):
         return "in exclude"
-    if selection.filter_fn and not selection.filter_fn(point.name, point.module):
+    if selection.filter_fn and not selection.filter_fn(candidate.name, candidate.module):
         return "filter_fn said no"
     return ""
 
 
-def select(model: nn.Module, selection: Selection) -> list[tuple[Point, str]]:
+def select(model: nn.Module, selection: Selection) -> list[tuple[CandidateSite, str]]:
     """Pair every candidate with the reason why it is passed over (empty: chosen).
 
     Raises:
@@ -82,14 +82,14 @@ def select(model: nn.Module, selection: Selection) -> list[tuple[Point, str]]:
         PlacementError: the network has no site for it, or nothing to replace.
         PatternError: a pattern matches no site.
     """
-    points = _candidates(model, selection)
-    names = [name for point in points for name in point.names]
+    candidates = _candidates(model, selection)
+    names = [name for candidate in candidates for name in candidate.names]
     check_patterns("include", selection.include, names)
     check_patterns("exclude", selection.exclude, names)
-    return [(point, reason_against(point, selection)) for point in points]
+    return [(candidate, reason_against(candidate, selection)) for candidate in candidates]
 
 
-def _candidates(model: nn.Module, selection: Selection) -> list[Point]:
+def _candidates(model: nn.Module, selection: Selection) -> list[CandidateSite]:
     if selection.replace:
         return find_own_attentions(model)
-    return find_points(model, selection.placement)
+    return find_candidates(model, selection.placement)

@@ -6,36 +6,27 @@ from itertools import pairwise
 from typing import cast
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from composer_attn.errors import ArgumentError, PlacementError, first_line
-from composer_attn.ops.sync_batch_norm import SyncBatchNorm
-from composer_attn.surgery.attend import CHILD, is_attended
+from composer_attn.surgery.attend import is_attended
 from composer_attn.surgery.block_tracing import traced_block
 from composer_attn.surgery.blocks import Block, known_block
-from composer_attn.surgery.existing_attention.known import existing_attentions, inside, is_attention
+from composer_attn.surgery.channel_counts import (
+    CONVOLUTIONS,
+    NORMS,
+    channels_in,
+    channels_out,
+    norm_channels,
+)
+from composer_attn.surgery.existing_attention.known import existing_attentions, inside
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.stand_ins import Shortcut, Slot
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    SyncBatchNorm,
-    nn.GroupNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-)
-
 
 ATTENDED_ALREADY = "already attended"
 
 
 @dataclass(frozen=True)
-class Point:
+class CandidateSite:
     """A candidate site for an attention.
 
     Attributes:
@@ -61,7 +52,7 @@ class Point:
     slots: tuple[Slot, ...] = ()
 
 
-def find_points(model: nn.Module, placement: str) -> list[Point]:
+def find_candidates(model: nn.Module, placement: str) -> list[CandidateSite]:
     """List every site of a placement once, in model order.
 
     Raises:
@@ -74,64 +65,74 @@ def find_points(model: nn.Module, placement: str) -> list[Point]:
     for name, module in walk(model):
         names.setdefault(module, []).append(name)
     foreign = existing_attentions(model)
-    points: dict[tuple[nn.Module, str], Point] = {}
-    for point in PLACEMENTS[placement](names, placement):
+    candidates: dict[tuple[nn.Module, str], CandidateSite] = {}
+    for candidate in PLACEMENTS[placement](names, placement):
         # Keyed by module, which may have further names, and listed under the first of them.
-        known = tuple(dict.fromkeys((*names.get(point.module, ()), *point.names)))
-        points.setdefault((point.module, point.side), replace(point, name=known[0], names=known))
+        known = tuple(dict.fromkeys((*names.get(candidate.module, ()), *candidate.names)))
+        candidates.setdefault(
+            (candidate.module, candidate.side), replace(candidate, name=known[0], names=known)
+        )
     order = {module: i for i, module in enumerate(names)}
-    places = [model.get_submodule(p.slots[0][0]) if p.slots else p.module for p in points.values()]
-    found = sorted(zip(places, points.values(), strict=True), key=lambda pair: order[pair[0]])
-    return [_guarded(point, foreign) for _, point in found]
+    places = [
+        model.get_submodule(p.slots[0][0]) if p.slots else p.module for p in candidates.values()
+    ]
+    found = sorted(zip(places, candidates.values(), strict=True), key=lambda pair: order[pair[0]])
+    return [_guarded(candidate, foreign) for _, candidate in found]
 
 
-def _guarded(point: Point, foreign: dict[str, str]) -> Point:
+def _guarded(candidate: CandidateSite, foreign: dict[str, str]) -> CandidateSite:
     """Set the obstacle of a site that is already attended or lies inside an attention."""
-    if is_attended(point.module):
-        return replace(point, obstacle=ATTENDED_ALREADY)
-    enclosing = next(filter(None, (inside(name, foreign) for name in point.names)), "")
+    if is_attended(candidate.module):
+        return replace(candidate, obstacle=ATTENDED_ALREADY)
+    enclosing = next(filter(None, (inside(name, foreign) for name in candidate.names)), "")
     if enclosing:
-        return replace(point, obstacle=enclosing)
-    if not point.channels and not point.obstacle:
-        return replace(point, obstacle="no layer defines its number of channels")
-    return point
+        return replace(candidate, obstacle=enclosing)
+    if not candidate.channels and not candidate.obstacle:
+        return replace(candidate, obstacle="no layer defines its number of channels")
+    return candidate
 
 
-def _convolutions(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+def _convolutions(names: dict[nn.Module, list[str]], placement: str) -> Iterator[CandidateSite]:
     for module, known in names.items():
         if isinstance(module, CONVOLUTIONS):
-            yield Point(known[0], tuple(known), module, "output", module.out_channels, known[0])
+            yield CandidateSite(
+                known[0], tuple(known), module, "output", module.out_channels, known[0]
+            )
 
 
-def _norms(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+def _norms(names: dict[nn.Module, list[str]], placement: str) -> Iterator[CandidateSite]:
     """Yield the norm after each convolution: the next child of the same module."""
     for parent, known in names.items():
         children = [(name, child) for name, child in parent._modules.items() if child is not None]
         for (name, conv), (next_name, norm) in pairwise([*children, ("", None)]):
             if isinstance(conv, CONVOLUTIONS):
                 convs, norms = (tuple(_join(k, n) for k in known) for n in (name, next_name))
-                point = Point(convs[0], convs, conv, "output", conv.out_channels, convs[0])
+                candidate = CandidateSite(
+                    convs[0], convs, conv, "output", conv.out_channels, convs[0]
+                )
                 if isinstance(norm, NORMS) and norm_channels(norm) == conv.out_channels:
-                    yield replace(point, name=norms[0], names=(*norms, *convs), module=norm)
+                    yield replace(candidate, name=norms[0], names=(*norms, *convs), module=norm)
                 else:
-                    yield replace(point, obstacle="no norm follows it")
+                    yield replace(candidate, obstacle="no norm follows it")
 
 
-def _blocks(names: dict[nn.Module, list[str]], placement: str) -> Iterator[Point]:
+def _blocks(names: dict[nn.Module, list[str]], placement: str) -> Iterator[CandidateSite]:
     found: list[nn.Module] = []
     untraced: dict[nn.Module, str] = {}
     for module, known in list(names.items()):
         block = _block_of(module, untraced)
         if block is not None:
             found.append(module)
-            yield _block_point(module, tuple(known), block, placement)
+            yield _block_candidate(module, tuple(known), block, placement)
     if not found:
         raise PlacementError(_no_blocks(next(iter(names)), placement, untraced))
     for module, why in untraced.items():
         # A module that contains blocks is unlikely to be one itself.
         if not any(block in found for block in module.modules()):
             known, obstacle = names[module], f"not traced ({why}): if a block, use register_block"
-            yield Point(known[0], tuple(known), module, "output", 0, known[0], obstacle=obstacle)
+            yield CandidateSite(
+                known[0], tuple(known), module, "output", 0, known[0], obstacle=obstacle
+            )
 
 
 def _block_of(module: nn.Module, untraced: dict[nn.Module, str]) -> Block | None:
@@ -147,27 +148,31 @@ def _block_of(module: nn.Module, untraced: dict[nn.Module, str]) -> Block | None
         return None
 
 
-def _block_point(block: nn.Module, known: tuple[str, ...], parts: Block, placement: str) -> Point:
+def _block_candidate(
+    block: nn.Module, known: tuple[str, ...], parts: Block, placement: str
+) -> CandidateSite:
     inputs, outputs = _block_channels(block, known, parts)
     if placement == "residual":
         return _at_child(block, known, parts.last, "output", outputs)
     if placement == "pre":
         return _at_child(block, known, parts.first, "input", inputs)
     if placement == "post":
-        return Point(known[0], known, block, "output", outputs, known[0])
+        return CandidateSite(known[0], known, block, "output", outputs, known[0])
     if not _has_shortcut(block, parts):
-        return Point(known[0], known, block, "shortcut", 0, known[0], obstacle="it has no shortcut")
+        return CandidateSite(
+            known[0], known, block, "shortcut", 0, known[0], obstacle="it has no shortcut"
+        )
     if _shortcut(block, parts) is not None:
         return _at_child(block, known, parts.shortcut, "output", outputs)
     if parts.shortcut:
         names = (*(_join(k, parts.shortcut) for k in known), *known)
         slots = ((known[0], parts.shortcut),)
-        return Point(names[0], names, Shortcut(), "output", inputs, known[0], slots=slots)
-    point = Point(known[0], known, block, "shortcut", inputs, known[0])
+        return CandidateSite(names[0], names, Shortcut(), "output", inputs, known[0], slots=slots)
+    candidate = CandidateSite(known[0], known, block, "shortcut", inputs, known[0])
     if parts.adds_last:
-        return point
+        return candidate
     trouble = "its shortcut has no module, and something follows the addition"
-    return replace(point, obstacle=trouble)
+    return replace(candidate, obstacle=trouble)
 
 
 def _has_shortcut(block: nn.Module, parts: Block) -> bool:
@@ -212,13 +217,13 @@ def _part(block: nn.Module, known: tuple[str, ...], name: str) -> nn.Module:
 
 def _at_child(
     block: nn.Module, known: tuple[str, ...], child: str, side: str, channels: int
-) -> Point:
+) -> CandidateSite:
     path, module = _within_sequence(child, block.get_submodule(child), side)
     names = (*(_join(k, path) for k in known), *known)
-    point = Point(names[0], names, module, side, channels, known[0])
+    candidate = CandidateSite(names[0], names, module, side, channels, known[0])
     if isinstance(module, nn.Sequential):
-        return replace(point, obstacle="an empty Sequential, which has nothing to attend")
-    return point
+        return replace(candidate, obstacle="an empty Sequential, which has nothing to attend")
+    return candidate
 
 
 def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.Module]:
@@ -228,42 +233,6 @@ def _within_sequence(path: str, module: nn.Module, side: str) -> tuple[str, nn.M
         child = list(module._modules)[-1 if side == "output" else 0]
         path, module = f"{path}.{child}", cast(nn.Module, module._modules[child])
     return path, module
-
-
-def channels_out(module: nn.Module) -> int:
-    """Return a module's output channels, by its last convolution or norm; 0 if it has none."""
-    for part in reversed(list(_parts(module))):
-        if isinstance(part, CONVOLUTIONS):
-            return part.out_channels
-        if isinstance(part, NORMS):
-            return norm_channels(part)
-    return 0
-
-
-def channels_in(module: nn.Module) -> int:
-    """Return a module's input channels, by its first convolution or norm; 0 if it has none."""
-    for part in _parts(module):
-        if isinstance(part, CONVOLUTIONS):
-            return part.in_channels
-        if isinstance(part, NORMS):
-            return norm_channels(part)
-    return 0
-
-
-def _parts(module: nn.Module, above: tuple[nn.Module, ...] = ()) -> Iterator[nn.Module]:
-    """Yield a module and its descendants, skipping attentions, which have other channels."""
-    yield module
-    above = (*above, module)
-    own = CHILD if is_attended(module) else None
-    for name, child in module.named_children():
-        # A module may contain itself.
-        if name != own and not any(child is each for each in above) and not is_attention(child):
-            yield from _parts(child, above)
-
-
-def norm_channels(norm: nn.GroupNorm | _NormBase) -> int:
-    """Return the number of channels that a norm normalizes."""
-    return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
 
 
 def _join(prefix: str, name: str) -> str:
@@ -285,7 +254,7 @@ def _no_blocks(model: nn.Module, placement: str, untraced: dict[nn.Module, str])
     return message
 
 
-PLACEMENTS: dict[str, Callable[[dict, str], Iterator[Point]]] = {
+PLACEMENTS: dict[str, Callable[[dict, str], Iterator[CandidateSite]]] = {
     "conv": _convolutions,
     "norm": _norms,
     "residual": _blocks,

@@ -6,7 +6,7 @@ from composer_attn.errors import ArgumentError, ModelError
 from composer_attn.surgery.attend import CHILD
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.orphans import check_no_orphans
-from composer_attn.surgery.sites import Point
+from composer_attn.surgery.sites import CandidateSite
 
 # Where a convolution and the norm folded into it keep what they were before.
 FOLDED = "_attn_folded"
@@ -54,9 +54,9 @@ def check_model(model: nn.Module, orphans: bool = False, folded: bool = False) -
         check_no_orphans(model)
 
 
-def check_sites(sites: list[Point], model: nn.Module) -> None:
+def check_sites(sites: list[CandidateSite], model: nn.Module) -> None:
     """Raise one error that lists all chosen sites that cannot be attended."""
-    troubles = {point.name: _trouble(point, model) for point in sites}
+    troubles = {candidate.name: _trouble(candidate, model) for candidate in sites}
     lines = [f"  {name or 'the model'}: {trouble}" for name, trouble in troubles.items() if trouble]
     if lines:
         raise ModelError(
@@ -65,14 +65,14 @@ def check_sites(sites: list[Point], model: nn.Module) -> None:
         )
 
 
-def _trouble(point: Point, model: nn.Module) -> str:
-    if "forward" in vars(point.module):
+def _trouble(candidate: CandidateSite, model: nn.Module) -> str:
+    if "forward" in vars(candidate.module):
         return "its forward was replaced on the instance, where extending its class has no effect"
-    if isinstance(point.module, nn.Sequential):
+    if isinstance(candidate.module, nn.Sequential):
         return "a Sequential, which would run its attention as another child"
-    if hasattr(point.module, CHILD):
+    if hasattr(candidate.module, CHILD):
         return f"it already has an attribute named {CHILD!r}"
-    parameters = list(model.get_submodule(point.owner).parameters())
+    parameters = list(model.get_submodule(candidate.owner).parameters())
     if any(isinstance(p, nn.UninitializedParameter) for p in parameters):
         return "lazy, and not initialized yet: run one forward pass first"
     if not parameters:

@@ -332,7 +332,7 @@ def test_a_forward_computes_the_same_when_it_is_fused(forward, placement, mode):
 def test_what_the_plan_expects_is_computed_jointly():
     _, fused = pair(lambda s, x: s.relu(s.b(s.c(x)) + x))
     y = fused(torch.randn(2, CHANNELS, 3, 4, dtype=torch.float64))
-    assert (type(y), y.grad_fn.name()) == (torch.Tensor, "WholeBackward")
+    assert (type(y), y.grad_fn.name()) == (torch.Tensor, "AttendThenNormalizeBackward")
 
 
 def test_a_value_is_a_tensor_in_every_respect():

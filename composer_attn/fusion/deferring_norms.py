@@ -21,12 +21,12 @@ from composer_attn.fusion.handoff import (
     needs_plain_operations,
 )
 from composer_attn.fusion.own_attention import described_for, known_class
-from composer_attn.ops.begun import begin
 from composer_attn.ops.fused import fits_norm
+from composer_attn.ops.pending_region import begin
 
 
 @dataclass(frozen=True)
-class Beginning:
+class ExpectedOperations:
     """What is expected to follow a norm; any other use gives the same values, more slowly.
 
     Attributes:
@@ -38,28 +38,28 @@ class Beginning:
     until_attention: bool
 
 
-class BeginningNorm(FusedNorm):
+class DeferringNorm(FusedNorm):
     """A norm fused with the activation, and possibly the attention, that follows it."""
 
-    _attn_begins: Beginning  # set when it is fused
+    _attn_expects: ExpectedOperations  # set when it is fused
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize, and return a deferred tensor if the input permits."""
-        begun = self._begun(input)
-        return super().forward(input) if begun is None else begun
+        pending = self._pending(input)
+        return super().forward(input) if pending is None else pending
 
-    def _begun(self, x: Any) -> Tensor | None:
+    def _pending(self, x: Any) -> Tensor | None:
         if torch.compiler.is_compiling() or needs_plain_operations():
             return None
         if not can_be_deferred(x) or not keeps_versions(x) or not fits_norm(x, self):
             return None
-        begins, ends = self._attn_begins, self._attn_ends
-        begun = begin(x, self, begins.backend)
+        expected, ends = self._attn_expects, self._attn_ends
+        pending = begin(x, self, expected.backend)
         until_relu = ends is not None and ends.until_relu
-        return Deferred.of(begun, until_relu, (x,), begins.until_attention)
+        return Deferred.of(pending, until_relu, (x,), expected.until_attention)
 
 
-class BeginningNormAct(BeginningNorm):
+class DeferringNormAct(DeferringNorm):
     """One of timm's norms with a built-in activation."""
 
     drop: Any
@@ -67,11 +67,11 @@ class BeginningNormAct(BeginningNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize, then apply the activation."""
-        begun = self._begun(input)
+        pending = self._pending(input)
         return (
-            super(BeginningNorm, self).forward(input)
-            if begun is None
-            else self.act(self.drop(begun))
+            super(DeferringNorm, self).forward(input)
+            if pending is None
+            else self.act(self.drop(pending))
         )
 
 

@@ -1,8 +1,8 @@
 """Norm, activation and attention computed up to ``(N, C)`` tensors, completed by what follows.
 
-A :class:`Begun` is a feature map and the ``(N, C)`` tensors that turn it into the output of a norm,
-of the activation after it, or of the attention after that. The map itself can be written later, and
-any number of times. The order "attention, norm" has its own stages
+A :class:`PendingRegion` is a feature map and the ``(N, C)`` tensors that turn it into the output of
+a norm, of the activation after it, or of the attention after that. The map itself can be written
+later, and any number of times. The order "attention, norm" has its own stages
 (:mod:`composer_attn.ops.stages`).
 """
 
@@ -36,7 +36,7 @@ Make = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
-class Begun:
+class PendingRegion:
     """A feature map, and the operations called on it so far.
 
     Attributes:
@@ -96,11 +96,11 @@ class Begun:
         """Make ``y``, which represented an earlier stage, represent this in the autograd graph."""
         FinishedInPlace.apply(_Given(self, False, lambda: y), self.x, None, *self.parameters, y)
 
-    def activated(self, activation: Activation) -> "Begun":
+    def activated(self, activation: Activation) -> "PendingRegion":
         """Return the stage of an activation called on the output of a norm."""
         found, of = find_activated(self.backend, self.x, activation), self.stages
         stages = Stages(of.passes, found, activation, of.norm, of.excitation)
-        return Begun(
+        return PendingRegion(
             *(self.x, self.backend, stages, self.of_norm, self.parameters, self.s),
             *(self.of_attention, self.kept_of_norm),
         )
@@ -111,19 +111,23 @@ class Begun:
             return self.result(True, shortcut)
         return self.activated(activation).result()
 
-    def attended(self, excitation: Excitation, parameters: tuple[Tensor | None, ...]) -> "Begun":
+    def attended(
+        self, excitation: Excitation, parameters: tuple[Tensor | None, ...]
+    ) -> "PendingRegion":
         """Return the stage of an attention, given as layers with gate, and their parameters."""
         if self.stages.activation == IDENTITY:
             return self.activated(IDENTITY)._attended(excitation, parameters)
         return self._attended(excitation, parameters)
 
-    def _attended(self, excitation: Excitation, parameters: tuple[Tensor | None, ...]) -> "Begun":
+    def _attended(
+        self, excitation: Excitation, parameters: tuple[Tensor | None, ...]
+    ) -> "PendingRegion":
         of = self.stages
         stages = Stages(of.passes, of.activated, of.activation, of.norm, excitation)
         with PlainArithmetic(self.x):
             s, m, hidden = excited(stages, self.x, self.parameters[1], self.of_norm, parameters)
         given = (*self.parameters, *parameters)
-        return Begun(
+        return PendingRegion(
             *(self.x, self.backend, stages, self.of_norm, given, s, (m, hidden)),
             self.kept_of_norm,
         )
@@ -136,13 +140,13 @@ class Begun:
 class _Given(NamedTuple):
     """The non-tensor arguments of an autograd function."""
 
-    begun: Begun
+    pending: PendingRegion
     relu: bool
     make: Make | None
 
     def output(self, shortcut: Tensor | None) -> Tensor:
         """Compute the output, or create the tensor that represents it."""
-        return self.begun.values(self.relu, shortcut) if self.make is None else self.make()
+        return self.pending.values(self.relu, shortcut) if self.make is None else self.make()
 
 
 class Finished(Recorded):
@@ -151,10 +155,14 @@ class Finished(Recorded):
     @staticmethod
     def forward(ctx, given: _Given, x: Tensor, shortcut: Tensor | None, *parameters) -> Tensor:
         """Compute the output, or create the tensor that represents it."""
-        y, begun = given.output(shortcut), given.begun
-        ctx.stages, ctx.joined, ctx.parameters = begun.stages, shortcut is not None, len(parameters)
+        y, pending = given.output(shortcut), given.pending
+        ctx.stages, ctx.joined, ctx.parameters = (
+            pending.stages,
+            shortcut is not None,
+            len(parameters),
+        )
         ctx.masked, mask = given.relu, y if given.relu else None
-        ctx.save_for_backward(mask, x, *parameters, *begun.kept())
+        ctx.save_for_backward(mask, x, *parameters, *pending.kept())
         return y
 
     @staticmethod
@@ -189,9 +197,9 @@ class Summed(Recorded):
     @staticmethod
     def forward(ctx, given: _Given, x: Tensor, shortcut: Tensor | None, weight, bias) -> Tensor:
         """Compute the output, or create the tensor that represents it."""
-        y, begun = given.output(shortcut), given.begun
-        ctx.stages = begun.stages
-        mean, variance, scale, _, mu, inverse, *_ = begun.kept()
+        y, pending = given.output(shortcut), given.pending
+        ctx.stages = pending.stages
+        mean, variance, scale, _, mu, inverse, *_ = pending.kept()
         mask = y if given.relu else None
         ctx.save_for_backward(x, weight, bias, mask, mean, variance, scale, mu, inverse)
         return y
@@ -204,7 +212,7 @@ class Summed(Recorded):
         return None, dx, d_shortcut if ctx.needs_input_grad[2] else None, *of_norm
 
 
-def begin(x: Tensor, norm: nn.Module, backend: str) -> Begun:
+def begin(x: Tensor, norm: nn.Module, backend: str) -> PendingRegion:
     """Compute a norm up to writing its output.
 
     Args:
@@ -220,7 +228,7 @@ def begin(x: Tensor, norm: nn.Module, backend: str) -> Begun:
     with PlainArithmetic(x):
         found = normalized(stages, x, weight, bias)
     kept = _kept(of_norm, found) if torch.is_grad_enabled() else found
-    return Begun(x, backend, stages, found, (weight, bias), kept_of_norm=kept)
+    return PendingRegion(x, backend, stages, found, (weight, bias), kept_of_norm=kept)
 
 
 def _kept(of_norm: Norm, found: tuple[Any, ...]) -> tuple[Any, ...]:
