@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, serialization
 
-from composer_attn.errors import CheckpointError, TornCheckpointError, first_line
+from composer_attn.errors import CheckpointError, TornCheckpointError, first_few, first_line
 
 _LONGEST_HEADER = 100_000_000  # bytes, by the format's specification
 
@@ -145,7 +145,7 @@ def _named(path: str | os.PathLike, zipped: bool) -> str:
         names = serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
     except Exception:  # the file is rejected in any case; only the detail is missing
         names = []
-    return f"it refers to {', '.join(sorted(names)[:3])}" if names else ""
+    return f"it refers to {first_few(sorted(names))}" if names else ""
 
 
 def _first(error: Exception) -> str:

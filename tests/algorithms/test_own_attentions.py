@@ -1,4 +1,4 @@
-"""A project's own attentions in a Trainer: they train, resume, come back, go again."""
+"""A project's own attentions in a Trainer: trained, resumed, restored and detached."""
 
 import warnings
 

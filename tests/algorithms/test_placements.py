@@ -1,4 +1,4 @@
-"""Training with attention at the end of residual branches, and resuming without saying so again."""
+"""Training with attention at the end of residual branches, and resuming without repeating it."""
 
 import pytest
 

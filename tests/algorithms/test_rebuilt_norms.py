@@ -1,4 +1,4 @@
-"""Algorithms that convert norms, or spoil attention, beside ours: before training, it is known."""
+"""Algorithms that convert norms, or break attention, are detected before training."""
 
 import pytest
 import torch

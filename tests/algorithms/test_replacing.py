@@ -1,4 +1,4 @@
-"""Training with a network's own attention replaced, and resuming without saying so again."""
+"""Training with a network's own attention replaced, and resuming without passing it again."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What both attentions share: equation, gradients, shapes, starts, copies."""
+"""The common properties of both attentions: equation, gradients, shapes, starts, copies."""
 
 import copy
 import pickle
@@ -8,7 +8,7 @@ import torch
 from torch.func import functional_call
 
 from composer_attn.errors import ArgumentError
-from tests import by_hand
+from tests import equations
 from tests.attention.attentions import (
     each_attention,
     each_gate,
@@ -25,10 +25,10 @@ from tests.attention.attentions import (
 def test_output_is_the_papers_equation(build, gate, start, spatial):
     attention = randomize(build(6, gate=gate, start=start, dtype=torch.float64))
     x = 1 + 2 * torch.randn(3, 6, *spatial, dtype=torch.float64)
-    expected = by_hand.excitation(attention, x)
+    expected = equations.excitation(attention, x)
     assert expected.std() > 0.1
     torch.testing.assert_close(attention.excitation(x), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(attention(x), by_hand.scale(x, expected), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(attention(x), equations.scale(x, expected), rtol=1e-12, atol=1e-12)
 
 
 @each_attention

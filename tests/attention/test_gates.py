@@ -6,7 +6,7 @@ import torch
 from composer_attn.attention.gates import GATES as TABLE
 from composer_attn.attention.gates import SLOPES, find_gate
 from composer_attn.errors import ArgumentError
-from tests import by_hand
+from tests import equations
 from tests.attention.attentions import GATES, STARTS, each_attention, each_gate, each_start
 
 each_dtype = pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_the_gates_are_those_of_the_documentation():
 @each_start
 def test_a_gate_is_its_formula(gate, start):
     z = torch.linspace(-8, 8, 161, dtype=torch.float64)
-    expected = by_hand.GATES[gate, start](z)
+    expected = equations.GATES[gate, start](z)
     torch.testing.assert_close(find_gate(gate, start)(z), expected, rtol=1e-12, atol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""A subclass of ChannelAttention: what it gets without writing it."""
+"""A subclass of ChannelAttention, and what it inherits."""
 
 import copy
 import pickle

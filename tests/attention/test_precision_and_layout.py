@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests import by_hand
+from tests import equations
 from tests.attention.attentions import each_attention, each_spatial
 
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -33,8 +33,8 @@ def between_two_halves(dtype):
 def test_half_precision_inputs_are_pooled_in_float32(build, dtype):
     x = between_two_halves(dtype)
     attention = build(6)  # float32 parameters: what is lost is lost in pooling
-    expected = by_hand.excitation(attention, x)
-    rounded = by_hand.excitation(attention, x.mean((2, 3))[..., None])
+    expected = equations.excitation(attention, x)
+    rounded = equations.excitation(attention, x.mean((2, 3))[..., None])
     scales = attention.excitation(x)
     assert scales.dtype == torch.float32
     assert (rounded - expected).abs().max() > 1e-5
@@ -47,7 +47,7 @@ def test_half_precision_inputs_are_pooled_in_float32(build, dtype):
 def test_modules_in_half_precision_stay_near_float64(build, dtype):
     attention = build(6, dtype=dtype)
     x = (10 + torch.randn(2, 6, 64, 64)).to(dtype)
-    expected = by_hand.scale(x, by_hand.excitation(attention, x))
+    expected = equations.scale(x, equations.excitation(attention, x))
     y = attention(x)
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), expected, rtol=10 * torch.finfo(dtype).eps, atol=0)
@@ -57,7 +57,7 @@ def test_modules_in_half_precision_stay_near_float64(build, dtype):
 def test_sums_beyond_the_range_of_float16_do_not_overflow(build):
     x = torch.full((1, 6, 32, 32), 6e4, dtype=torch.float16)
     attention = build(6)
-    expected = by_hand.excitation(attention, x)
+    expected = equations.excitation(attention, x)
     torch.testing.assert_close(attention.excitation(x).double(), expected)
 
 
@@ -72,7 +72,7 @@ def test_pooling_is_in_float32_under_autocast(build, dtype, monkeypatch):
         y = attention(x)
     assert y.dtype == dtype
     assert seen[0].dtype == torch.float32
-    assert torch.equal(seen[0].double(), by_hand.pool(x))
+    assert torch.equal(seen[0].double(), equations.pool(x))
 
 
 @each_attention
@@ -115,5 +115,5 @@ def test_gradients_have_the_strides_of_their_parameters(build, spatial, memory_f
 def test_inputs_need_not_be_contiguous(build, spatial):
     attention, x = build(6).double(), torch.randn(4, 12, *spatial, dtype=torch.float64)
     view = x[::2, ::2]
-    expected = by_hand.scale(view, by_hand.excitation(attention, view))
+    expected = equations.scale(view, equations.excitation(attention, view))
     torch.testing.assert_close(attention(view), expected, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Names of attentions: who has them, who may not, and what packages that are installed bring."""
+"""Names of attentions: registered, refused, and provided by installed packages."""
 
 import sys
 
@@ -85,7 +85,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 
 
 def install(folder, monkeypatch, registry, entries, package="theirs"):
-    """Lay a package out as pip does."""
+    """Create an installed package as pip does."""
     info = folder / f"{package}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")

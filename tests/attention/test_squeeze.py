@@ -17,7 +17,7 @@ each_attention = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDER
 each_squeeze = pytest.mark.parametrize("squeeze", ["avg", "max", "avg+max", "std", "none"])
 
 
-def by_hand(attention, vectors):
+def by_formula(attention, vectors):
     """Compute the excitation of vectors (M, C), one at a time."""
     rows = []
     for vector in vectors:
@@ -38,7 +38,7 @@ def test_max_squeezes_each_channel_to_its_maximum(build, shape):
     attention = build(squeeze="max", dtype=torch.float64)
     x = torch.randn(shape, dtype=torch.float64)
     maxima = x.flatten(2).max(dim=2).values
-    scales = by_hand(attention, maxima)
+    scales = by_formula(attention, maxima)
     torch.testing.assert_close(attention.excitation(x), scales, rtol=0, atol=1e-14)
     expected = (x.flatten(2) * scales[..., None]).reshape(shape)
     torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-14)
@@ -52,7 +52,7 @@ def test_std_squeezes_each_channel_to_its_standard_deviation(build, shape):
     values = x.flatten(2)
     means = values.sum(2, keepdim=True) / values.shape[2]
     deviations = ((values - means) ** 2).sum(2).div(values.shape[2]).sqrt()
-    scales = by_hand(attention, deviations)
+    scales = by_formula(attention, deviations)
     torch.testing.assert_close(attention.excitation(x), scales, rtol=0, atol=1e-14)
     expected = (values * scales[..., None]).reshape(shape)
     torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-14)
@@ -68,7 +68,7 @@ def test_std_of_one_position_or_of_equal_ones_is_0_and_has_no_nan_in_its_gradien
     assert x.grad.isfinite().all()
     nothing = torch.zeros(3, 10, dtype=torch.float64)
     one = torch.randn(3, 10, 1, dtype=torch.float64)
-    torch.testing.assert_close(attention.excitation(one), by_hand(attention, nothing))
+    torch.testing.assert_close(attention.excitation(one), by_formula(attention, nothing))
 
 
 @each_shape
@@ -109,7 +109,7 @@ def test_none_excites_each_position_by_its_own_channels(build, shape):
     x = torch.randn(shape, dtype=torch.float64)
     expected = torch.empty_like(x).flatten(2)
     for n, sample in enumerate(x.flatten(2)):
-        expected[n] = sample * by_hand(attention, sample.T).T
+        expected[n] = sample * by_formula(attention, sample.T).T
     torch.testing.assert_close(attention(x), expected.reshape(shape), rtol=0, atol=1e-14)
 
 

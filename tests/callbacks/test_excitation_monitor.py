@@ -1,4 +1,4 @@
-"""The monitor in Trainers: when it looks, what it logs and keeps, and what it leaves alone."""
+"""The monitor in Trainers: when it records, what it logs and stores, and what it leaves as is."""
 
 import copy
 import pickle

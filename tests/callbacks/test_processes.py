@@ -1,4 +1,4 @@
-"""Two processes see what one sees: figures of training, and means by class at evaluation."""
+"""Two processes compute the same as one: figures of training, and means by class at evaluation."""
 
 import json
 

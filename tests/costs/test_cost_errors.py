@@ -1,4 +1,4 @@
-"""Examples that do not fit: what is said, and that nothing changes."""
+"""Examples that do not fit: the messages, and that nothing changes."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Folding a norm into a convolution where one of both is attended: an error, or right numbers."""
+"""Folding a norm into a convolution if either is attended: an error, or correct results."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Parts of a fused network that others compute twice, or look at during the forward alone."""
+"""Parts of a fused network that are computed twice, or observed only during the forward."""
 
 import copy
 

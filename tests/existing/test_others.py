@@ -1,4 +1,4 @@
-"""What is no attention keeps its convolutions, and they are attended."""
+"""Convolutions in modules that are not attention are attended."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Finding out what a module does leaves no traces, and says where it could not be found out."""
+"""Recognizing what a module does has no side effects, and failures are reported."""
 
 import gc
 import random

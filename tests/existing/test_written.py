@@ -1,4 +1,4 @@
-"""Attention that people wrote themselves is known by what it does, whatever it is called."""
+"""Custom attention is recognized by its forward, whatever its name."""
 
 import pytest
 import torch

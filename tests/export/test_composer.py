@@ -1,4 +1,4 @@
-"""Composer's own way out, ``export_for_inference``, from a model, a Trainer and a checkpoint."""
+"""Composer's ``export_for_inference``, from a model, a Trainer and a checkpoint."""
 
 import inspect
 from contextlib import nullcontext

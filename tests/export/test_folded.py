@@ -1,4 +1,4 @@
-"""Folded networks go every way out, as plain operations without a norm among them."""
+"""Folded networks export to every format, as plain operations without norms."""
 
 import onnx
 import onnxruntime

@@ -1,4 +1,4 @@
-"""Fused networks go every way out, and compute there what unfused ones do."""
+"""Fused networks export to every format, and compute the same as unfused ones."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Published networks with attention of their own compute, fused, what they compute as published."""
+"""Published networks with built-in attention compute the same when it is fused."""
 
 import copy
 

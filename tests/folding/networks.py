@@ -1,4 +1,4 @@
-"""Small networks to fold, in double precision, whose norms hide nothing.
+"""Small networks to fold, in double precision, with norms that reveal mistakes.
 
 Of each norm some weights are negative, one is zero, and one is next to it.
 """
@@ -82,6 +82,6 @@ BLOCKS = ("inverted", "resnet")
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
-    """Build a network, and what it is fed."""
+    """Build a network and its input."""
     build, shape = NETWORKS[name]
     return at_random(build()), torch.randn(shape, dtype=torch.float64)

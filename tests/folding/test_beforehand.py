@@ -1,4 +1,4 @@
-"""A single image's scales are put into the weights, where the output is much larger."""
+"""A single image's scales are multiplied into the weights where the output is much larger."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ CONVOLUTIONS = [
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Count the images that go the short way."""
+    """Count the images whose scales go into the weights."""
     seen = []
     inner = FoldedSite._scaled_beforehand
 

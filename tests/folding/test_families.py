@@ -43,7 +43,7 @@ def check(model: nn.Module, x: torch.Tensor, surgery: str) -> None:
     plain = plan_folding(at_random(model))
     SURGERIES[surgery](model)
     plan = plan_folding(model)
-    # Attention keeps nothing from being folded.
+    # Attention prevents no norm from being folded.
     assert [pair.norm for pair in plan.pairs] == [pair.norm for pair in plain.pairs]
     if not plan.folded:
         with pytest.warns(match="no norm was folded"):

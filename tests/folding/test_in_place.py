@@ -1,4 +1,4 @@
-"""A folded output attended in place: prepared once, and never with what was there before."""
+"""A folded output attended in place: prepared once, and never with outdated tensors."""
 
 import copy
 import pickle

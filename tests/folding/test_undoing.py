@@ -1,4 +1,4 @@
-"""unfold_norms brings everything back, to the bit; copies and files of folded networks too."""
+"""unfold_norms restores everything bit for bit; also in copies and files of folded networks."""
 
 import copy
 import io

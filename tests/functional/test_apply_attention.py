@@ -1,4 +1,4 @@
-"""Any attention on any network: those that the docs write out, and those that are refused."""
+"""Any attention on any network: the ones in the docs, and invalid ones."""
 
 import copy
 import inspect

@@ -1,4 +1,4 @@
-"""Detaching gives the network back exactly as it was."""
+"""Detaching restores the network exactly."""
 
 import copy
 import warnings

@@ -48,7 +48,7 @@ def network() -> nn.Sequential:
 
 
 def macs_by_exact_type(model: nn.Module, x: torch.Tensor) -> int:
-    """Count as thop and its like do: by hooks on modules whose exact type is in a table."""
+    """Count as thop and similar tools do: by hooks on modules whose exact type is in a table."""
     found = []
 
     def convolution(module, _, output):
@@ -71,7 +71,7 @@ def macs_by_exact_type(model: nn.Module, x: torch.Tensor) -> int:
 
 
 def macs(model: nn.Module, x: torch.Tensor) -> int:
-    """Count as they are computed, by torch's own counter."""
+    """Count by torch's own counter."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(x)
     return counter.get_total_flops() // 2

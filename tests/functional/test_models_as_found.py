@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from composer_attn.functional import attended_modules, detach_attention
-from tests import by_hand
+from tests import equations
 from tests.networks import NETWORKS
 from tests.surgeries import each_network, each_surgery, train_step
 
@@ -113,7 +113,7 @@ def test_hooks_stay_and_see_the_attended_output(surgery):
     bare = nn.functional.conv2d(2 * x, site.weight, site.bias)
     surgery.apply(model)
     y = model(x)
-    expected = by_hand.scale(bare, by_hand.excitation(site.attention, bare))
+    expected = equations.scale(bare, equations.excitation(site.attention, bare))
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     assert torch.equal(seen["out"], y)
     y.sum().backward()

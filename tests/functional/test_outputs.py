@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from composer_attn.functional import attended_modules
-from tests import by_hand
+from tests import equations
 from tests.networks import NETWORKS
 from tests.surgeries import each_network, each_surgery
 
@@ -20,7 +20,7 @@ def test_outputs_equal_convolutions_followed_by_attention(surgery, network, trai
     plain = network.build().double().train(training)
     model, x = copy.deepcopy(plain), network.batch(dtype=torch.float64)
     surgery.apply(model)
-    reference = by_hand.attended_by_hand(plain, attended_modules(model))
+    reference = equations.followed_by_attention(plain, attended_modules(model))
     expected = reference(x)
     assert (expected - copy.deepcopy(plain)(x)).abs().max() > 1e-3
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
@@ -33,7 +33,7 @@ def test_every_gate_computes_its_formula_in_a_network(surgery, gate):
     plain, x = network.build().double(), network.batch(dtype=torch.float64)
     model = copy.deepcopy(plain)
     surgery.apply(model, gate=gate)
-    expected = by_hand.attended_by_hand(plain, attended_modules(model))(x)
+    expected = equations.followed_by_attention(plain, attended_modules(model))(x)
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -43,13 +43,13 @@ def test_gradients_of_old_parameters_equal_those_of_explicit_attention(surgery, 
     plain = network.build().double()
     model, x = copy.deepcopy(plain), network.batch(dtype=torch.float64)
     surgery.apply(model)
-    reference = by_hand.attended_by_hand(plain, attended_modules(model))
+    reference = equations.followed_by_attention(plain, attended_modules(model))
     for each in (model, reference):
         each(x).square().mean().backward()
     for name, _ in plain.named_parameters():
         site, _, leaf = name.rpartition(".")
         holder = reference.get_submodule(site)
-        holder = holder.conv if isinstance(holder, by_hand.ByHand) else holder
+        holder = holder.conv if isinstance(holder, equations.FollowedByAttention) else holder
         expected = getattr(holder, leaf).grad
         torch.testing.assert_close(model.get_parameter(name).grad, expected, rtol=1e-8, atol=1e-9)
 

@@ -1,4 +1,4 @@
-"""What is planned is done; what is done is chosen well, and counted well."""
+"""Plans are carried out; sites are chosen and counted correctly."""
 
 import warnings
 

@@ -10,7 +10,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 
 from composer_attn.errors import ModelError
 from composer_attn.functional import attended_modules, detach_attention
-from tests import by_hand, snapshots
+from tests import equations, snapshots
 from tests.networks import MIN_CHANNELS
 from tests.surgeries import each_surgery, names
 
@@ -89,7 +89,7 @@ def test_the_output_is_that_of_the_subclass_then_attended(surgery, build):
     plan = surgery.apply(model)
     assert names(plan.chosen) == ("0",)
     attention = attended_modules(model)["0"]
-    expected = by_hand.scale(plain, by_hand.excitation(attention, plain))
+    expected = equations.scale(plain, equations.excitation(attention, plain))
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -138,7 +138,7 @@ def test_parametrizations_work_on_attended_modules(surgery, register):
     register(model[0])
     model.eval()
     bare = nn.functional.conv2d(x, model[0].weight, model[0].bias)
-    expected = by_hand.scale(bare, by_hand.excitation(model[0].attention, bare))
+    expected = equations.scale(bare, equations.excitation(model[0].attention, bare))
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
     assert tuple(attended_modules(model)) == ("0",)
 

@@ -1,4 +1,4 @@
-"""Weights of unknown origin: whole and fitting ones load, anything else is refused unread."""
+"""Weights of unknown origin: intact, matching ones load, anything else is refused unread."""
 
 import argparse
 import collections
@@ -36,7 +36,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 class Attack:
-    """What a hostile file holds: a call that its unpickling makes."""
+    """A call that unpickling a malicious file makes."""
 
     def __reduce__(self):
         return open, ("attacked", "w")

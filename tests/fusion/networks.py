@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """A stem that the network's own forward joins, blocks, a head."""
+    """A stem called by the network's own forward, blocks, a head."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ each_shape = pytest.mark.parametrize(("build", "shape"), SHAPES.values(), ids=SH
 def pair(
     build: Callable[[], nn.Module], surgery: str = "squeeze_excite", dtype=torch.float64, **options
 ) -> tuple[nn.Module, nn.Module]:
-    """Build a network, attended, and a copy of it that is fused too."""
+    """Build an attended network, and a fused copy of it."""
     torch.manual_seed(0)
     plain = build().to(dtype)
     SURGERIES[surgery].apply(plain, **options)

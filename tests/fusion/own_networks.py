@@ -40,7 +40,7 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Own(nn.Module):
-    """A convolution, norm, activation, attention, and a convolution; the activation as told."""
+    """A convolution, norm, activation, attention, and a convolution; with a given activation."""
 
     def __init__(self, attention: nn.Module, activation: nn.Module | None, function=None):
         super().__init__()
@@ -93,7 +93,7 @@ FUNCTIONS: dict[str, Callable] = {
 
 
 def randomized(model: nn.Module) -> nn.Module:
-    """Draw what norms start with: fresh ones would hide faults."""
+    """Randomize the norms: freshly initialized ones would hide faults."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             if module.affine:

@@ -1,7 +1,7 @@
 """Random forward passes: programs over a few fused modules with all kinds of Python.
 
-The network is fused while its forward is the plainest one, so that every convolution hands on and
-every norm waits for an addition and a ReLU. Then it runs any other.
+The network is fused while its forward is the plainest one, so that every convolution defers its
+output and every norm expects an addition and a ReLU. Then it runs another one.
 """
 
 import random

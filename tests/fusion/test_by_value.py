@@ -1,4 +1,4 @@
-"""What a fused module hands on is its output, for everybody: stored, branched on, passed elsewhere.
+"""The deferred output of a fused module is its output: stored, branched on, or passed elsewhere.
 
 Each of these forwards does more than a trace of it shows; it is fused, and computes the same.
 """
@@ -316,7 +316,7 @@ def test_a_forward_computes_the_same_when_it_is_fused(forward, placement, mode):
     for _ in range(2):
         try:
             expected = outcome(plain, x, mode)
-        except RuntimeError as error:  # as torch refuses it
+        except RuntimeError as error:  # which torch refuses, too
             with pytest.raises(type(error)):
                 outcome(fused, x, mode)
             return
@@ -451,7 +451,7 @@ def test_a_value_passes_from_one_network_to_another_and_to_another_thread():
 
 
 class Sub(torch.Tensor):
-    """A subclass as users write them."""
+    """A subclass as a user might write it."""
 
 
 def test_subclasses_are_computed_apart_and_stay_themselves():

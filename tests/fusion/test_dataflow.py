@@ -1,4 +1,4 @@
-"""Which sites are fused with what, and the reasons against the others."""
+"""Which sites are fused with what, and why the others are not."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What follows a norm and is computed with it: additions and ReLUs, as networks write them."""
+"""Additions and ReLUs after a norm are fused with it, however networks write them."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ class Inverted(nn.Module):
 
 
 class BothSides(Branch):
-    """Two fused norms meet: one of them is computed by itself."""
+    """Two fused norms meet in an addition: one of them is computed separately."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +72,7 @@ class BothSides(Branch):
         return F.relu(self.branch(x) + self.shortcut(x))
 
 
-# A block, its addition and its ReLU as the plan names them.
+# A block, with the names of its addition and ReLU in the plan.
 FINISHES = {
     "in place": (block(in_place), "add", "relu"),
     "function": (block(lambda self, y, x: F.relu(x + y)), "add", "relu"),
@@ -232,7 +232,7 @@ ONES = torch.ones(1, 1, 2, 2)
 
 
 def deferred(until_relu=False):
-    """Stand for -2, -1, 0, 1: the output of a norm, which has not been written."""
+    """Return a deferred tensor with the values -2, -1, 0, 1: the output of a norm."""
     x = torch.arange(4.0).view(1, 1, 2, 2)
     one = torch.ones(1, 1)
     return Deferred.of(Normalized(x, passes, 0 * one, one, -2 * one), until_relu)

@@ -1,4 +1,4 @@
-"""Hooks, and modules exchanged after the fusion: each call asks whether it may still be joint."""
+"""Hooks and modules replaced after the fusion: each call checks whether it may still be fused."""
 
 import pytest
 import torch

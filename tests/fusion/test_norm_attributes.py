@@ -1,4 +1,4 @@
-"""A fused norm computes by the attributes that it has now, whenever they were set."""
+"""A fused norm uses the current values of its attributes, whenever they were set."""
 
 import copy
 
@@ -23,7 +23,7 @@ def network(placement: str) -> nn.Sequential:
 
 
 def outcome(net: nn.Sequential, x: torch.Tensor) -> tuple[str, list[torch.Tensor]]:
-    """Train a step's worth: the error, and output, gradients and buffers."""
+    """Train for a step; return the error, or output, gradients and buffers."""
     error, found = "", []
     net.zero_grad()
     try:

@@ -1,4 +1,4 @@
-"""Norms that no attention goes with are computed with what follows them, where asked to."""
+"""Norms without attention are fused with what follows them, if requested."""
 
 import copy
 
@@ -23,7 +23,7 @@ from tests.fusion.own_networks import (
 
 
 class Block(nn.Module):
-    """A residual block that ends as told."""
+    """A residual block with a given end."""
 
     def __init__(self, end):
         super().__init__()
@@ -90,7 +90,7 @@ def test_a_whole_network_counts_its_norms_and_is_undone():
     plain = randomized(Net()).double()
     fused = copy.deepcopy(plain)
     plan = fuse_attention(fused, "reference", norms=True)
-    # Both branches of a block are added: one of both takes the other in.
+    # Both branches of a block are added: one of the norms is fused with the addition.
     assert [site.name for site in plan.norms] == [
         "bn1", "layers.0.bn1", "layers.0.bn2", "layers.1.bn1", "layers.1.bn2"
     ]  # fmt: skip

@@ -28,7 +28,7 @@ IMAGES = (4, 3, 9, 7)
 
 
 class Residual(nn.Module):
-    """A branch that ends with a norm, and its shortcut, with a norm of its own."""
+    """A branch that ends with a norm, and its shortcut, which has a norm, too."""
 
     def __init__(self, norm):
         super().__init__()
@@ -218,7 +218,7 @@ def test_what_composers_algorithm_makes_of_a_network_is_fused():
 
 
 class Hidden(nn.BatchNorm2d):
-    """A norm whose forward is its own."""
+    """A norm that overrides forward."""
 
     def forward(self, input):
         return 2 * super().forward(input)

@@ -215,7 +215,7 @@ def _without(act, z):
 @pytest.mark.parametrize("activation", ["silu", "silu in place", "identity", "relu in place"])
 @pytest.mark.parametrize("use", OTHERS)
 def test_every_observer_gets_the_right_numbers(use, activation):
-    """A forward that goes another way than planned: it is planned as that of Own."""
+    """The forward differs from the planned one, which is that of Own."""
     plain, fused = own_pair(small(activation=activation))
     for model in (plain, fused):
         model.__class__, model.use = Other, OTHERS[use]

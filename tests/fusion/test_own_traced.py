@@ -20,7 +20,7 @@ def draw() -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def nothing_deferred(monkeypatch):
-    """Fail where anything but plain tensors is handed on."""
+    """Fail if anything but plain tensors is passed on."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("a value was deferred")

@@ -1,4 +1,4 @@
-"""Fused equals unfused whatever a forward does with what its modules put out."""
+"""Fused equals unfused, whatever a forward does with the outputs of its modules."""
 
 import copy
 import random

@@ -1,4 +1,4 @@
-"""Convolutions compute fused inputs again: same gradients, bit for bit, of less that is kept."""
+"""Convolutions recompute fused inputs: bit-identical gradients, with less memory kept."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Planning a fusion traces forwards, and leaves nothing behind: in models, or other threads."""
+"""Planning a fusion traces forwards without side effects on models or other threads."""
 
 import copy
 import random
@@ -23,7 +23,7 @@ class Meter:
 
 
 class Noting(nn.Module):
-    """A forward that writes to whatever a module can hold."""
+    """A forward that writes to everything a module can hold."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Two ranks with synchronized batch norm compute what one computes on the whole batch."""
+"""Two ranks with synchronized batch norm compute the same as one on the whole batch."""
 
 import copy
 from collections.abc import Callable

@@ -33,7 +33,7 @@ def images(count: int = 1, size: int = 64) -> torch.Tensor:
     return torch.randn(count, 3, size, size, dtype=torch.float64)
 
 
-def by_hand(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def by_formula(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """CAM of a ResNet: before global pooling, a class's output is linear in the feature map."""
     trunk = nn.Sequential(*list(model.children())[:-2])
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_maps_of_a_resnet_are_its_class_activation_maps(attend):
     largest = found.maps.amax((1, 2)).tolist()
     assert set(largest) <= {0, 1}
     assert sum(largest) >= 2
-    torch.testing.assert_close(found.maps, by_hand(model, x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.maps, by_formula(model, x), rtol=0, atol=1e-12)
 
 
 # Convolutions, norms, activations, attentions and blocks whose outputs are computed jointly.

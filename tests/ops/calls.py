@@ -17,7 +17,7 @@ ALLOWED = {
 
 
 def calls_between(samples: int, channels: int, dtype: torch.dtype, device: str) -> dict[str, tuple]:
-    """Call what lies between the passes in every variant, by name."""
+    """Call the functions between the passes in every variant, by name."""
     a, b, c, d = torch.randn(4, samples, channels, dtype=dtype, device=device).unbind()
     weight, bias, kept, width = torch.randn(4, channels, dtype=dtype, device=device)
     s, variance, mean = a.sigmoid(), 0.1 + b.square(), 3 + c
@@ -84,7 +84,7 @@ def calls_of_activations(
 
 
 def infinite_calls(samples: int, channels: int, device: str) -> dict[str, tuple]:
-    """Call what must keep one infinite value to itself, by name."""
+    """Call the functions that must not spread an infinite value, by name."""
     shape = (samples, channels, 3, 5)
     dy, x = (draw(shape, mean=0).to(device) for _ in range(2))
     x[0, 0, 1, 2] = torch.inf

@@ -1,4 +1,4 @@
-"""What can be set on a batch norm after it was built, in all combinations."""
+"""The attributes of a batch norm that can be set after it was built, in all combinations."""
 
 import itertools
 

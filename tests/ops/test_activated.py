@@ -1,4 +1,4 @@
-"""Norm, activation, attention: in float64, jointly what the modules compute one after the other."""
+"""Norm, activation and attention fused compute the same as the modules, in float64."""
 
 import pytest
 import torch

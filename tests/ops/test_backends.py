@@ -1,4 +1,4 @@
-"""Which passes run, and what happens where a backend cannot."""
+"""Which passes run, and what happens if a backend cannot."""
 
 import os
 import subprocess

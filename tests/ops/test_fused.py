@@ -1,4 +1,4 @@
-"""The joint passes compute, in float64, what the two modules compute one after the other."""
+"""The fused passes compute the same as the two modules, in float64."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What is not finite in a map spreads no further than it does through the modules themselves."""
+"""Non-finite values spread no further than through the modules themselves."""
 
 import copy
 import math

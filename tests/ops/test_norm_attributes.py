@@ -1,4 +1,4 @@
-"""A batch norm is computed by the attributes that it has now, as torch's own forward reads them."""
+"""A fused batch norm uses its current attributes, as torch's own forward does."""
 
 import copy
 

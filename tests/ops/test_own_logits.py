@@ -1,4 +1,4 @@
-"""Attentions of a user's own, whatever their logits do: gradients are those of plain torch."""
+"""User-defined attentions, whatever their logits do: gradients are those of plain torch."""
 
 import copy
 import gc
@@ -226,7 +226,7 @@ def test_the_second_derivative_of_own_logits_is_refused(backend, place):
 @each_backend
 @each_place
 def test_an_unreferenced_graph_is_freed_at_once(kind, backend, place, monkeypatch):
-    """No half of a region holds the other in a circle, which nothing would collect."""
+    """The two halves of a region form no reference cycle, which nothing would collect."""
     _, (_, run) = pair(kind, place, relu=True)
     regions = []
 

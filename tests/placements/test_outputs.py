@@ -157,7 +157,7 @@ def attended_and_plain(surgery, build, placement):
     return network, plain
 
 
-def by_hand(plain, branch, shortcut, activated, x, placement, attention):
+def by_formula(plain, branch, shortcut, activated, x, placement, attention):
     keep = lambda y: y  # noqa: E731
     at = {place: attention if place == placement else keep
           for place in ("residual", "pre", "post", "identity")}  # fmt: skip
@@ -186,7 +186,9 @@ def test_a_block_computes_the_written_out_formula(
     (attention,) = attended_modules(network).values()
     network.train(training)
     plain.train(training)
-    expected = by_hand(plain, branch, shortcut, activated, x, placement, copy.deepcopy(attention))
+    expected = by_formula(
+        plain, branch, shortcut, activated, x, placement, copy.deepcopy(attention)
+    )
     actual = network(x)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     reference = nn.Sequential(randomized(build()))

@@ -1,4 +1,4 @@
-"""Every placement on every kind of residual network: attend, copy, train, give back."""
+"""Every placement on every kind of residual network: attend, copy, train, detach."""
 
 import copy
 import importlib

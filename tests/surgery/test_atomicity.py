@@ -1,4 +1,4 @@
-"""Whatever fails, and however late: model and optimizers are byte for byte as they were."""
+"""Whatever fails, however late, model and optimizers are byte for byte as before."""
 
 import importlib
 import itertools
@@ -67,7 +67,7 @@ def prepared(network, build):
 
 
 def fails_at(surgery, model, optimizers, monkeypatch, patch, attempts):
-    """Try to operate with a failure at each attempt, and compare everything."""
+    """Attempt the surgery with a failure at each step, and compare everything."""
     before = snapshots.of_all(model, *optimizers)
     for at in range(attempts):
         with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""One module learns to attend in place, and forgets again."""
+"""Attend and detach a single module in place."""
 
 import copy
 import gc

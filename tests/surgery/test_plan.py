@@ -1,4 +1,4 @@
-"""A plan in words and numbers."""
+"""The text and the numbers of a plan."""
 
 import dataclasses
 

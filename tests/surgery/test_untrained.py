@@ -1,4 +1,4 @@
-"""An optimizer that trains a network, but not the attention added to it, is warned of."""
+"""A warning if an optimizer trains a network, but not the attention added to it."""
 
 import copy
 import gc

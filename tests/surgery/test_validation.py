@@ -1,4 +1,4 @@
-"""What surgery cannot work on is refused, by name, before anything changes."""
+"""Models that surgery cannot handle are refused, by name, before anything changes."""
 
 import copy
 

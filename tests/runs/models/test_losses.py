@@ -19,7 +19,7 @@ def batch():
     return torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 9, 3])
 
 
-def by_hand(loss, outputs, targets):
+def by_formula(loss, outputs, targets):
     if loss == "cross_entropy":
         return -(targets * F.log_softmax(outputs, 1)).sum(1).mean()
     # Summed over classes: a mean would be small, and need another learning rate.
@@ -33,11 +33,11 @@ def test_losses_take_class_indices_and_probabilities(loss, batch):
     one_hot = F.one_hot(labels, 10).float()
     mixed = 0.7 * one_hot + 0.3 * one_hot.roll(1, 0)
     found = model(loss)
-    expected = by_hand(loss, outputs, one_hot)
+    expected = by_formula(loss, outputs, one_hot)
     torch.testing.assert_close(found.loss(outputs, (batch[0], labels)), expected)
     torch.testing.assert_close(found.loss(outputs, (batch[0], one_hot)), expected)
     torch.testing.assert_close(
-        found.loss(outputs, (batch[0], mixed)), by_hand(loss, outputs, mixed)
+        found.loss(outputs, (batch[0], mixed)), by_formula(loss, outputs, mixed)
     )
 
 

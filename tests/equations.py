@@ -55,7 +55,7 @@ def scale(x: Tensor, scales: Tensor) -> Tensor:
     return x.double() * scales.reshape(*scales.shape, *[1] * (x.dim() - 2))
 
 
-class ByHand(nn.Module):
+class FollowedByAttention(nn.Module):
     """A convolution followed by its attention, neither of them attended."""
 
     def __init__(self, conv: nn.Module, attention: nn.Module):
@@ -68,13 +68,13 @@ class ByHand(nn.Module):
         return scale(y, excitation(self.weights, y))
 
 
-def attended_by_hand(plain: nn.Module, attentions: dict[str, nn.Module]) -> nn.Module:
-    """Copy a plain network, with each site replaced, under all of its names, by :class:`ByHand`."""
+def followed_by_attention(plain: nn.Module, attentions: dict[str, nn.Module]) -> nn.Module:
+    """Copy a network; replace each site, under all names, by :class:`FollowedByAttention`."""
     model = copy.deepcopy(plain)
-    new = {model.get_submodule(name): ByHand(model.get_submodule(name), attention)
+    new = {model.get_submodule(name): FollowedByAttention(model.get_submodule(name), attention)
            for name, attention in attentions.items()}  # fmt: skip
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child in new and not isinstance(parent, ByHand):
+            if child in new and not isinstance(parent, FollowedByAttention):
                 parent._modules[name] = new[child]
     return new.get(model, model)

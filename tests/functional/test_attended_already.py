@@ -1,4 +1,4 @@
-"""Attention where attention stands: as asked for, it is well; another is never passed over."""
+"""Sites that are attended already: the same attention is fine, a different one is a warning."""
 
 import warnings
 
