@@ -31,7 +31,7 @@ def train(
 
     from composer_attn.errors import RunStoppedError
     from composer_attn.runs.components.config_check import load_checked
-    from composer_attn.runs.training.dry_run import print_dry_run
+    from composer_attn.runs.training.dry_run import rehearse
     from composer_attn.runs.training.train import train as run
 
     summary = None
@@ -39,7 +39,7 @@ def train(
         checked = load_checked(config, overrides)
         try:
             if dry_run:
-                print_dry_run(checked)
+                rehearse(checked)
             else:
                 summary = run(checked)
         except RunStoppedError as error:

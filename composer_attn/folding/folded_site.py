@@ -24,7 +24,7 @@ from composer_attn.surgery.validation import FOLDED
 BUFFERS = {"shift": "folded_shift", "inverse": "folded_inverse", "post": "folded_post"}
 
 _EXACT = (torch.float32, torch.float64)
-# Number of elements from which an output does not stay in the processor's cache between passes.
+# Elements of an output that does not stay in a processor's cache from one pass to the next.
 _LARGE = 1 << 21
 _PLAIN_FORWARDS = {nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
 _folded_classes: "WeakValueDictionary[type, type[FoldedSite]]" = WeakValueDictionary()
@@ -100,7 +100,7 @@ class FoldedSite(_Site):
             return z
         s = _as_excitation(self._scales(z), z, self.attention.squeeze)
         shift = self.folded_shift.to(z.dtype).reshape(-1, *[1] * (z.dim() - 2))
-        # Nothing else refers to the convolution's output.
+        # The convolution's output belongs to nobody else.
         return torch.addcmul(shift, z, s, out=z) if free else torch.addcmul(shift, z, s)
 
     def _scales(self, z: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class FoldedSite(_Site):
 
 
 def _is_free(x: Tensor) -> bool:
-    """Return whether only values are needed: no gradient, and no graph of operations."""
+    """Return whether only numbers are asked for: no gradient, and no graph of operations."""
     return (
         type(x) is Tensor
         and not torch.is_grad_enabled()

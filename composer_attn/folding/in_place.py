@@ -1,7 +1,7 @@
 """The attention of a folded convolution's output in place, prepared as one call of a backend.
 
 Preparing it takes longer than the call itself, for a single image: it is done once, and again when
-one of the tensors was replaced.
+one of the tensors is another than before.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class Prepared:
     """A prepared call.
 
     Attributes:
-        run: attends a feature map in place; returns False for one that it does not support.
+        run: attends a feature map in place; returns False if it is none that it takes.
         dtype: dtype of the feature map that it was prepared for.
     """
 
@@ -63,7 +63,7 @@ def attend_in_place(site: Any, backend: str, z: Tensor) -> bool:
     Args:
         site: the folded site, without hooks on its attention's layers.
         backend: name of the backend.
-        z: the output of its convolution alone, referenced by nothing else.
+        z: the output of its convolution alone, which no one else holds.
 
     Returns:
         Whether it was done; otherwise ``z`` is as it was.

@@ -1,4 +1,4 @@
-"""The recipes of detectors on COCO: validated, dry-run and started on a dataset of that format."""
+"""The recipes of detectors on COCO: validated, rehearsed and begun on a dataset like it."""
 
 import json
 
@@ -9,7 +9,7 @@ from torchvision.models import resnet50
 
 from composer_attn import apply_attention
 from composer_attn.runs.components.config_check import load_checked
-from composer_attn.runs.training.dry_run import print_dry_run
+from composer_attn.runs.training.dry_run import rehearse
 from composer_attn.runs.training.train import train
 from tests.commands import ROOT, invoke
 from tests.detection_data import content, write_coco
@@ -69,7 +69,7 @@ def test_a_recipe_begins_with_the_attention_of_a_classifier(variant, sites, coco
     assert invoke("validate", "run.yaml") == 0
     config = load_checked("run.yaml")
     console = Console(record=True, width=120)
-    print_dry_run(config, console)
+    rehearse(config, console)
     assert "5 in 2 batches per rank" in console.export_text()
     assert not (coco / "runs").exists()
     summary = train(config)

@@ -16,7 +16,7 @@ from composer_attn.runs.training.network_cost import count_parameters
 from composer_attn.runs.training.summary import macs_of
 
 
-def print_dry_run(config: RunConfig, console: Console | None = None) -> None:
+def rehearse(config: RunConfig, console: Console | None = None) -> None:
     """Build what a config describes, surgery included; print plans, groups and sizes; save nothing.
 
     Raises:

@@ -10,7 +10,7 @@ from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.inference import load_run
 from composer_attn.runs.inference.evaluate import evaluate
-from composer_attn.runs.training.dry_run import print_dry_run
+from composer_attn.runs.training.dry_run import rehearse
 from composer_attn.runs.training.examples import COUNT, read_examples
 from composer_attn.runs.training.history import read_history
 from composer_attn.runs.training.step_times import measure
@@ -89,7 +89,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path):
 
 
 def test_a_dry_run_counts_and_saves_nothing(config, tmp_path, capfd):
-    print_dry_run(config())
+    rehearse(config())
     told = capfd.readouterr().out
     assert "8 in 2 batches per rank" in told
     assert "multiply-accumulates" in told
@@ -170,7 +170,7 @@ device: cpu
 """
     )
     assert invoke("validate", "run.yaml") == 0
-    print_dry_run(load_checked("run.yaml"))
+    rehearse(load_checked("run.yaml"))
     summary = train(load_checked("run.yaml"))
     assert summary.attended_layers == (0 if variant == "plain" else 16)
     # torchvision publishes 42,004,074 parameters, the auxiliary classifier included.

@@ -27,7 +27,7 @@ def test_boxes_are_counted_from_zero(root):
     assert source.dataset[1][1]["boxes"].shape == (0, 4)
 
 
-def test_custom_classes(root):
+def test_classes_of_ones_own(root):
     source = voc(str(root), "train", classes=["dog", "cat"], keep_empty=False)
     assert source.dataset[0][1]["labels"].tolist() == [2, 1]
     assert source.passed_over == {"images without objects": 1}
