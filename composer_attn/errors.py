@@ -93,7 +93,7 @@ class NothingAttendedWarning(UserWarning):
 
 
 class NothingFoldedWarning(UserWarning):
-    """A network has no norm that goes into a convolution, and was not changed."""
+    """A network has no norm that can be folded into a convolution, and was not changed."""
 
 
 class BackendWarning(UserWarning):

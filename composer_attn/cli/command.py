@@ -75,7 +75,7 @@ def refusing(one_line: bool = True) -> Iterator[None]:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Do the same for several runs; when interrupted, say that the command can be repeated."""
+    """As :func:`refusing`, for commands that train several runs: Ctrl-C prints how to continue."""
     try:
         with refusing(one_line=False):
             yield
