@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ArgumentError
+from composer_attn.surgery.conversion import convert, is_fake
 from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.sites import CONVOLUTIONS, Point
 from composer_attn.surgery.stand_ins import is_replacement
@@ -90,7 +91,7 @@ class Trials:
 
     def _check_identity(self, point: Point, dimensions: int) -> None:
         """Check that a user-defined attention is the identity under start='identity'."""
-        if self._recipe.arguments.get("start") != "identity" or _is_fake():
+        if self._recipe.arguments.get("start") != "identity" or is_fake():
             return
         with _undisturbed("cpu"), torch.no_grad():
             attention = self._recipe.build(point.channels, point.names, "cpu", torch.float32)
@@ -113,9 +114,9 @@ def _on_trial(recipe: Recipe, attention: nn.Module, device: str, dtype: torch.dt
     if device == "meta":
         if any(not tensor.is_meta for tensor in _tensors(attention)):
             raise _FailedError(f"{recipe.name} is not built on the device that it is given")
-        return attention.to(dtype)
+        return convert(attention, device, dtype)
     try:
-        return copy.deepcopy(attention).to(device, dtype)
+        return convert(copy.deepcopy(attention), device, dtype)
     except Exception as error:  # third-party code
         raise _FailedError(
             f"{recipe.name} cannot be copied or moved to {device}: {type(error).__name__}: {error}"
@@ -184,7 +185,7 @@ def moved(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int])
             "another attention, or with the network"
         )
     try:
-        attention = attention.to(like.device, like.dtype)
+        attention = convert(attention, like.device, like.dtype)
     except Exception as error:  # third-party code; meta tensors cannot be moved either
         raise ArgumentError(
             f"{name} cannot be put on {like.device}: {type(error).__name__}: {error}"
@@ -222,13 +223,9 @@ def _outwards(model: nn.Module, name: str) -> Iterator[nn.Module]:
         yield model.get_submodule(name)
 
 
-def _is_fake() -> bool:
-    return torch._C._len_torch_dispatch_stack() > 0
-
-
 def _undisturbed(device: str) -> ExitStack:
     """Preserve the random states, on devices where random numbers may be drawn."""
     stack = ExitStack()
-    if device != "meta" and not _is_fake():
+    if device != "meta" and not is_fake():
         stack.enter_context(torch.random.fork_rng(devices=[]))
     return stack
