@@ -14,6 +14,7 @@ from composer_attn.surgery.attend import (
     find_attended,
     is_extended_further,
 )
+from composer_attn.surgery.conversion import convert
 from composer_attn.surgery.fold_methods import allow_folding
 from composer_attn.surgery.names import walk
 from composer_attn.surgery.optimizers import (
@@ -101,7 +102,7 @@ def _bring_back(
     kept, parent = replacement.kept, model.get_submodule(split_name(name)[0])
     like = next(chain(attention.parameters(), parent.parameters(), model.parameters()), None)
     if like is not None:
-        kept.module.to(like.device, like.dtype)
+        convert(kept.module, like.device, like.dtype)
     kept.module.train(replacement.training)
     if not places and not any(True for _ in attention.parameters()):
         # The added attention had no parameters: use the positions of its parent's weights.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.errors import ArgumentError, first_line
 from composer_attn.surgery.channel_counts import CONVOLUTIONS
+from composer_attn.surgery.conversion import convert, is_fake
 from composer_attn.surgery.recipe import Recipe
 from composer_attn.surgery.sites import CandidateSite
 from composer_attn.surgery.stand_ins import is_replacement
@@ -91,7 +92,7 @@ class Trials:
 
     def _check_identity(self, candidate: CandidateSite, dimensions: int) -> None:
         """Check that a user-defined attention is the identity under start='identity'."""
-        if self._recipe.arguments.get("start") != "identity" or _is_fake():
+        if self._recipe.arguments.get("start") != "identity" or is_fake():
             return
         with _undisturbed("cpu"), torch.no_grad():
             attention = self._recipe.build(
@@ -116,9 +117,9 @@ def _on_trial(recipe: Recipe, attention: nn.Module, device: str, dtype: torch.dt
     if device == "meta":
         if any(not tensor.is_meta for tensor in _tensors(attention)):
             raise _FailedError(f"{recipe.name} is not built on the device that it is given")
-        return attention.to(dtype)
+        return convert(attention, device, dtype)
     try:
-        return copy.deepcopy(attention).to(device, dtype)
+        return convert(copy.deepcopy(attention), device, dtype)
     except Exception as error:  # third-party code
         raise _FailedError(
             f"{recipe.name} cannot be copied or moved to {device}: {type(error).__name__}: {error}"
@@ -187,7 +188,7 @@ def moved(attention: nn.Module, like: Tensor, model: nn.Module, built: set[int])
             "another attention, or with the network"
         )
     try:
-        attention = attention.to(like.device, like.dtype)
+        attention = convert(attention, like.device, like.dtype)
     except Exception as error:  # third-party code; meta tensors cannot be moved either
         raise ArgumentError(
             f"{name} cannot be moved to {like.device}, the device of its site: "
@@ -226,13 +227,9 @@ def _outwards(model: nn.Module, name: str) -> Iterator[nn.Module]:
         yield model.get_submodule(name)
 
 
-def _is_fake() -> bool:
-    return torch._C._len_torch_dispatch_stack() > 0
-
-
 def _undisturbed(device: str) -> ExitStack:
     """Preserve the random states, on devices where random numbers may be drawn."""
     stack = ExitStack()
-    if device != "meta" and not _is_fake():
+    if device != "meta" and not is_fake():
         stack.enter_context(torch.random.fork_rng(devices=[]))
     return stack
