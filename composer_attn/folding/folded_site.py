@@ -13,7 +13,7 @@ from composer_attn.folding.arithmetic import FoldedNumbers
 from composer_attn.folding.beforehand import Windows, output_means, windows_of
 from composer_attn.folding.folded_norm import refuse_training
 from composer_attn.folding.in_place import prepared_call
-from composer_attn.fusion.handoff import needs_plain_operations
+from composer_attn.ops.autograd_path import traced
 from composer_attn.surgery.attend import Attends, set_class, staying
 from composer_attn.surgery.feature_maps import is_sample
 from composer_attn.surgery.folding import refuse_fuse_modules
@@ -141,12 +141,8 @@ class FoldedSite(_Site):
 
 def _is_free(x: Tensor) -> bool:
     """Return whether only numbers are asked for: no gradient, and no graph of operations."""
-    return (
-        type(x) is Tensor
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not needs_plain_operations()
-    )
+    # Exporting is a kind of compiling, which `traced` includes.
+    return type(x) is Tensor and not torch.is_grad_enabled() and not traced()
 
 
 def _as_excitation(s: Tensor, z: Tensor, squeeze: str) -> Tensor:
