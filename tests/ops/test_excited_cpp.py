@@ -136,3 +136,5 @@ def test_weights_of_a_convolution_of_size_1_give_its_attended_output(bias, last,
             assert (found - wanted).abs().max() <= ALLOWED[dtype] * wanted.abs().max()
             assert call.weights(x[..., ::2], conv.weight, conv.bias) is None
             assert call.weights(x, conv.weight.half(), conv.bias) is None
+            assert call.weights(x[:, 1:].contiguous(), conv.weight, conv.bias) is None
+            assert call.weights(x, conv.weight.to("meta"), conv.bias) is None

@@ -91,11 +91,13 @@ class Excited:
         Returns:
             The two; None if a tensor has another dtype or layout than is taken here.
         """
+        given = (x, weight) if bias is None else (x, weight, bias)
+        if not all(_is_plain(each, self.dtype) for each in given):
+            return None
         last = not x.is_contiguous()
-        for each in (x, weight) if bias is None else (x, weight, bias):
-            if each.dtype is not self.dtype or each.is_neg():
-                return None
         if not weight.is_contiguous() or (last and not is_last(x)):
+            return None
+        if weight.shape[:2] != (self.channels, x.shape[1]):
             return None
         scaled, offset = torch.empty_like(weight), weight.new_empty(self.channels)
         width, count = x.shape[1], x.numel()
@@ -158,6 +160,11 @@ def _fit(
         shapes += [(1, 1, first.numel())]
     given = (*of_channels, *parameters)
     return len(given) == len(shapes) and all(
-        each is None or (each.shape == shape and each.dtype is dtype and each.is_contiguous())
+        each is None or (each.shape == shape and _is_plain(each, dtype) and each.is_contiguous())
         for each, shape in zip(given, shapes, strict=True)
     )
+
+
+def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether a tensor's memory holds its values, in a dtype."""
+    return x.dtype is dtype and x.is_cpu and x.layout is torch.strided and not x.is_neg()
