@@ -6,6 +6,7 @@ python -m benchmarks.study_picture runs/digits_study
 
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from composer_attn.runs.report.style import RC
 
 PICTURE = ROOT / "docs" / "study.png"
 PLOTS = 4  # by depth, then three layers of SE
+_WIDTH = 52  # characters of a title's line
 
 
 def plots(study: Path) -> list[tuple[str, Figure]]:
@@ -41,7 +43,7 @@ def draw(plots: Sequence[tuple[str, Figure]], path: Path = PICTURE) -> None:
         plot.savefig(file, facecolor="white", dpi=160)
         file.seek(0)
         axes.imshow(imread(file))
-        axes.set_title(title, fontsize=9)
+        axes.set_title(textwrap.fill(title, _WIDTH), fontsize=10)
         axes.set_axis_off()
     figure.savefig(path, facecolor="white", dpi=85)
 
