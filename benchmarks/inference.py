@@ -74,6 +74,7 @@ def main(
     variants: Annotated[
         str, typer.Option(help="Names separated by commas; or eager, compiled, with_own.")
     ] = "eager",
+    baseline: Annotated[str, typer.Option(help="The variant that ratios are to.")] = "plain",
     backend: Annotated[str, typer.Option(help="Backend of the fused networks.")] = "auto",
     rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each network.")] = 50,
     warmups: Annotated[int, typer.Option(min=0, help="Warm-up calls after the first.")] = 5,
@@ -89,14 +90,14 @@ def main(
         common.RESULTS / "inference.csv"
     ),
 ) -> None:
-    """Compare the latency of attended networks with that of the plain one, in one run."""
+    """Compare the latency of networks with that of the baseline, in one run."""
     settings = common.surroundings(device.value) | {
         "model": model, "batch": batch, "image": image, "precision": precision.value,
         "layout": layout.value, "backend": backend, "rounds": rounds,
     }  # fmt: skip
     images = torch.randn(batch, 3, image, image, device=device.value)
     images = images.contiguous(memory_format=layout.memory_format)
-    wanted = chosen(variants)
+    wanted = chosen(variants, baseline)
     with common.empty_compile_cache():
         runs = [prepare(v, model, backend, images, layout, precision) for v in wanted]
         clock = time.thread_time if processor_time else time.perf_counter
@@ -104,7 +105,7 @@ def main(
     if processor_time:
         results = results.with_stem(f"{results.stem}_processor_time")
     title = "{model}, batch {batch} at {image}x{image}, {precision}, {layout}, {device}, {threads} "
-    columns = ("network", "latency, ms", "ratio to plain (quartiles)", "compile, s")
+    columns = ("network", "latency, ms", f"ratio to {baseline} (quartiles)", "compile, s")
     common.show((title + "threads").format(**settings), columns, [_row(each) for each in found])
     common.append(results, [settings | each for each in found])
 

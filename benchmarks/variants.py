@@ -154,8 +154,8 @@ OWN = (
 )
 
 
-def chosen(names: str) -> list[Variant]:
-    """Look up names separated by commas; ``plain``, the baseline, always comes first.
+def chosen(names: str, baseline: str = "plain") -> list[Variant]:
+    """Look up names separated by commas; the baseline always comes first.
 
     Raises:
         typer.BadParameter: there is no such variant.
@@ -167,11 +167,12 @@ def chosen(names: str) -> list[Variant]:
         "with_own": OWN,
         "all": (*EAGER, *COMPILED),
     }
-    wanted = [name.strip() for part in names.split(",") for name in groups.get(part, (part,))]
+    parts = (baseline, *names.split(","))
+    wanted = [name.strip() for part in parts for name in groups.get(part, (part,))]
     unknown = [name for name in wanted if name not in VARIANTS]
     if unknown:
         raise typer.BadParameter(
             f"no variant {', '.join(unknown)}; there are {', '.join(groups)} and "
             f"{', '.join(VARIANTS)}"
         )
-    return [VARIANTS[name] for name in dict.fromkeys(("plain", *wanted))]
+    return [VARIANTS[name] for name in dict.fromkeys(wanted)]

@@ -44,6 +44,11 @@ class Windows(NamedTuple):
         free = self.size + self.low + self.high - self.dilation * (self.kernel - 1) - 1
         return free // self.stride + 1 if free >= 0 else 0
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether each place of the kernel sees the whole input, without zeros."""
+        return self.kernel == self.stride == 1 and not (self.low or self.high)
+
 
 def windows_of(conv: Any, x: Tensor) -> tuple[Windows, ...]:
     """Return what a convolution's kernel sees along each dimension of an input."""

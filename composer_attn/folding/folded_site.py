@@ -12,9 +12,8 @@ from composer_attn.attention.base import ChannelAttention, squeeze_channels
 from composer_attn.folding.arithmetic import FoldedNumbers
 from composer_attn.folding.beforehand import Windows, output_means, windows_of
 from composer_attn.folding.folded_norm import refuse_training
-from composer_attn.folding.in_place import attend_in_place
-from composer_attn.fusion.handoff import has_watched_layers, needs_plain_operations
-from composer_attn.ops.backends.table import find_excited
+from composer_attn.folding.in_place import prepared_call
+from composer_attn.ops.autograd_path import traced
 from composer_attn.surgery.attend import Attends, set_class, staying
 from composer_attn.surgery.feature_maps import is_sample
 from composer_attn.surgery.folding import refuse_fuse_modules
@@ -26,6 +25,8 @@ BUFFERS = {"shift": "folded_shift", "inverse": "folded_inverse", "post": "folded
 _EXACT = (torch.float32, torch.float64)
 # Elements of an output that does not stay in a processor's cache from one pass to the next.
 _LARGE = 1 << 21
+# For convolutions of size 1, whose scaled weights come from one call.
+_LARGE_FOR_CALLS = 1 << 17
 _PLAIN_FORWARDS = {nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
 _folded_classes: "WeakValueDictionary[type, type[FoldedSite]]" = WeakValueDictionary()
 
@@ -49,55 +50,70 @@ class FoldedSite(_Site):
         """Compute ``norm(attention(conv(input)))``."""
         if self.training:
             refuse_training(self)
-        free = not (args or kwargs) and _is_free(input)
-        if free and input.shape[:1] == (1,):
-            windows = self._windows_beforehand(input)
-            if windows is not None:
-                return self._scaled_beforehand(input, windows)
-        z = self._alone(input, *args, **kwargs)
-        if is_sample(input, self._attn_dimensions):
-            return self._attend_folded(z.unsqueeze(0), free).squeeze(0)
-        return self._attend_folded(z, free)
+        if args or kwargs or not _is_free(input):
+            return self._attend_plainly(input, self._alone(input, *args, **kwargs), False)
+        call = None
+        if not is_sample(input, self._attn_dimensions):
+            call = prepared_call(self, vars(self)[FOLDED].backend, input)
+            if input.shape[:1] == (1,):
+                found = self._weights_beforehand(input, call)
+                if found is not None:
+                    return cast(Any, self)._conv_forward(input, *found)
+        z = self._alone(input)
+        if call is not None and call.attend(z):
+            return z
+        return self._attend_plainly(input, z, True)
 
-    def _windows_beforehand(self, x: Tensor) -> tuple[Windows, ...] | None:
-        """Return what the kernel sees if scaling the weights is faster than scaling the output.
+    def _weights_beforehand(self, x: Tensor, call: Any) -> tuple[Tensor, Tensor] | None:
+        """Return weight and bias with the scales if that is faster than scaling the output.
 
         The scales of a single image are the same for all positions. Scaling the weights pays if the
         passes over input and weights are much smaller than those over the output; where a backend
         attends the output in one call, only if that is large, too.
         """
         conv: Any = self
-        least = 0 if find_excited(vars(self)[FOLDED].backend, x) is None else _LARGE
+        values, width, channels = x.numel(), conv.in_channels, conv.out_channels
+        least = 0 if call is None else _LARGE_FOR_CALLS
         # Without a stride, the output has as many positions. At most sites, that is enough to know.
-        if x.numel() * conv.out_channels < least * conv.in_channels:
+        most = values // width * channels
+        if most < least or values + 3 * width * channels // conv.groups >= most:
             return None
-        weight = conv.weight
-        if x.dim() != weight.dim() or x.dtype != weight.dtype or x.dtype not in _EXACT:
-            return None
-        if self.attention.squeeze != "avg" or type(self)._alone not in _PLAIN_FORWARDS:
-            return None
-        if conv.padding_mode != "zeros" or torch.is_autocast_enabled(x.device.type):
+        if not self._is_linear(x):
             return None
         windows = windows_of(conv, x)
-        output = conv.out_channels * prod(window.number for window in windows)
-        pays = output >= least and x.numel() + 3 * weight.numel() < output
-        return windows if pays else None
+        output = channels * prod(window.number for window in windows)
+        if values + 3 * conv.weight.numel() >= output:
+            return None
+        if call is None:
+            return self._scaled_beforehand(x, windows)
+        if conv.groups == 1 and all(window.sees_all for window in windows):
+            return call.weights(x, conv.weight, conv.bias)
+        return self._scaled_beforehand(x, windows) if output >= _LARGE else None
 
-    def _scaled_beforehand(self, x: Tensor, windows: tuple[Windows, ...]) -> Tensor:
+    def _is_linear(self, x: Tensor) -> bool:
+        """Return whether the averages of the output are linear in ``x``, and all that is needed."""
+        conv: Any = self
+        if x.dim() != conv.weight.dim() or x.dtype != conv.weight.dtype or x.dtype not in _EXACT:
+            return False
+        if self.attention.squeeze != "avg" or type(self)._alone not in _PLAIN_FORWARDS:
+            return False
+        return conv.padding_mode == "zeros" and not torch.is_autocast_enabled(x.device.type)
+
+    def _scaled_beforehand(self, x: Tensor, windows: tuple[Windows, ...]) -> tuple[Tensor, Tensor]:
         """Compute the scales of a single image from its input, and apply them to the weights."""
         conv: Any = self
         s = self._excitation_of(output_means(conv, x, windows))[0].to(x.dtype)
         weight = conv.weight * s.reshape(-1, *[1] * (x.dim() - 1))
         shift = self.folded_shift
-        bias = shift if conv.bias is None else torch.addcmul(shift, s, conv.bias)
-        return conv._conv_forward(x, weight, bias)
+        return weight, shift if conv.bias is None else torch.addcmul(shift, s, conv.bias)
 
-    def _is_unwatched(self) -> bool:
-        return self.attention.observer is None and not has_watched_layers(self.attention)
+    def _attend_plainly(self, input: Any, z: Tensor, free: bool) -> Tensor:
+        """Attend the output with operations of torch."""
+        if is_sample(input, self._attn_dimensions):
+            return self._attend_folded(z.unsqueeze(0), free).squeeze(0)
+        return self._attend_folded(z, free)
 
     def _attend_folded(self, z: Tensor, free: bool) -> Tensor:
-        if free and self._is_unwatched() and attend_in_place(self, vars(self)[FOLDED].backend, z):
-            return z
         s = _as_excitation(self._scales(z), z, self.attention.squeeze)
         shift = self.folded_shift.to(z.dtype).reshape(-1, *[1] * (z.dim() - 2))
         # The convolution's output belongs to nobody else.
@@ -125,12 +141,8 @@ class FoldedSite(_Site):
 
 def _is_free(x: Tensor) -> bool:
     """Return whether only numbers are asked for: no gradient, and no graph of operations."""
-    return (
-        type(x) is Tensor
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not needs_plain_operations()
-    )
+    # Exporting is a kind of compiling, which `traced` includes.
+    return type(x) is Tensor and not torch.is_grad_enabled() and not traced()
 
 
 def _as_excitation(s: Tensor, z: Tensor, squeeze: str) -> Tensor:

@@ -1,10 +1,10 @@
-"""The attention of a folded convolution's output in place, prepared as one call of a backend.
+"""The attention of a folded convolution, prepared as one call of a backend.
 
 Preparing it takes longer than the call itself, for a single image: it is done once, and again when
 one of the tensors is another than before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from composer_attn.ops.backends.table import find_excited
 from composer_attn.ops.logits import Bottleneck, Neighbours
 
-Run = Callable[[Tensor], bool]
 # A module's table of tensors or children, a name in it, and what it holds.
 _Entry = tuple[dict[str, Any], str, Any]
 
@@ -23,70 +22,86 @@ _LAYERS = (Bottleneck, Neighbours)
 
 
 class Prepared:
-    """A prepared call.
+    """A prepared call, and everything that it depends on.
 
     Attributes:
-        run: attends a feature map in place; returns False if it is none that it takes.
-        dtype: dtype of the feature map that it was prepared for.
+        call: an :class:`.excited_cpp.Excited`; None if no backend computes this attention.
     """
 
-    __slots__ = ("_entries", "dtype", "run")
+    __slots__ = (
+        "_addresses", "_attention", "_counts", "_dtype", "_held", "_layers", "_tensors", "call",
+    )  # fmt: skip
 
-    def __init__(self, run: Run, dtype: torch.dtype, entries: list[_Entry]):
-        self.run = run
-        self.dtype = dtype
-        self._entries: list[tuple[Any, ...]] = [(*entry, *_memory(entry[2])) for entry in entries]
+    def __init__(self, call: Any, dtype: torch.dtype, attention: Any, held: list[_Entry]):
+        self.call = call
+        self._dtype = dtype
+        self._attention = attention
+        self._held = held
+        self._layers = [vars(each) for each in attention._modules.values() if each is not None]
+        self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
+        self._addresses, self._counts = self._memory()
+
+    def _memory(self) -> tuple[list[int], list[int]]:
+        tensors = self._tensors
+        return list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
 
     def holds(self, dtype: torch.dtype) -> bool:
         """Return whether all tensors are those that it was prepared with."""
-        if dtype is not self.dtype:
+        if dtype is not self._dtype:
             return False
-        for table, name, value, address, count in self._entries:
+        for table, name, value in self._held:
             if table.get(name) is not value:
                 return False
-            if isinstance(value, Tensor) and _memory(value) != (address, count):
-                return False
-        return True
+        return self._memory() == (self._addresses, self._counts)
 
-
-def _memory(value: Any) -> tuple[int, int]:
-    return (value.data_ptr(), value.numel()) if isinstance(value, Tensor) else (0, 0)
+    def is_watched(self) -> bool:
+        """Return whether something sees the scales, or a layer has to be called for its result."""
+        if self._attention.observer is not None:
+            return True
+        # As fusion.handoff.has_watched_layers; this runs at every call.
+        for own in self._layers:
+            if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+                return True
+            if own["_backward_hooks"] or own["_backward_pre_hooks"] or "forward" in own:
+                return True
+            if own.get("_compiled_call_impl") is not None:
+                return True
+        return False
 
 
 # Not attributes of the sites, which are copied and pickled.
 _prepared: "WeakKeyDictionary[nn.Module, Prepared]" = WeakKeyDictionary()
 
 
-def attend_in_place(site: Any, backend: str, z: Tensor) -> bool:
-    """Attend the output of a folded site in place, if a backend can.
+def prepared_call(site: Any, backend: str, x: Tensor) -> Any:
+    """Return the call that attends a folded site's output, if a backend has one.
 
     Args:
-        site: the folded site, without hooks on its attention's layers.
+        site: the folded site.
         backend: name of the backend.
-        z: the output of its convolution alone, which no one else holds.
+        x: the input of its convolution.
 
     Returns:
-        Whether it was done; otherwise ``z`` is as it was.
+        An :class:`.excited_cpp.Excited`; None if there is none, or the attention is watched.
     """
     found = _prepared.get(site)
-    if found is None or not found.holds(z.dtype):
-        run = _run_of(site, backend, z)
-        found = _prepared[site] = Prepared(run or _refuse, z.dtype, list(_entries(site)))
-    return found.run(z)
+    if found is None or not found.holds(x.dtype):
+        held = list(_entries(site))
+        found = Prepared(_call_of(site, backend, x), x.dtype, site.attention, held)
+        _prepared[site] = found
+    return None if found.call is None or found.is_watched() else found.call
 
 
-def _refuse(z: Tensor) -> bool:
-    return False
-
-
-def _run_of(site: Any, backend: str, z: Tensor) -> Run | None:
+def _call_of(site: Any, backend: str, x: Tensor) -> Any:
     attention = site.attention
-    passes = find_excited(backend, z)
-    layers = attention.by_hand(z.dtype) if attention.squeeze == "avg" else None
+    passes = find_excited(backend, x)
+    layers = attention.by_hand(x.dtype) if attention.squeeze == "avg" else None
     if passes is None or layers is None or layers[0] not in _LAYERS:
         return None
     numbers = (site.folded_inverse, site.folded_post, site.folded_shift)
-    return passes.prepare(z, layers[1], attention.gate, attention.start == "identity", *numbers)
+    return passes.prepare(
+        x.dtype, layers[1], attention.gate, attention.start == "identity", *numbers
+    )
 
 
 def _entries(site: nn.Module) -> Iterator[_Entry]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from composer_attn.ops.manual_gradients import Norm
 from composer_attn.ops.norm_kinds import settings
@@ -19,15 +20,21 @@ if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
 
+# Found once: after a convolution, whose maps fill the caches, each look-up takes a microsecond.
+_is_compiling = torch.compiler.is_compiling
+_is_tracing = torch._C._is_tracing
+_dispatch_modes = torch._C._len_torch_dispatch_stack  # fake tensors, make_fx, flop counters
+_transforms = torch._C._are_functorch_transforms_active
+
+
 def traced() -> bool:
     """Return whether tracing, functorch or forward-mode AD is active: all need plain operations."""
     return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        # Dispatch modes: fake tensors, make_fx, flop counters.
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
+        _is_compiling()
+        or _is_tracing()
+        or _dispatch_modes() > 0
+        or _transforms()
+        or forward_ad._current_level >= 0
     )
 
 

@@ -67,6 +67,7 @@ def test_the_peak_of_memory_is_that_of_the_action():
 def test_variants_are_what_they_are_called():
     assert set(EAGER) | set(COMPILED) | set(FOLDED) <= set(VARIANTS)
     assert [variant.name for variant in chosen("se,eca_unfused")] == ["plain", "se", "eca_unfused"]
+    assert [variant.name for variant in chosen("se,eca", "eca")] == ["eca", "se"]
     for name, joined in (("se", True), ("se_unfused", False), ("composer_se", False)):
         network = VARIANTS[name].make("resnet18", "reference")
         assert any(map(is_fused, network.modules())) == joined

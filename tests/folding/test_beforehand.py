@@ -7,6 +7,7 @@ from torch import nn
 from composer_attn import fold_norms
 from composer_attn.folding.beforehand import output_means, windows_of
 from composer_attn.folding.folded_site import FoldedSite
+from composer_attn.ops.backends import excited_cpp
 from tests.folding.networks import at_random
 from tests.folding.test_numbers import each_attention
 
@@ -188,3 +189,36 @@ def test_where_a_backend_attends_the_output_only_large_ones_are_worth_it(applyin
     assert len(counted) == 1
     torch.testing.assert_close(model(large[..., :64]), expected[1], rtol=1e-10, atol=1e-10)
     assert len(counted) == 1
+
+
+@each_attention
+@pytest.mark.parametrize(
+    ("options", "is_one_call"),
+    [({}, True), ({"bias": False}, True), ({"stride": 2}, False), ({"padding": 1}, False),
+     ({"groups": 2}, False), ({"kernel_size": 3}, False)],
+    ids=str,
+)  # fmt: skip
+@torch.no_grad()
+def test_a_backend_gives_the_weights_of_convolutions_of_size_1(
+    options, is_one_call, applying, counted, monkeypatch
+):
+    seen = []
+    weights = excited_cpp.Excited.weights
+    monkeypatch.setattr(
+        excited_cpp.Excited, "weights", lambda *given: seen.append(0) or weights(*given)
+    )
+    model, _ = network("image", **options)
+    applying(model)
+    x = torch.randn(1, 4, 70, 71, dtype=torch.float64)
+    wanted = [model(each) for each in (x, x[..., :20])]
+    fold_norms(model, backend="cpp")
+    for last in (False, True):
+        for each, expected in zip((x, x[..., :20]), wanted, strict=True):
+            found = model(in_layout(each.contiguous(), last))
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert len(seen) == 2 * is_one_call  # the large image in both layouts
+    assert not counted
+    unseen = model[0].attention.last_layer.register_forward_hook(lambda m, i, o: o)
+    torch.testing.assert_close(model(x), wanted[0], rtol=1e-10, atol=1e-10)
+    assert len(seen) == 2 * is_one_call
+    unseen.remove()

@@ -19,13 +19,10 @@ from tests.folding.test_numbers import each_attention
 def runs(monkeypatch):
     """Count the outputs that are attended in one call."""
     seen = []
-    prepare = excited_cpp.prepare
-
-    def counting(*given):
-        run = prepare(*given)
-        return run and (lambda z: run(z) and not seen.append(z.shape))
-
-    monkeypatch.setattr(excited_cpp, "prepare", counting)
+    attend = excited_cpp.Excited.attend
+    monkeypatch.setattr(
+        excited_cpp.Excited, "attend", lambda call, z: attend(call, z) and not seen.append(z.shape)
+    )
     return seen
 
 

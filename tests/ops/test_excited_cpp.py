@@ -40,10 +40,10 @@ def expected(x, layers, gate, start, inverse, post, shift):
 
 
 def check(x, layers, gate, start, *given):
-    run = excited_cpp.prepare(x, layers, gate, start == "identity", *given)
+    call = excited_cpp.prepare(x.dtype, layers, gate, start == "identity", *given)
     wanted = expected(x, layers, gate, start, *given)
     found = x.clone(memory_format=torch.preserve_format)
-    assert run(found)
+    assert call.attend(found)
     error = (found - wanted).abs().max() / wanted.abs().max()
     assert error <= ALLOWED[x.dtype]
 
@@ -75,13 +75,13 @@ def test_every_gate(gate, start):
 def test_large_maps_give_the_same_with_any_number_of_threads():
     x = torch.randn(1, 128, 40, 41).contiguous(memory_format=torch.channels_last)
     layers, *given = numbers(128, 1024, torch.float32)
-    run = excited_cpp.prepare(x, layers, "sigmoid", False, *given)
+    call = excited_cpp.prepare(x.dtype, layers, "sigmoid", False, *given)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             found.append(x.clone(memory_format=torch.preserve_format))
-            assert run(found[-1])
+            assert call.attend(found[-1])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
@@ -94,7 +94,7 @@ def test_nan_stays():
     layers, *given = numbers(8, 4, torch.float32)
     for gate in GATES["paper"]:
         y = x.clone()
-        assert excited_cpp.prepare(x, layers, gate, False, *given)(y)
+        assert excited_cpp.prepare(x.dtype, layers, gate, False, *given).attend(y)
         assert y[0].isnan().all()
         assert y[1].isfinite().all()
 
@@ -102,13 +102,39 @@ def test_nan_stays():
 def test_unsupported_maps_are_unchanged():
     x = torch.randn(2, 8, 6, 6)
     layers, *given = numbers(8, 4, torch.float32)
-    run = excited_cpp.prepare(x, layers, "sigmoid", False, *given)
+    call = excited_cpp.prepare(x.dtype, layers, "sigmoid", False, *given)
     for other in (x.double(), x[:, :4], x[..., ::2], x.transpose(2, 3)):
         before = other.clone()
-        assert not run(other)
+        assert not call.attend(other)
         assert torch.equal(other, before)
-    assert run(torch.empty(0, 8, 6, 6))
+    assert call.attend(torch.empty(0, 8, 6, 6))
     w1, b1, w2, b2 = layers
     for wrong in ((w1.double(), b1, w2, b2), (w1, b1, w2.t(), b2), (w1[:, :4], b1, w2, b2)):
-        assert excited_cpp.prepare(x, wrong, "sigmoid", False, *given) is None
-    assert excited_cpp.prepare(x, layers, "sigmoid", False, given[0][:4], *given[1:]) is None
+        assert excited_cpp.prepare(x.dtype, wrong, "sigmoid", False, *given) is None
+    cut = (given[0][:4], *given[1:])
+    assert excited_cpp.prepare(x.dtype, layers, "sigmoid", False, *cut) is None
+
+
+@pytest.mark.parametrize("dtype", ALLOWED)
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("bias", [False, True], ids=["no_bias", "bias"])
+def test_weights_of_a_convolution_of_size_1_give_its_attended_output(bias, last, dtype):
+    for width, channels, size in ((3, 5, (2, 3)), (64, 130, (9, 8)), (17, 33, (4, 3, 5))):
+        dimensions = len(size)
+        x = torch.randn(1, width, *size, dtype=dtype)
+        x = x.contiguous(memory_format=LAST[x.dim()]) if last else x
+        conv = getattr(torch.nn, f"Conv{dimensions}d")(width, channels, 1, bias=bias).to(dtype)
+        conv = conv.requires_grad_(False)
+        for layers, *given in (
+            numbers(channels, 8, dtype),
+            ((torch.randn(1, 1, 3, dtype=dtype),), None, None, torch.randn(channels, dtype=dtype)),
+        ):
+            call = excited_cpp.prepare(dtype, layers, "sigmoid", False, *given)
+            made = call.weights(x, conv.weight, conv.bias)
+            wanted = expected(conv(x), layers, "sigmoid", "paper", *given)
+            found = conv._conv_forward(x, *made)
+            assert (found - wanted).abs().max() <= ALLOWED[dtype] * wanted.abs().max()
+            assert call.weights(x[..., ::2], conv.weight, conv.bias) is None
+            assert call.weights(x, conv.weight.half(), conv.bias) is None
+            assert call.weights(x[:, 1:].contiguous(), conv.weight, conv.bias) is None
+            assert call.weights(x, conv.weight.to("meta"), conv.bias) is None

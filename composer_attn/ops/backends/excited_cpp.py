@@ -1,54 +1,129 @@
-"""Attention of a feature map, and a shift, in place: one call of C++, for evaluation.
+"""Attention of a convolution's output by one call of C++, for evaluation: in place, or beforehand.
 
 Between the passes are layers of a few thousand weights. For a single image, torch takes longer to
 call them than to compute them (``python -m benchmarks.inference --variants folded``).
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from composer_attn.ops.backends.cpp import FOLDER, GATES, SIZES, Function, functions, threads
+from composer_attn.ops.backends.cpp import FOLDER, GATES, Function, functions, threads
 from composer_attn.ops.backends.cpp_build import build
 from composer_attn.ops.backends.layout import is_last
 
 DTYPES = (torch.float32, torch.float64)
 # With fewer values, waking other threads takes longer than both passes.
 _ALONE = 1 << 16
+_OF_MAP = [ctypes.c_int64] * 2 + [ctypes.c_bool, ctypes.c_int]
 _ARGUMENTS = {
-    "excite": [ctypes.c_void_p] * 8
-    + [ctypes.c_int64] * 2
-    + [ctypes.c_int]
-    + SIZES
-}  # fmt: skip
+    "excite": [ctypes.c_void_p] * 2 + _OF_MAP,
+    "excite_weights": [ctypes.c_void_p] * 6 + _OF_MAP,
+}
+
+
+class _Layers(ctypes.Structure):
+    """Layers of ``excited.cpp``: what stays the same from call to call is converted once."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("inverse", "w1", "b1", "w2", "b2", "post", "shift")),
+        *((name, ctypes.c_int64) for name in ("hidden", "size", "kind", "channels")),
+    ]
 
 
 @cache
 def load() -> dict[tuple[str, torch.dtype], Function]:
-    """Return the function by name and dtype, building it if necessary."""
+    """Return the functions by name and dtype, building them if necessary."""
     return functions(build(FOLDER / "excited.cpp"), _ARGUMENTS, DTYPES)
 
 
+class Excited:
+    """An attention, as addresses: it must not be called when one of the tensors has moved.
+
+    Attributes:
+        dtype: dtype of the feature maps.
+        channels: number of their channels.
+    """
+
+    __slots__ = ("_address", "_layers", "_of_maps", "_of_weights", "channels", "dtype")
+
+    def __init__(self, layers: _Layers, dtype: torch.dtype):
+        self.dtype = dtype
+        self.channels: int = layers.channels
+        self._layers, self._address = layers, ctypes.addressof(layers)
+        found = load()
+        self._of_maps, self._of_weights = found["excite", dtype], found["excite_weights", dtype]
+
+    def attend(self, x: Tensor) -> bool:
+        """Replace ``x`` by ``gate(logits(inverse mean(x))) post x + shift``.
+
+        Args:
+            x: a feature map ``(N, C, *spatial)``.
+
+        Returns:
+            Whether it was done; otherwise it has another dtype, layout or number of channels.
+        """
+        last = not x.is_contiguous()
+        samples, channels, *_ = x.shape
+        if x.dtype is not self.dtype or channels != self.channels or (last and not is_last(x)):
+            return False
+        count = x.numel()
+        if count:
+            positions = count // (samples * channels)
+            of_map = (samples, positions, last, threads(count, _ALONE))
+            self._of_maps(self._address, x.data_ptr(), *of_map)
+        return True
+
+    def weights(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Compute the weight and bias that give the attended output of a convolution of size 1.
+
+        Args:
+            x: its input, of one image, ``(1, C_in, *spatial)``; all of it is seen.
+            weight: its weight ``(C, C_in, 1, ...)``.
+            bias: its bias, if it has one.
+
+        Returns:
+            The two; None if a tensor has another dtype or layout than is taken here.
+        """
+        given = (x, weight) if bias is None else (x, weight, bias)
+        if not all(_is_plain(each, self.dtype) for each in given):
+            return None
+        last = not x.is_contiguous()
+        if not weight.is_contiguous() or (last and not is_last(x)):
+            return None
+        if weight.shape[:2] != (self.channels, x.shape[1]):
+            return None
+        scaled, offset = torch.empty_like(weight), weight.new_empty(self.channels)
+        width, count = x.shape[1], x.numel()
+        self._of_weights(
+            *(self._address, x.data_ptr(), weight.data_ptr()),
+            *(None if bias is None else bias.data_ptr(), scaled.data_ptr(), offset.data_ptr()),
+            *(width, count // width, last, threads(count, _ALONE)),
+        )
+        return scaled, offset
+
+
 def prepare(
-    x: Tensor,
+    dtype: torch.dtype,
     parameters: Sequence[Tensor | None],
     gate: str,
     identity: bool,
     inverse: Tensor | None,
     post: Tensor | None,
     shift: Tensor,
-) -> Callable[[Tensor], bool] | None:
-    """Return a function that replaces ``x`` by ``gate(logits(inverse mean(x))) post x + shift``.
+) -> Excited | None:
+    """Prepare an attention ``gate(logits(inverse mean(x))) post x + shift``.
 
     Args:
-        x: a feature map ``(N, C, *spatial)``, of float32 or float64.
+        dtype: dtype of the feature maps, float32 or float64.
         parameters: weight and bias of two linear layers with a ReLU between them; or the weight
-            ``(1, 1, k)`` of a convolution along the channels. The function holds their addresses:
-            it must not be called when one of them has moved.
+            ``(1, 1, k)`` of a convolution along the channels.
         gate: name of the gate.
         identity: whether the gate is that of ``start="identity"``.
         inverse: factor of the means, ``(C,)``; None if it is 1.
@@ -56,38 +131,26 @@ def prepare(
         shift: ``(C,)``.
 
     Returns:
-        The function, which returns False, and does nothing, if a map has another dtype, layout or
-        number of channels; None if a tensor has another dtype, layout or shape than is taken here.
+        None if a tensor has another dtype, layout or shape than is taken here.
     """
-    if not _fit(x, parameters, (inverse, post, shift)):
+    channels = shift.numel()
+    if not _fit(dtype, channels, parameters, (inverse, post, shift)):
         return None
     first, *others = cast(tuple[Tensor, ...], parameters)
     hidden, size = (len(first), 0) if others else (0, first.numel())
     layers = (first, *others) if others else (first, None, None, None)
     addresses = [t if t is None else t.data_ptr() for t in (inverse, *layers, post, shift)]
     kind = GATES["identity" if identity else "paper", gate]
-    fixed = (*addresses, hidden, size, kind)
-    function, dtype, channels = load()["excite", x.dtype], x.dtype, x.shape[1]
-
-    def run(x: Tensor) -> bool:
-        last = not x.is_contiguous()
-        count = x.numel()
-        if x.dtype is not dtype or x.shape[1] != channels or (last and not is_last(x)):
-            return False
-        if count:
-            rows = x.shape[0] * channels
-            of_map = (x.shape[0], channels, count // rows, last, threads(count, _ALONE))
-            function(x.data_ptr(), *fixed, *of_map)
-        return True
-
-    return run
+    return Excited(_Layers(*addresses, hidden, size, kind, channels), dtype)
 
 
 def _fit(
-    x: Tensor, parameters: Sequence[Tensor | None], of_channels: Sequence[Tensor | None]
+    dtype: torch.dtype,
+    channels: int,
+    parameters: Sequence[Tensor | None],
+    of_channels: Sequence[Tensor | None],
 ) -> bool:
     """Return whether the memory of all tensors is as the function takes it."""
-    channels = x.shape[1]
     shapes: list[tuple[int, ...]] = [(channels,)] * len(of_channels)
     first = parameters[0]
     if len(parameters) == 4 and first is not None:
@@ -97,6 +160,11 @@ def _fit(
         shapes += [(1, 1, first.numel())]
     given = (*of_channels, *parameters)
     return len(given) == len(shapes) and all(
-        each is None or (each.shape == shape and each.dtype is x.dtype and each.is_contiguous())
+        each is None or (each.shape == shape and _is_plain(each, dtype) and each.is_contiguous())
         for each, shape in zip(given, shapes, strict=True)
     )
+
+
+def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether a tensor's memory holds its values, in a dtype."""
+    return x.dtype is dtype and x.is_cpu and x.layout is torch.strided and not x.is_neg()

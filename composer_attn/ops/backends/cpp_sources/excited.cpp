@@ -49,38 +49,71 @@ void linear(const S* m, const S* w, const S* b, S* y, bool relu, i64 n, i64 in, 
     }
 }
 
+// What stays the same from call to call, of excited_cpp.py: addresses, null if absent, and sizes.
+template <class S> struct Layers {
+  const S *inverse, *w1, *b1, *w2, *b2, *post, *shift;
+  i64 hidden, size, kind, channels;
+
+  // How many numbers `scale` needs for n samples, besides those that it gives.
+  i64 space(i64 n) const { return n * (channels + hidden); }
+
+  // Means of n samples to their scales; the means are overwritten.
+  void scale(S* mean, S* s, S* h, i64 n, int threads) const {
+    const i64 C = channels, whole = n * C;
+    for (i64 i = 0; inverse && i < whole; i += C)
+      for (i64 c = 0; c < C; ++c) mean[i + c] *= inverse[c];
+    if (size) {
+      convolve(mean, w1, s, size, n, C);
+    } else {
+      linear(mean, w1, b1, h, true, n, C, hidden, threads);
+      linear(h, w2, b2, s, false, n, hidden, C, threads);
+    }
+    gate(int(kind), s, whole);
+    for (i64 i = 0; post && i < whole; i += C)
+      for (i64 c = 0; c < C; ++c) s[i + c] *= post[c];
+  }
+};
+
+template <class S> S* scratch(i64 count) {
+  static thread_local std::vector<S> kept;
+  if (i64(kept.size()) < count) kept.resize(count);
+  return kept.data();
+}
+
 template <class S>
-void excite(S* x, const S* inverse, const S* w1, const S* b1, const S* w2, const S* b2,
-            const S* post, const S* shift, i64 hidden, i64 size, int kind, i64 N, i64 C, i64 L,
-            bool last, int threads) {
-  static thread_local std::vector<S> kept;  // of a few channels each: means, scales, shifts, layer
-  if (i64(kept.size()) < N * (3 * C + hidden)) kept.resize(N * (3 * C + hidden));
-  S *mean = kept.data(), *s = mean + N * C, *t = s + N * C, *h = t + N * C;
+void excite(const Layers<S>& layers, S* x, i64 N, i64 L, bool last, int threads) {
+  const i64 C = layers.channels, whole = N * C;
+  S *mean = scratch<S>(2 * whole + layers.space(N)), *s = mean + whole, *t = s + whole;
   reduce(Means<S>{x, {}, mean, S(1) / L}, N, C, L, last, threads, {mean});
-  for (i64 n = 0; inverse && n < N * C; n += C)
-    for (i64 c = 0; c < C; ++c) mean[n + c] *= inverse[c];
-  if (size) {
-    convolve(mean, w1, s, size, N, C);
-  } else {
-    linear(mean, w1, b1, h, true, N, C, hidden, threads);
-    linear(h, w2, b2, s, false, N, hidden, C, threads);
-  }
-  gate(kind, s, N * C);
-  for (i64 n = 0; n < N * C; n += C) {
-    for (i64 c = 0; post && c < C; ++c) s[n + c] *= post[c];
-    std::copy(shift, shift + C, t + n);
-  }
+  layers.scale(mean, s, t + whole, N, threads);
+  for (i64 i = 0; i < whole; i += C) std::copy(layers.shift, layers.shift + C, t + i);
   using K = Affine<S, false, false>;
   map<K, true>(K{x, nullptr, x, {s, t}}, N, C, L, last, threads);
+}
+
+// The same of a convolution of size 1 that has not run: one image's scales go into its weights.
+template <class S>
+void excite_weights(const Layers<S>& layers, const S* x, const S* weight, const S* bias, S* scaled,
+                    S* offset, i64 in, i64 L, bool last, int threads) {
+  const i64 C = layers.channels;
+  S *seen = scratch<S>(in + 2 * C + layers.space(1)), *mean = seen + in, *s = mean + C;
+  reduce(Means<S>{x, {}, seen, S(1) / L}, 1, in, L, last, threads, {seen});
+  linear(seen, weight, bias, mean, false, 1, in, C, threads);
+  layers.scale(mean, s, s + C, 1, threads);
+  for (i64 c = 0; c < C; ++c) {
+    for (i64 i = 0; i < in; ++i) scaled[c * in + i] = s[c] * weight[c * in + i];
+    offset[c] = layers.shift[c] + (bias ? s[c] * bias[c] : 0);
+  }
 }
 }  // namespace
 
 #define EXCITE(NAME, S)                                                                           \
-  void excite_##NAME(S* x, const S* inverse, const S* w1, const S* b1, const S* w2, const S* b2,  \
-                     const S* post, const S* shift, i64 hidden, i64 size, int kind, i64 N, i64 C, \
-                     i64 L, bool last, int threads) {                                             \
-    excite<S>(x, inverse, w1, b1, w2, b2, post, shift, hidden, size, kind, N, C, L, last,         \
-              threads);                                                                           \
+  void excite_##NAME(const Layers<S>* layers, S* x, i64 N, i64 L, bool last, int threads) {       \
+    excite<S>(*layers, x, N, L, last, threads);                                                   \
+  }                                                                                               \
+  void excite_weights_##NAME(const Layers<S>* layers, const S* x, const S* weight, const S* bias, \
+                             S* scaled, S* offset, i64 in, i64 L, bool last, int threads) {       \
+    excite_weights<S>(*layers, x, weight, bias, scaled, offset, in, L, last, threads);            \
   }
 
 extern "C" {
