@@ -1,5 +1,7 @@
 """Move modules to a device and dtype, also while their tensors are fake."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,8 @@ def convert(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -
         return module.to(device, dtype)
     replaced: dict[int, Tensor] = {}  # shared tensors stay shared
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
+        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is not None:
                     table[name] = replaced.setdefault(id(tensor), _converted(tensor, device, dtype))
