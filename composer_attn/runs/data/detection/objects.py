@@ -19,8 +19,9 @@ from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.detection.annotated import Annotated, BadImages
 from composer_attn.runs.data.detection.augmentation import build_augmentation, keeps_areas
 from composer_attn.runs.data.detection.keypoints import Keypoints
-from composer_attn.runs.data.detection.outlines import masks_of
+from composer_attn.runs.data.detection.outlines import masks_of, numbered_masks
 from composer_attn.runs.data.images import to_rgb
+from composer_attn.runs.data.segmentation.pairs import read_mask
 from composer_attn.runs.data.source import Source
 
 log = logging.getLogger(__name__)
@@ -96,10 +97,16 @@ class Objects(Dataset):
         if self.areas:
             target["area"] = torch.from_numpy(found.areas)
         if self.wanted == "masks":
-            target["masks"] = tv_tensors.Mask(masks_of(found.outlines, found.size))
+            target["masks"] = tv_tensors.Mask(_masks(found))
         if found.keypoints is not None:
             target["keypoints"] = torch.from_numpy(found.keypoints)
         return target
+
+
+def _masks(found: Annotated) -> Tensor:
+    if found.mask is None:
+        return masks_of(found.outlines, found.size)
+    return numbered_masks(read_mask(found.mask), len(found.labels))
 
 
 def _read(found: Annotated) -> tv_tensors.Image:
@@ -196,4 +203,5 @@ def source_of(
         skipped=dataset.skipped,
         count=count_images,
         split=split_images,
+        keypoints=len(points.names) if points else 0,
     )
