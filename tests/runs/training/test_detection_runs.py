@@ -142,7 +142,7 @@ def test_keypoints_of_shapes_are_trained_resumed_and_reported(config, tmp_path):
     example = read_examples(tmp_path / "runs/small")[0]
     assert example["truth_keypoints"].shape[1:] == (4, 3)
     assert invoke("report", "runs", "--out", "report") == 0
-    assert "keypoint AP" in (tmp_path / "report/index.html").read_text()
+    assert "keypoint AP" in (tmp_path / "report/report.html").read_text()
 
 
 def test_other_keypoints_than_the_networks_are_refused_before_training(config, tmp_path):
