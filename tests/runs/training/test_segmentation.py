@@ -133,15 +133,15 @@ def test_a_trained_run_is_loaded_and_evaluated(config, tmp_path):
         run.probabilities(torch.zeros(1, 3, 32, 48))
 
 
-@pytest.mark.parametrize("command", ["predict", "export", "heatmaps", "benchmark"])
+@pytest.mark.parametrize("command", ["export", "heatmaps", "benchmark"])
 def test_commands_for_classification_refuse_in_one_line(command, config, capfd):
     train(config("max_duration=1ba"))
     image = "data/val/images/00.png"
-    more = {"predict": [image], "heatmaps": ["--images", image]}.get(command, [])
+    more = ["--images", image] if command == "heatmaps" else []
     assert invoke(command, "runs/small", *more) == 2
     told = capfd.readouterr().err.strip().splitlines()[-1]
     assert f"{command} is for runs of task classification; small is of task" in told
-    assert "load_run, evaluate, study and report work" in told
+    assert "load_run, evaluate, predict, study and report work" in told
 
 
 def test_steps_are_timed(config):
