@@ -218,7 +218,7 @@ def _check_run_lengths(outline: Any, size: tuple[int, int]) -> None:
     Raises:
         BadAnnotationError: they are not.
     """
-    if isinstance(outline, Mapping) and list(outline["size"]) != list(size):
+    if isinstance(outline, Mapping) and outline["size"] != list(size):
         height, width = size
         detail = f"run lengths for (height, width) {outline['size']}, not {[height, width]}"
         raise BadAnnotationError("masks of another size", detail)

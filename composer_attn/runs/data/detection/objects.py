@@ -174,7 +174,7 @@ def source_of(
         points: the keypoints of the objects, if they have any.
 
     Raises:
-        ArgumentError: there is no such augmentation, or no image is left.
+        ArgumentError: there is no such augmentation, or no image is left, or none has an object.
 
     Warns:
         UserWarning: images are left out as bad.
@@ -183,6 +183,8 @@ def source_of(
     kept = [image for image in images if keep_empty or not image.empty]
     if not kept:
         raise ArgumentError(f"{bad.where} has no image to use")
+    if not any(len(image.labels) for image in kept):
+        raise ArgumentError(f"{bad.where} has no object in any of its {len(kept):,} images")
     passed_over = {**bad.counts}
     if len(kept) < len(images):
         passed_over["images without objects"] = len(images) - len(kept)

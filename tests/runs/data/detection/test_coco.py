@@ -178,6 +178,9 @@ def test_run_lengths_of_another_size_are_bad_images(tmp_path):
     with pytest.warns(UserWarning, match="1 masks of another size"):
         source = coco_masks(**arguments, on_bad_image="skip")
     assert source.passed_over == {"masks of another size": 1}
+    found = broken(changed(segmentation={"size": 5, "counts": [0, 5, 20]}))
+    with pytest.raises(ArgumentError, match="masks of another size"):
+        coco_masks(**write_coco(tmp_path, found))
 
 
 def test_damaged_run_lengths_are_bad_images_when_they_are_read(tmp_path):
@@ -212,6 +215,14 @@ def test_images_without_objects_are_kept_or_counted(tmp_path):
     source = coco_boxes(**arguments, keep_empty=False)
     assert len(source.dataset) == 2
     assert source.passed_over == {"images without objects": 2}
+
+
+def test_a_dataset_without_any_object_is_an_error(tmp_path):
+    arguments = write_coco(tmp_path, content() | {"annotations": []})
+    with pytest.raises(ArgumentError, match=r"json has no object in any of its 4 images"):
+        coco_boxes(**arguments)
+    with pytest.raises(ArgumentError, match="has no image to use"):
+        coco_boxes(**arguments, keep_empty=False)
 
 
 def test_keypoints_have_a_row_for_each_object(tmp_path):
