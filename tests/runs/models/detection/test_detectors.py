@@ -394,3 +394,16 @@ def test_networks_without_a_pyramid_say_what_they_lack():
         build_network({"name": "ssdlite320_mobilenet_v3_large", "frozen_norms": True})
     with pytest.raises(ArgumentError, match="must be the name of published weights"):
         build_network({"name": "ssdlite320_mobilenet_v3_large", "weights_backbone": "a/b.pt"})
+
+
+def test_a_mobilenets_file_fills_its_backbone(tmp_path):
+    classifier = torchvision.models.mobilenet_v3_large(num_classes=7)
+    apply_eca(classifier, min_channels=1, include="features.5.*")
+    torch.save({"state": {"model": classifier.state_dict()}}, tmp_path / "classifier.pt")
+    section = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "num_classes": 3}
+    model: Any = build_detector(section | {"weights_backbone": f"{tmp_path}/classifier.pt"})
+    apply_eca(model.module, min_channels=1, include="backbone.body.5.*")
+    model.after_surgery()
+    own, theirs = model.module.backbone.body.state_dict(), classifier.state_dict()
+    assert any(".attention." in key for key in own)
+    assert all(torch.equal(weight, theirs[f"features.{key}"]) for key, weight in own.items())
