@@ -84,3 +84,24 @@ def write_voc(root: Path, images: dict[str, list[tuple]], split="train", size=(6
             "</annotation>"
         )
     (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(images))
+
+
+def write_voc_masks(root: Path, images: dict[str, list[tuple]], split="train", size=(60, 40)):
+    """Write a folder in VOC's layout with masks that fill the boxes; later objects are on top."""
+    write_voc(root, images, split, size)
+    for folder in ("SegmentationObject", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for image, objects in images.items():
+        numbers = np.zeros(size[::-1], np.uint8)
+        for number, (_, (left, top, right, bottom), _) in enumerate(objects, start=1):
+            numbers[top - 1 : bottom, left - 1 : right] = number
+        write_numbers(root, image, numbers)
+    (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(images))
+
+
+def write_numbers(root: Path, image: str, numbers: np.ndarray) -> None:
+    """Write the number of the object that each pixel belongs to, with a palette."""
+    mask = Image.fromarray(numbers).convert("P")
+    mask.putdata(numbers.ravel().tolist())
+    mask.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    mask.save(root / "SegmentationObject" / f"{image}.png")

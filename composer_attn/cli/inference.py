@@ -43,24 +43,31 @@ def predict(
         ),
     ],
     images: Annotated[list[Path], typer.Argument(readable=False, help="Image files.")],
-    top: Annotated[int, typer.Option(help="How many classes to show.")] = 5,
+    top: Annotated[
+        int | None, typer.Option(help="How many classes of an image to show; default: 5.")
+    ] = None,
+    least_score: Annotated[
+        float | None, typer.Option(help="The least score of objects to show; default: 0.5.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--output", help="The folder to write masks to.")
+    ] = None,
     checkpoint: _Checkpoint = "best",
     json: _Json = False,
 ) -> None:
-    """Print the most probable classes of images."""
+    """Print the most probable classes of images, or the objects in them; write masks."""
     with refusing():
         from composer_attn.runs.inference import load_run
         from composer_attn.runs.inference.exported_model import is_exported, open_exported
-        from composer_attn.runs.inference.predict import Classifier, as_json
-        from composer_attn.runs.inference.predict import predict as ask
+        from composer_attn.runs.inference.predict import as_json
+        from composer_attn.runs.inference.predict_any import predict_any
 
-        classifier: Classifier
-        if is_exported(source):
-            classifier = open_exported(source)
-        else:
-            classifier = run = load_run(source, checkpoint=checkpoint)
-            run.check_classifies("predict")
-        predictions = ask(classifier, images, top)
+        loaded = (
+            open_exported(source)
+            if is_exported(source)
+            else load_run(source, checkpoint=checkpoint)
+        )
+        predictions = predict_any(loaded, images, top=top, least_score=least_score, out=out)
     print(as_json(predictions) if json else "\n".join(map(str, predictions)))
 
 

@@ -1,4 +1,4 @@
-"""The recipes of detectors on COCO: validated, rehearsed and begun on a dataset like it."""
+"""The recipes of detectors, of boxes, masks and keypoints, on COCO: begun on a dataset like it."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.detection_data import content, write_coco
 
 VARIANT = """
 base: {recipe}
-model: {{weights_backbone: ./classifier.pt, min_size: 64, max_size: 64,
+model: {{weights_backbone: ./classifier.pt, min_size: 64, max_size: 64, {points}
   rpn_post_nms_top_n_train: 30, rpn_post_nms_top_n_test: 10, box_batch_size_per_image: 16}}
 train_dataset: {{num_workers: 0}}
 eval_dataset: {{num_workers: 0}}
@@ -43,21 +43,30 @@ def coco(tmp_path, monkeypatch):
             found["annotations"][0]["bbox"] = [1, 1, 0, 5]
         path = tmp_path / f"coco/annotations/instances_{split}2017.json"
         path.write_text(json.dumps(found))
+        # Of persons alone, as in COCO.
+        found["categories"] = [found["categories"][0] | {"id": 1, "name": "person"}]
+        for each in found["annotations"]:
+            each["category_id"] = 1
+        (path.parent / f"person_keypoints_{split}2017.json").write_text(json.dumps(found))
     return tmp_path
 
 
+SITES = {"plain": 0, "se": 46, "eca": 16}
+FIGURES = {"faster": "map", "mask": "mask_map", "keypoint": "keypoint_map"}
+
+
 @pytest.mark.parametrize(
-    ("variant", "sites"),
+    ("kind", "variant"),
     [
-        ("eca", 16),
-        pytest.param("plain", 0, marks=pytest.mark.slow),
-        pytest.param("se", 46, marks=pytest.mark.slow),
+        pytest.param(k, v, marks=() if (k, v) == ("faster", "eca") else pytest.mark.slow)
+        for k in FIGURES
+        for v in SITES
     ],
 )
 @pytest.mark.filterwarnings("ignore:the model has 80 classes")
 @pytest.mark.filterwarnings("ignore:left out of", "ignore:The warmup duration is 0")
-def test_a_recipe_begins_with_the_attention_of_a_classifier(variant, sites, coco):
-    recipe = ROOT / f"yamls/fasterrcnn_resnet50_coco_{variant}.yaml"
+def test_a_recipe_begins_with_the_attention_of_a_classifier(kind, variant, coco):
+    recipe = ROOT / f"yamls/{kind}rcnn_resnet50_coco_{variant}.yaml"
     classifier = resnet50()
     for name, arguments in load_checked(
         ROOT / f"yamls/resnet50_imagenet_{variant}.yaml"
@@ -65,7 +74,8 @@ def test_a_recipe_begins_with_the_attention_of_a_classifier(variant, sites, coco
         if name != "channels_last":
             apply_attention(classifier, name, **arguments)
     torch.save({"state": {"model": classifier.state_dict()}}, coco / "classifier.pt")
-    (coco / "run.yaml").write_text(VARIANT.format(recipe=recipe))
+    points = "num_keypoints: 4," if kind == "keypoint" else ""  # of the persons written here
+    (coco / "run.yaml").write_text(VARIANT.format(recipe=recipe, points=points))
     assert invoke("validate", "run.yaml") == 0
     config = load_checked("run.yaml")
     console = Console(record=True, width=120)
@@ -73,9 +83,9 @@ def test_a_recipe_begins_with_the_attention_of_a_classifier(variant, sites, coco
     assert "5 in 2 batches per rank" in console.export_text()
     assert not (coco / "runs").exists()
     summary = train(config)
-    assert summary.attended_layers == sites
+    assert summary.attended_layers == SITES[variant]
     assert summary.passed_over_files == {"boxes of no area": 1}
-    assert 0 <= summary.metrics["map"] <= 1
+    assert 0 <= summary.metrics[FIGURES[kind]] <= 1
     state = torch.load(coco / f"runs/{recipe.stem}/latest-rank0.pt", weights_only=False)["state"]
     # The first stage is frozen, and is the classifier's; attention in it is trained.
     before = classifier.state_dict()

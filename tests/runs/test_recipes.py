@@ -36,13 +36,21 @@ ATTENDED = {
     "finetune_pets_eca": 16,
     "scale_digits": 0,
     "deeplabv3_resnet50_voc_plain": 0,
-    "deeplabv3_resnet50_voc_se": 16,
+    "deeplabv3_resnet50_voc_se": 46,
     "deeplabv3_resnet50_voc_eca": 16,
     "shapes_segmentation_eca": 3,
     "fasterrcnn_resnet50_coco_plain": 0,
     "fasterrcnn_resnet50_coco_se": 46,
     "fasterrcnn_resnet50_coco_eca": 16,
     "shapes_detection_eca": 4,
+    "maskrcnn_resnet50_coco_plain": 0,
+    "maskrcnn_resnet50_coco_se": 46,
+    "maskrcnn_resnet50_coco_eca": 16,
+    "shapes_instance_segmentation_eca": 4,
+    "keypointrcnn_resnet50_coco_plain": 0,
+    "keypointrcnn_resnet50_coco_se": 46,
+    "keypointrcnn_resnet50_coco_eca": 16,
+    "shapes_keypoints_eca": 4,
 }
 # Published, or counted with the peers' own code.
 PARAMETERS = {
@@ -61,6 +69,12 @@ PARAMETERS = {
     "deeplabv3_resnet50_voc_plain": 42_004_074,
     # Published for 91 outputs, with frozen norms, which have no parameters; here 4 outputs.
     "fasterrcnn_resnet50_coco_plain": 41_755_286 + 53_120 - 87 * 5 * 1025,
+    # Likewise; the last layer of masks has 257 parameters for each output.
+    "maskrcnn_resnet50_coco_plain": 44_401_393 + 53_120 - 87 * 5 * 1025 - 87 * 257,
+    # Published for 2 outputs and 17 keypoints; here 4 and 4, of 512 channels by 4 x 4 pixels.
+    "keypointrcnn_resnet50_coco_plain": (
+        59_137_258 + 53_120 + 2 * 5 * 1025 - 13 * (512 * 4 * 4 + 1)
+    ),
 }
 # What a test machine changes of a recipe: the data, how much of it, what needs a GPU, and the
 # warm-up, in whose first two batches the learning rate is 0.
@@ -92,6 +106,16 @@ OF_TASKS = {
         "name: shapes, split: train, size: 48",
     ),
 }
+OF_TASKS["instance_segmentation"] = OF_TASKS["detection"]
+OF_TASKS["keypoints"] = (
+    OF_TASKS["detection"][0].replace("{", "{num_keypoints: 4, "),
+    OF_TASKS["detection"][1],
+)
+# The same steps as those of their kin, on larger networks.
+LONG = [
+    f"{kind}rcnn_resnet50_coco_{kin}" for kind in ("mask", "keypoint") for kin in ("plain", "se")
+]
+
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
@@ -134,8 +158,8 @@ def variant(tmp_path, classifiers):
     return variant
 
 
-def test_every_recipe_is_known_and_there_are_28():
-    assert len(RECIPES) == 28
+def test_every_recipe_is_known_and_there_are_36():
+    assert len(RECIPES) == 36
     assert {path.stem for path in RECIPES} == set(ATTENDED)
 
 
@@ -151,7 +175,11 @@ def test_a_recipe_is_without_mistakes_and_carries_its_own_name(recipe, classifie
     assert config.save_folder == f"runs/{recipe.stem}"
 
 
-@each_recipe
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(r, marks=pytest.mark.slow if r.stem in LONG else ()) for r in RECIPES],
+    ids=lambda path: path.stem,
+)
 def test_a_recipe_takes_training_steps(recipe, variant):
     config = variant(recipe)
     assert config.run_name == recipe.stem
@@ -201,6 +229,17 @@ def test_the_digits_recipes_reach_97_percent(variant, layers, added, tmp_path, m
     assert summary.attended_layers == layers
     assert summary.parameters_before == 4_910_922
     assert summary.parameters_after - summary.parameters_before == added
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "figure", "least"),
+    [("instance_segmentation", "mask_map", 0.6), ("keypoints", "keypoint_map", 0.6)],
+)
+def test_masks_and_keypoints_of_shapes_are_learned(task, figure, least, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    summary = train(load_checked(ROOT / f"yamls/shapes_{task}_eca.yaml"))
+    assert summary.metrics[figure] >= least
 
 
 @pytest.mark.slow

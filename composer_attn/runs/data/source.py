@@ -28,6 +28,7 @@ class Source:
             or list.
         split: splits a batch into microbatches of at most a number of samples; by default Composer
             splits tensors and lists.
+        keypoints: number of keypoints of each object; 0 if objects have none.
     """
 
     dataset: Dataset | Callable[..., Any]
@@ -42,3 +43,4 @@ class Source:
     skipped: Callable[[], int] = int
     count: Callable[[Any], int] | None = None
     split: Callable[[Any, int | float], Sequence[Any]] | None = None
+    keypoints: int = 0

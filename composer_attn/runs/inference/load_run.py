@@ -60,7 +60,8 @@ class LoadedRun:
         if self.config.task != CLASSIFICATION.name:
             raise ArgumentError(
                 f"{what} is for runs of task {CLASSIFICATION.name}; {self.config.run_name} is of "
-                f"task {self.config.task}, for which load_run, evaluate, study and report work"
+                f"task {self.config.task}, for which load_run, evaluate, predict, study and report "
+                "work"
             )
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -72,7 +72,7 @@ def predict(classifier: Classifier, images: Sequence[str | Path], top: int = 5) 
     return predictions
 
 
-def as_json(predictions: Iterable[Prediction]) -> str:
+def as_json(predictions: Iterable[Any]) -> str:
     """Return predictions as one JSON document, a list."""
     return json.dumps([asdict(prediction) for prediction in predictions], indent=2)
 

@@ -37,9 +37,11 @@ def evaluation_data(
         ConfigError: the config names no evaluation data, it does not exist, or its classes differ.
     """
     section, options = _split(_section(run.config))
+    task = find_task(run.config.task)
     with at("eval_dataset"):
-        source = find_task(run.config.task).datasets[section.pop("name")](**section)
+        source = task.datasets[section.pop("name")](**section)
         _check_classes(source, run.classes)
+        task.check_data(run.model, source)
         if samples is not None and not source.streams:
             source = _spread(source, samples)
         data = build_loader(source, batch_size, train=False, seed=run.config.seed, **options)

@@ -15,10 +15,9 @@ from torchvision.models import segmentation
 
 from composer_attn.checks import whole_number
 from composer_attn.errors import ArgumentError
-from composer_attn.functional import load_weights
 from composer_attn.functional.weights import fill
 from composer_attn.runs.models.segmentation_heads import deeplabv3, fcn, lraspp
-from composer_attn.runs.models.table import MODELS
+from composer_attn.runs.models.weight_files import NO_FILES, Files, fill_backbone, load_files
 from composer_attn.runs.models.weights import (
     check_published,
     classes_of,
@@ -67,11 +66,13 @@ class SegmentationModel(ComposerModel):
         module: maps images ``(N, 3, H, W)`` to ``{"out": logits}``, ``(N, classes, H, W)``, and
             maybe ``"aux"`` likewise.
         num_classes: number of classes, the background included.
+        files: weights to load once attention has been added.
     """
 
-    def __init__(self, module: nn.Module, num_classes: int):
+    def __init__(self, module: nn.Module, num_classes: int, files: Files = NO_FILES):
         super().__init__()
         self.module = module
+        self._files = files
         options: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORED}
         self._metrics: dict[str, Metric] = {
             "mean_iou": MulticlassJaccardIndex(**options),
@@ -104,6 +105,15 @@ class SegmentationModel(ComposerModel):
         """Add a batch to a metric."""
         metric.update(outputs, batch[1].long())
 
+    def after_surgery(self) -> None:
+        """Load the files of weights, which may hold attention, into the attended network.
+
+        Raises:
+            CheckpointError: a file is of another network, damaged, or refers to code.
+        """
+        backbone: Any = self.module.backbone
+        load_files(self.module, backbone, self._files)
+
 
 def pixel_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Return the mean cross entropy over the pixels that have a class; zero if there are none.
@@ -128,22 +138,23 @@ def build_segmentation_model(section: dict[str, Any]) -> SegmentationModel:
     Args:
         section: ``{name, num_classes, aux_loss, weights, weights_backbone, ...}``. ``weights`` is a
             file, or the name of weights that torchvision publishes; those of a classifier for other
-            classes are left out. ``weights_backbone`` is likewise of an image classifier.
+            classes are left out. ``weights_backbone`` is likewise of an image classifier. Files are
+            not read here, but once attention, which they may hold, has been added.
 
     Raises:
         ArgumentError: an argument is invalid, or both kinds of weights are given.
-        CheckpointError: a file holds the weights of another network.
     """
     weights, backbone = section.get("weights"), section.get("weights_backbone")
     own = {k: v for k, v in section.items() if k not in ("name", *SEGMENTATION_ARGUMENTS)}
     arguments = segmentation_arguments_by_weights(section) | own
     num_classes = whole_number("num_classes", segmentation_classes(section), 2, IGNORED)
     network = SEGMENTATION_MODELS[section["name"]](**arguments | {"num_classes": num_classes})
-    if weights is not None:
+    files = Files(*(given if is_file(given) else None for given in (weights, backbone)))
+    if weights is not None and files.network is None:
         _fill(network, section["name"], weights)
-    elif backbone is not None:
+    if backbone is not None and files.backbone is None:
         _fill_backbone(network, backbone_of(section), backbone)
-    return SegmentationModel(network, num_classes)
+    return SegmentationModel(network, num_classes, files)
 
 
 def segmentation_classes(section: Mapping[str, Any]) -> int:
@@ -205,23 +216,12 @@ def backbone_of(section: Mapping[str, Any]) -> str:
 
 
 def _fill(network: nn.Module, name: str, weights: str) -> None:
-    if is_file(weights):
-        load_weights(network, weights, new_classifier=True)
-        return
     state = published_weights(name, weights).get_state_dict(progress=False, check_hash=True)
     has_auxiliary = any(key.startswith(_AUXILIARY) for key in network.state_dict())
     fill(network, state, weights, () if has_auxiliary else (_AUXILIARY,), new_classifier=True)
 
 
 def _fill_backbone(network: Any, name: str, weights: str) -> None:
-    """Load the weights of an image classifier, except for its last layers."""
-    classifier = MODELS[name]()
-    if is_file(weights):
-        load_weights(classifier, weights, new_classifier=True)
-    else:
-        published = published_weights(name, weights)
-        classifier.load_state_dict(published.get_state_dict(progress=False, check_hash=True))
-    # Those of a MobileNet are in a child of their own.
-    state = {key.removeprefix("features."): w for key, w in classifier.state_dict().items()}
-    wanted = network.backbone.state_dict()
-    network.backbone.load_state_dict({key: state[key] for key in wanted})
+    """Load the published weights of an image classifier, except for its last layers."""
+    state = published_weights(name, weights).get_state_dict(progress=False, check_hash=True)
+    fill_backbone(network.backbone, state, weights)

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.detection import (
     DETECTION_DATASETS,
     INSTANCE_DATASETS,
     KEYPOINT_DATASETS,
 )
+from composer_attn.runs.data.source import Source
 from composer_attn.runs.models.detection import build
 from composer_attn.runs.tasks.headline import Headline
 from composer_attn.runs.tasks.task import Example, Task
@@ -62,6 +64,23 @@ def _array(name: str, values: Tensor, step: int) -> np.ndarray:
     return array / [step, step, 1] if name == "keypoints" else array
 
 
+def check_keypoints(model: Any, source: Source) -> None:
+    """Check that the objects of data have as many keypoints as a network places.
+
+    Args:
+        model: a :class:`~composer_attn.runs.models.detection.composer_detector.Detector`.
+        source: the data.
+
+    Raises:
+        ArgumentError: they have not.
+    """
+    if source.keypoints != model.num_keypoints:
+        raise ArgumentError(
+            f"its objects have {source.keypoints} keypoints, but the model has "
+            f"{model.num_keypoints}: set model.num_keypoints={source.keypoints}"
+        )
+
+
 _SHARED: dict[str, Any] = {
     "model_arguments": build.MODEL_ARGUMENTS,
     "check_weights": build.check_weights,
@@ -93,5 +112,6 @@ KEYPOINTS = Task(
     models=build.KEYPOINT_NETWORKS,
     datasets=KEYPOINT_DATASETS,
     build_model=build.build_keypoint_network,
+    check_data=check_keypoints,
     **_SHARED,
 )

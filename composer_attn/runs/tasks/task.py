@@ -25,6 +25,10 @@ def no_arguments(section: Section) -> dict[str, Any]:
     return {}
 
 
+def no_check(model: ComposerModel, source: Source) -> None:
+    """Accept any data: nothing but the number of classes has to agree."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A task: what its models and datasets are called, and how a run's model is built.
@@ -49,6 +53,8 @@ class Task:
             building it without them.
         examples_of: returns the examples in a batch, from the batch and the outputs, for the page
             that compares runs; ``None`` if the task has none.
+        check_data: raises an ArgumentError if a model cannot be trained or evaluated on data, for
+            other reasons than their classes.
     """
 
     name: str
@@ -62,3 +68,4 @@ class Task:
     with_num_classes: Callable[[dict[str, Any], int], dict[str, Any]]
     arguments_by_weights: Callable[[Section], dict[str, Any]] = no_arguments
     examples_of: Callable[[Any, Any], list[Example]] | None = None
+    check_data: Callable[[ComposerModel, Source], None] = no_check

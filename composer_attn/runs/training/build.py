@@ -72,6 +72,9 @@ def build_parts(config: RunConfig) -> Parts:
     with at("model"):
         model = task.build_model(section)
     _check_labels(sources, task.num_classes_of(section))
+    for key, source in sources.items():
+        with at(key):
+            task.check_data(model, source)
     if config.sync_batch_norm:
         with at("sync_batch_norm"):
             _synchronize(model, config)

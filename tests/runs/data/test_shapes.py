@@ -1,4 +1,4 @@
-"""Drawn shapes: where they are, that they do not overlap, that they are the same each time."""
+"""Drawn shapes: where they and their points are, that none overlap, that they stay the same."""
 
 import math
 import subprocess
@@ -7,6 +7,9 @@ import sys
 import pytest
 import torch
 
+from composer_attn.errors import ArgumentError
+from composer_attn.runs.data.detection.shapes import shapes_keypoints
+from composer_attn.runs.data.seeded import seeded
 from composer_attn.runs.data.shapes import CLASSES, draw_shapes
 
 
@@ -30,6 +33,40 @@ def test_boxes_and_masks_are_of_the_shapes_drawn(index):
         circle = math.pi * ((side - 1) / 2) ** 2 / side**2
         expected = {"circle": circle, "square": 1.0, "triangle": 0.5}[CLASSES[label]]
         assert share == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_points_are_the_outermost_pixels_of_the_shape_drawn(index):
+    drawing = draw_shapes(64, 0, index)
+    assert drawing.keypoints.shape == (len(drawing.labels), 4, 3)
+    for mask, points, label in zip(drawing.masks, drawing.keypoints, drawing.labels, strict=True):
+        assert points[:, 2].tolist() == [2, 2, 2, 2]
+        x, y = points[:, 0].floor().long(), points[:, 1].floor().long()
+        assert mask[y, x].all()
+        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+        assert [y[0], x[1], x[2], y[3]] == [rows[0], columns[0], columns[-1], rows[-1]]
+        assert x[0] == x[3] == (x[1] + x[2]) // 2
+        assert y[1] == y[2] == (y[3] if CLASSES[label] == "triangle" else (y[0] + y[3]) // 2)
+        assert (points[:, :2] % 1 == 0.5).all()  # the middle of a pixel
+
+
+def test_the_detectors_data_end_and_are_mirrored_with_their_points():
+    source = shapes_keypoints("train", 6, 48, augmentation="hflip")
+    assert source.keypoints == 4
+    plain = list(shapes_keypoints("train", 6, 48).dataset)  # an iteration ends
+    assert len(plain) == 6
+    for index, (image, target) in enumerate(plain):
+        with seeded(0, index):
+            mirrored, points = source.dataset[index]
+        if torch.equal(mirrored, image):
+            assert torch.equal(points["keypoints"], target["keypoints"])
+            continue
+        assert torch.equal(mirrored, image.flip(-1))
+        expected = target["keypoints"][:, [0, 2, 1, 3]].clone()
+        expected[..., 0] = 48 - expected[..., 0]
+        assert torch.equal(points["keypoints"], expected)
+    with pytest.raises(ArgumentError, match="augmentation of keypoints must be one of hflip, none"):
+        shapes_keypoints("train", augmentation="ssd")
 
 
 def test_a_shape_differs_in_colour_from_the_background():

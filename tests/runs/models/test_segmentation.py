@@ -136,6 +136,7 @@ def test_the_weights_of_a_classifier_fill_the_backbone(name, tmp_path):
     path = tmp_path / "classifier.pt"
     torch.save(classifier.state_dict(), path)
     model = build_segmentation_model(section | {"weights_backbone": str(path)})
+    model.after_surgery()
     theirs = {k.removeprefix("features."): w for k, w in classifier.state_dict().items()}
     for key, weight in model.module.backbone.state_dict().items():
         assert torch.equal(weight, theirs[key])
@@ -146,12 +147,35 @@ def test_weights_for_other_classes_keep_a_new_classifier(tmp_path):
     before = build_segmentation_model(section | {"num_classes": 4}).module
     path = tmp_path / "network.pt"
     torch.save(before.state_dict(), path)
-    after = build_segmentation_model(section | {"num_classes": 6, "weights": str(path)}).module
+    model = build_segmentation_model(section | {"num_classes": 6, "weights": str(path)})
+    model.after_surgery()
+    after = model.module
     assert after.classifier[4].out_channels == after.aux_classifier[4].out_channels == 6
     assert torch.equal(after.classifier[0].weight, before.classifier[0].weight)
     torch.save(resnet10().state_dict(), path)
     with pytest.raises(CheckpointError, match="holds weights of a different network"):
-        build_segmentation_model(section | {"weights": str(path)})
+        build_segmentation_model(section | {"weights": str(path)}).after_surgery()
+
+
+@pytest.mark.parametrize("name", ["fcn", "deeplabv3_mobilenet_v3_large"])
+def test_the_attention_of_a_classifier_goes_into_the_backbone(name, tmp_path):
+    section = {"name": name, "num_classes": 3} | ({"backbone": "resnet10"} if name == "fcn" else {})
+    classifier = (
+        resnet10(7) if name == "fcn" else torchvision.models.mobilenet_v3_large(num_classes=7)
+    )
+    first = "layer2" if name == "fcn" else "features.5"
+    apply_eca(classifier, min_channels=1, include=f"{first}.*")
+    torch.save({"state": {"model": {f"module.{k}": w for k, w in classifier.state_dict().items()}}},
+               tmp_path / "classifier.pt")  # fmt: skip
+    model = build_segmentation_model(section | {"weights_backbone": f"{tmp_path}/classifier.pt"})
+    with pytest.raises(CheckpointError, match=r"attention.conv.weight is not in the model"):
+        model.after_surgery()
+    apply_eca(model.module, min_channels=1, include=f"backbone.{first.removeprefix('features.')}.*")
+    model.after_surgery()
+    theirs = {k.removeprefix("features."): w for k, w in classifier.state_dict().items()}
+    own = model.module.backbone.state_dict()
+    assert any(".attention." in key for key in own)
+    assert all(torch.equal(weight, theirs[key]) for key, weight in own.items())
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.inference.evaluate import evaluate
 from composer_attn.runs.inference.load_run import load_run
 from composer_attn.runs.models.table import resnet10
+from composer_attn.runs.training.dry_run import rehearse
+from composer_attn.runs.training.examples import read_examples
 from composer_attn.runs.training.train import train
-from tests.detection_data import content, write_coco
+from tests.commands import invoke
+from tests.detection_data import content, write_coco, write_voc_masks
 
 SMALL = """
 run_name: small
@@ -116,6 +119,57 @@ def test_every_task_trains_on_coco_in_microbatches(task, name, figure, config, t
     assert examples.st_size > 0
 
 
+KEYPOINTS = {
+    "name": "keypoint_rcnn", "backbone": "resnet10", "num_keypoints": 4, "min_size": 64,
+    "max_size": 64, "fpn_channels": 16, "box_head_channels": 32, "keypoint_head_channels": 16,
+    "anchor_sizes": [8, 16, 24, 32, 48], "rpn_post_nms_top_n_train": 50,
+    "rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 8, "box_detections_per_img": 5,
+}  # fmt: skip
+
+
+def test_keypoints_of_shapes_are_trained_resumed_and_reported(config, tmp_path):
+    sections = {"task": "keypoints", "model": KEYPOINTS}
+    mirrored = ("train_dataset.augmentation=hflip",)
+    whole = train(config("run_name=whole", *mirrored, **sections))
+    assert whole.attended_layers == 4
+    assert 0 <= whole.metrics["keypoint_map"] <= 1
+    train(config("max_duration=2ba", *mirrored, **sections))
+    resumed = train(config(*mirrored, **sections))
+    assert resumed.metrics == pytest.approx(whole.metrics, abs=0, nan_ok=True)
+    models = [torch.load(tmp_path / "runs" / name / "latest-rank0.pt", weights_only=False)["state"]
+              for name in ("whole", "small")]  # fmt: skip
+    assert all(torch.equal(models[0]["model"][k], v) for k, v in models[1]["model"].items())
+    example = read_examples(tmp_path / "runs/small")[0]
+    assert example["truth_keypoints"].shape[1:] == (4, 3)
+    assert invoke("report", "runs", "--out", "report") == 0
+    assert "keypoint AP" in (tmp_path / "report/report.html").read_text()
+
+
+def test_other_keypoints_than_the_networks_are_refused_before_training(config, tmp_path):
+    says = r"train_dataset: its objects have 4 keypoints, but the model has 17: set model\.num_key"
+    model = {k: v for k, v in KEYPOINTS.items() if k != "num_keypoints"}
+    for begin in (train, rehearse):
+        with pytest.raises(ConfigError, match=says):
+            begin(config("train_dataset.augmentation=none", task="keypoints", model=model))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_instances_of_voc_are_trained_on(config, tmp_path):
+    write_voc_masks(tmp_path / "voc", {
+        name: [("cat", (5, 5, 30, 30), 0), ("dog", (31, 10, 55, 38), 0)] for name in "abcd"
+    })  # fmt: skip
+    data = {"name": "voc", "root": "voc", "split": "train", "augmentation": "ssdlite"}
+    model = {"name": "mask_rcnn", "mask_head_channels": 8} | {
+        k: v for k, v in KEYPOINTS.items() if "keypoint" not in k and k != "name"
+    }
+    sections = {"train_dataset": data, "eval_dataset": data | {"augmentation": "none"}}
+    summary = train(
+        config("max_duration=1ba", task="instance_segmentation", model=model, **sections)
+    )
+    assert 0 <= summary.metrics["mask_map"] <= 1
+    assert load_run("runs/small").classes[7] == "cat"
+
+
 def test_bad_annotations_end_a_run_before_it_writes(config, tmp_path):
     found = content()
     found["annotations"][0]["category_id"] = 8
@@ -138,7 +192,7 @@ def test_a_head_with_another_number_of_classes_is_one_line(config, tmp_path):
 def test_models_and_datasets_of_other_tasks_say_so(config):
     with pytest.raises(ConfigError, match="mask_rcnn is a model of task: instance_segmentation"):
         config("model.name=mask_rcnn")
-    with pytest.raises(ConfigError, match="voc is a dataset of task: detection"):
+    with pytest.raises(ConfigError, match="voc is a dataset of task: detection or task: insta"):
         config("task=keypoints", train_dataset={"name": "voc", "root": "a", "split": "train"})
     with pytest.raises(ConfigError, match="did you mean 'box_score_thresh'"):
         config("model.box_score_tresh=0.1")

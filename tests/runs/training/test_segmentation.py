@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from composer_attn.errors import ArgumentError, ConfigError
+from composer_attn import apply_eca, attended_modules
+from composer_attn.errors import ArgumentError, CheckpointError, ConfigError
 from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.inference import load_run
 from composer_attn.runs.inference.evaluate import evaluate
+from composer_attn.runs.models.table import resnet10
 from composer_attn.runs.training.dry_run import rehearse
 from composer_attn.runs.training.examples import COUNT, read_examples
 from composer_attn.runs.training.history import read_history
@@ -131,15 +133,15 @@ def test_a_trained_run_is_loaded_and_evaluated(config, tmp_path):
         run.probabilities(torch.zeros(1, 3, 32, 48))
 
 
-@pytest.mark.parametrize("command", ["predict", "export", "heatmaps", "benchmark"])
+@pytest.mark.parametrize("command", ["export", "heatmaps", "benchmark"])
 def test_commands_for_classification_refuse_in_one_line(command, config, capfd):
     train(config("max_duration=1ba"))
     image = "data/val/images/00.png"
-    more = {"predict": [image], "heatmaps": ["--images", image]}.get(command, [])
+    more = ["--images", image] if command == "heatmaps" else []
     assert invoke(command, "runs/small", *more) == 2
     told = capfd.readouterr().err.strip().splitlines()[-1]
     assert f"{command} is for runs of task classification; small is of task" in told
-    assert "load_run, evaluate, study and report work" in told
+    assert "load_run, evaluate, predict, study and report work" in told
 
 
 def test_steps_are_timed(config):
@@ -172,10 +174,32 @@ device: cpu
     assert invoke("validate", "run.yaml") == 0
     rehearse(load_checked("run.yaml"))
     summary = train(load_checked("run.yaml"))
-    assert summary.attended_layers == (0 if variant == "plain" else 16)
+    assert summary.attended_layers == {"plain": 0, "se": 46, "eca": 16}[variant]
     # torchvision publishes 42,004,074 parameters, the auxiliary classifier included.
     assert summary.parameters_before == 42_004_074
     assert np.isfinite(summary.metrics["mean_iou"])
+
+
+def test_the_backbone_of_an_attended_classifier_is_trained_on(config, tmp_path):
+    classifier = resnet10(num_classes=10)
+    apply_eca(classifier, min_channels=256)
+    for module in attended_modules(classifier).values():
+        torch.nn.init.constant_(module.conv.weight, 3.0)
+    torch.save({"state": {"model": classifier.state_dict()}}, tmp_path / "classifier.pt")
+    given = ("model.weights_backbone=./classifier.pt", "algorithms.eca.include=backbone.*")
+    summary = train(config(*given, "optimizer.lr=1e-9", "max_duration=1ba"))
+    state = torch.load(tmp_path / "runs/small/latest-rank0.pt", weights_only=False)["state"]
+    theirs = classifier.state_dict()
+    attention = {n: w for n, w in state["model"].items() if ".attention." in n}
+    assert len(attention) == summary.attended_layers == len(attended_modules(classifier))
+    for name, weight in attention.items():
+        assert torch.allclose(weight, theirs[name.partition(".backbone.")[2]], atol=1e-6)
+    # It is loaded again though the file is gone, and without its attention has no place.
+    (tmp_path / "classifier.pt").rename(tmp_path / "moved.pt")
+    assert evaluate(load_run("runs/small", checkpoint="last")).metrics == summary.metrics
+    with pytest.raises(CheckpointError, match=r"a different network: .* is not in the model"):
+        train(config("model.weights_backbone=./moved.pt", "algorithms=null", "run_name=other"))
+    assert not (tmp_path / "runs/other").exists()
 
 
 @pytest.mark.slow

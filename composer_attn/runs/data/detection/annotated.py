@@ -33,6 +33,8 @@ class Annotated:
         outlines: for each object, its polygons or its run lengths, as COCO writes them.
         keypoints: x, y and visibility (0 not annotated, 1 hidden, 2 visible) of the points of each
             object, ``(N, K, 3)``, float32.
+        mask: an image whose pixels are the number of the object that they belong to, from 1 on in
+            the order of the others, instead of outlines.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Annotated:
     areas: np.ndarray
     outlines: tuple[Any, ...] = ()
     keypoints: np.ndarray | None = None
+    mask: Path | None = None
 
     @property
     def empty(self) -> bool:

@@ -149,6 +149,8 @@ class _Reader:
         crowd = bool(_get(each, "iscrowd"))
         if self.wanted == "masks" and not is_outline(_get(each, "segmentation")):
             raise BadAnnotationError("objects without a mask", "its segmentation has no polygon")
+        if self.wanted == "masks":
+            _check_run_lengths(_get(each, "segmentation"), size)
         if self.points is not None and not crowd:
             self.points.check(_get(each, "keypoints"))
         area = _get(each, "area")
@@ -208,6 +210,18 @@ def _corners(box: Any) -> Corners:
         raise BadAnnotationError(NO_BOX, f"its bbox is {box!r:.60}")
     left, top, width, height = map(float, box)
     return left, top, left + width, top + height
+
+
+def _check_run_lengths(outline: Any, size: tuple[int, int]) -> None:
+    """Check that run lengths, if that is what an outline is, are of the size of their image.
+
+    Raises:
+        BadAnnotationError: they are not.
+    """
+    if isinstance(outline, Mapping) and outline["size"] != list(size):
+        height, width = size
+        detail = f"run lengths for (height, width) {outline['size']}, not {[height, width]}"
+        raise BadAnnotationError("masks of another size", detail)
 
 
 def _get(entry: Any, key: str) -> Any:

@@ -23,6 +23,8 @@ class Keypoints:
         >>> category = {"keypoints": ["nose", "left_eye", "right_eye"]}
         >>> Keypoints.of([category], "train.json").swapped
         (0, 2, 1)
+        >>> Keypoints.named(("left", "right", "top")).swapped
+        (1, 0, 2)
     """
 
     names: tuple[str, ...]
@@ -43,6 +45,11 @@ class Keypoints:
             raise ArgumentError(
                 f"{where}: every category must have the same keypoints, a list of different names"
             )
+        return cls.named(names)
+
+    @classmethod
+    def named(cls, names: tuple[str, ...]) -> "Keypoints":
+        """Return keypoints by their names, which say what is left and what is right."""
         index = {name: number for number, name in enumerate(names)}
         return cls(names, tuple(index.get(_mirrored(name), index[name]) for name in names))
 

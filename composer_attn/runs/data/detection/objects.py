@@ -19,8 +19,9 @@ from composer_attn.errors import ArgumentError
 from composer_attn.runs.data.detection.annotated import Annotated, BadImages
 from composer_attn.runs.data.detection.augmentation import build_augmentation, keeps_areas
 from composer_attn.runs.data.detection.keypoints import Keypoints
-from composer_attn.runs.data.detection.outlines import masks_of
+from composer_attn.runs.data.detection.outlines import masks_of, numbered_masks
 from composer_attn.runs.data.images import to_rgb
+from composer_attn.runs.data.segmentation.pairs import read_mask
 from composer_attn.runs.data.source import Source
 
 log = logging.getLogger(__name__)
@@ -96,10 +97,16 @@ class Objects(Dataset):
         if self.areas:
             target["area"] = torch.from_numpy(found.areas)
         if self.wanted == "masks":
-            target["masks"] = tv_tensors.Mask(masks_of(found.outlines, found.size))
+            target["masks"] = tv_tensors.Mask(_masks(found))
         if found.keypoints is not None:
             target["keypoints"] = torch.from_numpy(found.keypoints)
         return target
+
+
+def _masks(found: Annotated) -> Tensor:
+    if found.mask is None:
+        return masks_of(found.outlines, found.size)
+    return numbered_masks(read_mask(found.mask), len(found.labels))
 
 
 def _read(found: Annotated) -> tv_tensors.Image:
@@ -167,7 +174,7 @@ def source_of(
         points: the keypoints of the objects, if they have any.
 
     Raises:
-        ArgumentError: there is no such augmentation, or no image is left.
+        ArgumentError: there is no such augmentation, or no image is left, or none has an object.
 
     Warns:
         UserWarning: images are left out as bad.
@@ -176,6 +183,8 @@ def source_of(
     kept = [image for image in images if keep_empty or not image.empty]
     if not kept:
         raise ArgumentError(f"{bad.where} has no image to use")
+    if not any(len(image.labels) for image in kept):
+        raise ArgumentError(f"{bad.where} has no object in any of its {len(kept):,} images")
     passed_over = {**bad.counts}
     if len(kept) < len(images):
         passed_over["images without objects"] = len(images) - len(kept)
@@ -196,4 +205,5 @@ def source_of(
         skipped=dataset.skipped,
         count=count_images,
         split=split_images,
+        keypoints=len(points.names) if points else 0,
     )

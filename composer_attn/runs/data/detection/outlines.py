@@ -1,4 +1,4 @@
-"""Masks of objects, from the polygons or run lengths in which COCO annotates them."""
+"""Masks of objects: from COCO's polygons or run lengths, or from an image of their numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,8 @@ def is_outline(outline: Any) -> bool:
     if isinstance(outline, Mapping):
         return "counts" in outline and "size" in outline
     polygons = outline if isinstance(outline, list) else []
-    return bool(polygons) and all(isinstance(p, list) and len(p) >= 6 for p in polygons)
+    whole = (isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
+    return bool(polygons) and all(whole)
 
 
 def masks_of(outlines: Sequence[Any], size: tuple[int, int]) -> Tensor:
@@ -52,3 +53,22 @@ def masks_of(outlines: Sequence[Any], size: tuple[int, int]) -> Tensor:
             raise ArgumentError(f"an outline of an image of {drawn.shape}, not of {size}")
         mask.copy_(torch.from_numpy(np.ascontiguousarray(drawn)))
     return masks
+
+
+def numbered_masks(numbers: np.ndarray, count: int) -> Tensor:
+    """Return the masks of objects from an image of their numbers, as Pascal VOC has them.
+
+    Args:
+        numbers: ``(H, W)``: the number of the object that a pixel belongs to, from 1 on; 0 or
+            another number for none.
+        count: number of objects.
+
+    Returns:
+        0 and 1, ``(count, H, W)``, uint8.
+
+    Example:
+        >>> numbered_masks(np.array([[0, 1, 2], [255, 2, 2]]), 2).sum((1, 2))
+        tensor([1, 3])
+    """
+    objects = torch.arange(1, count + 1)[:, None, None]
+    return (torch.from_numpy(numbers)[None] == objects).to(torch.uint8)

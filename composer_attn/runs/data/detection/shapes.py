@@ -1,4 +1,4 @@
-"""Drawn shapes with boxes and masks, for trying detection out without any files."""
+"""Drawn shapes with boxes, masks and keypoints, for trying detection out without any files."""
 
 from functools import partial
 
@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from composer_attn.runs.data.detection.augmentation import build_augmentation
+from composer_attn.runs.data.detection.keypoints import Keypoints
 from composer_attn.runs.data.detection.objects import (
     Target,
     Wanted,
@@ -16,7 +17,7 @@ from composer_attn.runs.data.detection.objects import (
     split_images,
     to_floats,
 )
-from composer_attn.runs.data.shapes import CLASSES, checked_numbers, draw_shapes
+from composer_attn.runs.data.shapes import CLASSES, POINTS, checked_numbers, draw_shapes
 from composer_attn.runs.data.source import Source
 
 
@@ -25,12 +26,15 @@ class _Shapes(Dataset):
 
     def __init__(self, count: int, size: int, seed: int, augmentation: str, wanted: Wanted):
         self.count, self.size, self.seed, self.wanted = count, size, seed, wanted
-        self.transform = build_augmentation(augmentation)
+        swapped = Keypoints.named(POINTS).swapped if wanted == "keypoints" else None
+        self.transform = build_augmentation(augmentation, swapped)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        if not 0 <= index < self.count:  # which ends an iteration
+            raise IndexError(index)
         drawing = draw_shapes(self.size, self.seed, index)
         canvas = (self.size, self.size)
         target = {
@@ -41,6 +45,8 @@ class _Shapes(Dataset):
         }
         if self.wanted == "masks":
             target["masks"] = tv_tensors.Mask(drawing.masks.to(torch.uint8))
+        if self.wanted == "keypoints":
+            target["keypoints"] = drawing.keypoints
         return self.transform(tv_tensors.Image(drawing.image), target)
 
 
@@ -62,6 +68,10 @@ def _shapes(
         seed: seed of the images, which are the same in every process and run.
         augmentation: one of :data:`~composer_attn.runs.data.detection.augmentation.AUGMENTATIONS`.
 
+    Returns:
+        Images ``(3, size, size)`` with one to four shapes each; the keypoints of a shape are the
+        four :data:`~composer_attn.runs.data.shapes.POINTS`.
+
     Raises:
         ArgumentError: there is no such split or augmentation, or a number is too small.
     """
@@ -76,8 +86,10 @@ def _shapes(
         random=augmentation != "none",
         count=count_images,
         split=split_images,
+        keypoints=len(POINTS) if wanted == "keypoints" else 0,
     )
 
 
 shapes_boxes = partial(_shapes, "boxes")
 shapes_masks = partial(_shapes, "masks")
+shapes_keypoints = partial(_shapes, "keypoints")

@@ -1,6 +1,8 @@
-"""Pascal VOC: an XML file of objects for each image, and lists of the images of each split."""
+"""Pascal VOC: an XML file of objects for each image, images of their masks, lists of splits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -17,7 +19,10 @@ from composer_attn.runs.data.detection.annotated import (
     Corners,
     clipped,
 )
-from composer_attn.runs.data.detection.objects import source_of
+from composer_attn.runs.data.detection.objects import Wanted, source_of
+from composer_attn.runs.data.segmentation.pairs import read_mask
+from composer_attn.runs.data.segmentation.transforms import IGNORED
+from composer_attn.runs.data.shared_checks import map_over_ranks
 from composer_attn.runs.data.source import Source
 
 CLASSES = (
@@ -27,7 +32,8 @@ CLASSES = (
 )  # fmt: skip
 
 
-def voc(
+def _voc(
+    wanted: Wanted,
     root: str,
     split: str,
     augmentation: str = "none",
@@ -35,16 +41,21 @@ def voc(
     keep_empty: bool = True,
     on_bad_image: str = "error",
 ) -> Source:
-    """Read the boxes of Pascal VOC, or of any dataset in its format.
+    """Read the objects of Pascal VOC, or of any dataset in its format.
+
+    Masks are from ``SegmentationObject``: the pixels of the first object of an annotation are 1,
+    those of the second 2, and so on. All are checked before training.
 
     Objects marked as difficult are not trained on, and passed over in evaluation. The challenge's
     own average precision differs from COCO's, which is what is computed: there the first pixel has
     the coordinate 1, and detections of difficult objects are matched differently.
 
     Args:
-        root: the folder with ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``, such as
-            ``VOCdevkit/VOC2012``.
-        split: the name of a list in ``ImageSets/Main``: ``train``, ``val``, ``trainval``, ...
+        wanted: what to read besides the boxes; set by the task.
+        root: the folder with ``JPEGImages``, ``Annotations`` and ``ImageSets``, such as
+            ``VOCdevkit/VOC2012``; for masks, also with ``SegmentationObject``.
+        split: the name of a list in ``ImageSets/Main``, or for masks in ``ImageSets/Segmentation``:
+            ``train``, ``val``, ``trainval``, ...
         augmentation: one of :data:`~composer_attn.runs.data.detection.augmentation.AUGMENTATIONS`.
         classes: the names of the classes, in the order of their labels; the 20 of VOC by default.
         keep_empty: whether to keep images without objects.
@@ -58,13 +69,15 @@ def voc(
     labels = _labels(CLASSES if classes is None else classes)
     bad = BadImages(Path(root, "Annotations"), on_bad_image)
     found = []
-    for name in _names(Path(root), split):
+    for name in _names(Path(root), split, wanted):
         try:
             found.append(_image(Path(root), name, labels))
         except BadAnnotationError as error:
             bad.add(error.reason, f"{name}: {error}")
+    if wanted == "masks":
+        found = _with_masks(found, Path(root, "SegmentationObject"), bad)
     bad.check()
-    return source_of(found, tuple(labels), "boxes", augmentation, bad, keep_empty)
+    return source_of(found, tuple(labels), wanted, augmentation, bad, keep_empty)
 
 
 def _labels(classes: object) -> dict[str, int]:
@@ -74,8 +87,8 @@ def _labels(classes: object) -> dict[str, int]:
     return {name: label for label, name in enumerate(names, start=1)}
 
 
-def _names(root: Path, split: str) -> list[str]:
-    lists = root / "ImageSets" / "Main"
+def _names(root: Path, split: str, wanted: Wanted) -> list[str]:
+    lists = root / "ImageSets" / ("Segmentation" if wanted == "masks" else "Main")
     path = lists / f"{split}.txt"
     if not path.is_file():
         # Beside the splits there are lists of each class, such as cat_train.txt.
@@ -101,6 +114,40 @@ def _image(root: Path, name: str, labels: dict[str, int]) -> Annotated:
         crowds=np.asarray([difficult for _, _, difficult in objects], bool),
         areas=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
     )
+
+
+def _with_masks(images: Sequence[Annotated], folder: Path, bad: BadImages) -> list[Annotated]:
+    """Return the images whose objects have masks in a folder; note the others."""
+    masked = [replace(each, mask=folder / f"{each.path.stem}.png") for each in images]
+    objections = map_over_ranks(_objection, masked)
+    for image, objection in zip(masked, objections, strict=True):
+        if objection is not None:
+            reason, detail = objection
+            bad.add(reason, f"{image.path.stem}: {detail}")
+    return [each for each, objection in zip(masked, objections, strict=True) if not objection]
+
+
+def _objection(image: Annotated) -> tuple[str, str] | None:
+    """Return why the mask of an image is no use, as a reason and its details."""
+    path = image.mask
+    if path is None or not path.is_file():
+        return "images without a mask", f"there is no {path}"
+    try:
+        numbers = read_mask(path)
+    except Exception as error:  # of any type: the file may contain anything
+        return "damaged masks", f"{path.name} cannot be read as a mask: {first_line(error)}"
+    if numbers.shape != image.size:
+        (height, width), (right_height, right_width) = numbers.shape, image.size
+        sizes = f"{width} x {height} pixels, and its image {right_width} x {right_height}"
+        return "masks of another size", f"{path.name} has {sizes}"
+    found = {int(number) for number in np.unique(numbers)} - {0, IGNORED}
+    # Objects that are not trained on may lack a mask.
+    required = {number for number, crowd in enumerate(image.crowds, start=1) if not crowd}
+    if missing := sorted(required - found):
+        return "objects without a mask", f"{path.name} has no pixel of {missing[0]}"
+    if more := sorted(number for number in found if number > len(image.labels)):
+        return "masks of no object", f"{path.name} has {more[0]}, of {len(image.labels)} objects"
+    return None
 
 
 def _parse(path: Path) -> Element:
@@ -140,3 +187,7 @@ def _whole(tree: Element, key: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise BadAnnotationError("images without a size", f"its {key} is {text!r}")
     return int(text)
+
+
+voc_boxes = partial(_voc, "boxes")
+voc_masks = partial(_voc, "masks")

@@ -3,7 +3,7 @@
 import logging
 import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from composer_attn.errors import ArgumentError, first_few, first_line
 from composer_attn.runs.data.images import to_rgb
 from composer_attn.runs.data.segmentation.transforms import IGNORED
+from composer_attn.runs.data.shared_checks import map_over_ranks
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ _SKIP = "on_bad_image: skip leaves such pairs out, and counts them"
 class Pairs(Dataset):
     """Images with their masks, both uint8: ``(3, H, W)`` and ``(H, W)``.
 
-    All pairs are checked at once: whether the mask can be read, is of the size of its image, and
-    holds no other class. Of the images only their size is read.
+    All pairs are checked at once, each by one of the ranks: whether the mask can be read, is of the
+    size of its image, and holds no other class. Of the images only their size is read.
 
     Args:
         pairs: the files of each image and its mask.
@@ -85,6 +86,7 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises:
         ArgumentError: its values are no indices.
+        OSError: it cannot be read.
     """
     with Image.open(path) as file:
         if file.mode not in _MODES:
@@ -97,8 +99,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 def _usable(pairs: Sequence[Pair], num_classes: int, skip: bool) -> tuple[list[Pair], int]:
     """Return the pairs that can be used, and the number of the others."""
-    with ThreadPoolExecutor() as threads:  # decoding leaves Python's lock
-        objections = list(threads.map(lambda pair: _objection(pair, num_classes), pairs))
+    objections = map_over_ranks(partial(_objection, num_classes=num_classes), pairs)
     good = [pair for pair, objection in zip(pairs, objections, strict=True) if not objection]
     bad = [objection for objection in objections if objection]
     if bad and not (skip and good):

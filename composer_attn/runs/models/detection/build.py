@@ -12,7 +12,7 @@ from composer_attn.runs.models.detection import published, with_backbone
 from composer_attn.runs.models.detection.average_precision import box_metrics, mask_metrics
 from composer_attn.runs.models.detection.composer_detector import Detector
 from composer_attn.runs.models.detection.keypoint_precision import keypoint_metrics
-from composer_attn.runs.models.detection.weight_files import Files
+from composer_attn.runs.models.weight_files import Files
 from composer_attn.runs.models.weights import is_file
 
 _ALL = {**published.BUILDERS, **with_backbone.BUILDERS}
@@ -128,9 +128,8 @@ def build_mask_network(section: Section) -> Detector:
 
 def build_keypoint_network(section: Section) -> Detector:
     """Build the network of a section, with average precision of boxes and keypoints."""
-    network: Any = build_network(section)
-    points = network.roi_heads.keypoint_predictor.kps_score_lowres.out_channels
-    return Detector(network, keypoint_metrics(points), _files(section))
+    points = whole_number("num_keypoints", section.get("num_keypoints", 17))
+    return Detector(build_network(section), keypoint_metrics(points), _files(section))
 
 
 def _check_sizes(sizes: Any) -> None:

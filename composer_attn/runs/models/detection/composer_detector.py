@@ -1,18 +1,13 @@
 """A detector as a ComposerModel: the losses that torchvision defines, and average precision."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from composer.models import ComposerModel
-from composer.utils import dist
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from composer_attn.errors import ArgumentError
-from composer_attn.runs.models.detection.weight_files import NO_FILES, Files, load_files
-
-log = logging.getLogger(__name__)
+from composer_attn.runs.models.weight_files import NO_FILES, Files, load_files
 
 # Entries of a target with a row for each object, that networks train on.
 _TRAINED = ("boxes", "labels", "masks", "keypoints")
@@ -42,13 +37,8 @@ class Detector(ComposerModel):
         self._files = files
 
     def forward(self, batch: Any) -> Any:
-        """Return the losses by name in training, and detections in evaluation.
-
-        Raises:
-            ArgumentError: the objects have another number of keypoints than the network.
-        """
+        """Return the losses by name in training, and detections in evaluation."""
         images, targets = batch
-        self._check_keypoints(targets)
         return self.module(list(images), [trained_on(target) for target in targets])
 
     def loss(self, outputs: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -67,16 +57,11 @@ class Detector(ComposerModel):
         """Return the metrics; losses alone are logged in training."""
         return {} if is_train else self._metrics
 
-    def _check_keypoints(self, targets: Any) -> None:
+    @property
+    def num_keypoints(self) -> int:
+        """The number of keypoints of an object; 0 if the network places none."""
         predictor = getattr(getattr(self.module, "roi_heads", None), "keypoint_predictor", None)
-        if predictor is None:
-            return
-        own, points = predictor.kps_score_lowres.out_channels, targets[0]["keypoints"].shape[1]
-        if own != points:
-            raise ArgumentError(
-                f"the data have objects with {points} keypoints, and the network has {own}: "
-                f"model.num_keypoints={points}"
-            )
+        return 0 if predictor is None else predictor.kps_score_lowres.out_channels
 
     def after_surgery(self) -> None:
         """Load the files of weights, which may hold attention, into the attended network.
@@ -84,12 +69,8 @@ class Detector(ComposerModel):
         Raises:
             CheckpointError: a file is of another network, damaged, or refers to code.
         """
-        left = load_files(self.module, self._files)
-        if left and dist.get_local_rank() == 0:
-            log.warning(
-                "the weights of %s are for another number of classes: %s keep their initial values",
-                self._files.network, ", ".join(left),
-            )  # fmt: skip
+        backbone: Any = self.module.backbone
+        load_files(self.module, getattr(backbone, "body", backbone), self._files)
 
 
 def trained_on(target: Target) -> dict[str, Tensor]:

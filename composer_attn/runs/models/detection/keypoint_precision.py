@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,8 @@ class KeypointPrecision(Gathered):
 
     higher_is_better = True
     full_state_update = False
-    detections: list[Any]
-    targets: list[Any]
+    detections: list[Tensor]
+    targets: list[Tensor]
 
     def __init__(self, points: int):
         super().__init__()
@@ -57,7 +58,8 @@ class KeypointPrecision(Gathered):
         """Return COCO's figures by name; -1 where there is no object."""
         from faster_coco_eval import COCO, COCOeval_faster
 
-        truth, found = _dataset(self.targets), _dataset(self.detections)
+        truth = _dataset([_objects(rows, "iscrowd") for rows in self.targets])
+        found = _dataset([_objects(rows, "score") for rows in self.detections])
         categories = sorted(
             {o["category_id"] for o in (*truth["annotations"], *found["annotations"])}
         )
@@ -91,27 +93,39 @@ def keypoint_metrics(points: int) -> dict[str, Metric]:
     return figures_of(KeypointPrecision(points), keys) | figures_of(boxes, {"map": "map"})
 
 
-def _detected(each: Results) -> list[dict[str, Any]]:
-    columns = (each[name].detach().cpu().tolist() for name in ("labels", "scores", "boxes"))
-    points = each["keypoints"].detach().cpu().flatten(1).tolist()
-    return [
-        {"category_id": label, "score": score, "keypoints": row, **_extent(box)}
-        for label, score, box, row in zip(*columns, points, strict=True)
-    ]
+# States of metrics are lists of tensors, which torchmetrics moves and hashes: an image is a row for
+# each object, of the label, a second number, the area or nan, the box, and the keypoints.
 
 
-def _annotated(each: Results) -> list[dict[str, Any]]:
-    columns = (each[name].cpu().tolist() for name in ("labels", "iscrowd", "boxes"))
-    keypoints = each["keypoints"].cpu()
-    areas = each["area"].cpu().tolist() if "area" in each else [None] * len(keypoints)
-    return [
-        {
-            "category_id": label, "iscrowd": crowd, "keypoints": row.flatten().tolist(),
-            "num_keypoints": int((row[:, 2] > 0).sum()), **_extent(box),
-            **({} if area is None else {"area": area}),
-        }
-        for label, crowd, box, row, area in zip(*columns, keypoints, areas, strict=True)
-    ]  # fmt: skip
+def _detected(each: Results) -> Tensor:
+    """Return the rows of what is detected in an image; the second number is the score."""
+    return _rows(each, each["scores"], None)
+
+
+def _annotated(each: Results) -> Tensor:
+    """Return the rows of what is in an image; the second number is 1 for crowds and the like."""
+    return _rows(each, each["iscrowd"], each.get("area"))
+
+
+def _rows(each: Results, second: Tensor, areas: Tensor | None) -> Tensor:
+    unknown = torch.full_like(each["boxes"][:, 0], torch.nan)
+    numbers = (each["labels"], second, unknown if areas is None else areas)
+    columns = [*(n[:, None] for n in numbers), each["boxes"], each["keypoints"].flatten(1)]
+    return torch.cat([column.detach().float() for column in columns], 1)
+
+
+def _objects(rows: Tensor, second: str) -> list[dict[str, Any]]:
+    """Return the objects of an image in COCO's format."""
+    found = []
+    for label, number, area, *rest in rows.cpu().tolist():
+        box, points = rest[:4], rest[4:]
+        extent = _extent(box) | ({} if isnan(area) else {"area": area})
+        count = sum(visible > 0 for visible in points[2::3])
+        found.append(
+            {"category_id": int(label), "keypoints": points, "num_keypoints": count, **extent}
+            | {second: int(number) if second == "iscrowd" else number}
+        )
+    return found
 
 
 def _extent(box: list[float]) -> dict[str, Any]:

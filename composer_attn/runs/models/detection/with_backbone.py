@@ -10,6 +10,8 @@ from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from composer_attn.checks import is_real, whole_number
@@ -22,13 +24,16 @@ from composer_attn.runs.models.detection.backbones import (
 from composer_attn.runs.models.detection.frozen_norms import freeze_norms
 from composer_attn.runs.models.detection.published import named_weights
 from composer_attn.runs.models.detection.signatures import described
-from composer_attn.runs.models.detection.weight_files import fill_backbone
+from composer_attn.runs.models.weight_files import fill_backbone
 from composer_attn.runs.models.weights import is_file
 
 _TRAINABLE = 3
 _LEVELS = 5  # feature maps of the pyramid, coarser ones included
 _SIZES = (32, 64, 128, 256, 512)
 _RATIOS = (0.5, 1.0, 2.0)
+# Layers and, by default, channels of the heads for masks and keypoints, as torchvision's.
+_MASK_LAYERS, _MASK_CHANNELS = 4, 256
+_KEYPOINT_LAYERS, _KEYPOINT_CHANNELS = 8, 512
 PRETRAINED = "DEFAULT"  # timm's weights for a network, by torchvision's name
 
 
@@ -66,6 +71,8 @@ def build_with_backbone(
     frozen_norms: bool | None = None,
     fpn_channels: int = 256,
     box_head_channels: int = 1024,
+    mask_head_channels: int = _MASK_CHANNELS,
+    keypoint_head_channels: int = _KEYPOINT_CHANNELS,
     anchor_sizes: Sequence[float] = _SIZES,
     aspect_ratios: Sequence[float] = _RATIOS,
     **arguments: Any,
@@ -87,6 +94,8 @@ def build_with_backbone(
             if it is pretrained.
         fpn_channels: channels of the feature pyramid.
         box_head_channels: width of the head that classifies boxes; of two-stage networks.
+        mask_head_channels: width of the head that draws masks; of Mask R-CNN.
+        keypoint_head_channels: width of the head that places keypoints; of Keypoint R-CNN.
         anchor_sizes: sizes of the anchors at the five levels of the pyramid, in pixels; FCOS has
             none.
         aspect_ratios: height by width of the anchors.
@@ -116,7 +125,24 @@ def build_with_backbone(
         width = whole_number("box_head_channels", box_head_channels)
         network.roi_heads.box_head = TwoMLPHead(channels * 7**2, width)
         network.roi_heads.box_predictor = FastRCNNPredictor(width, classes + 1)
+    if kind.cls is MaskRCNN:
+        _set_mask_head(network.roi_heads, channels, mask_head_channels, classes)
+    if kind.cls is KeypointRCNN:
+        _set_keypoint_head(network.roi_heads, channels, keypoint_head_channels)
     return network
+
+
+def _set_mask_head(heads: Any, channels: int, width: Any, classes: int) -> None:
+    width = whole_number("mask_head_channels", width)
+    heads.mask_head = MaskRCNNHeads(channels, (width,) * _MASK_LAYERS, 1)
+    heads.mask_predictor = MaskRCNNPredictor(width, width, classes + 1)
+
+
+def _set_keypoint_head(heads: Any, channels: int, width: Any) -> None:
+    width = whole_number("keypoint_head_channels", width)
+    points = heads.keypoint_predictor.kps_score_lowres.out_channels
+    heads.keypoint_head = KeypointRCNNHeads(channels, (width,) * _KEYPOINT_LAYERS)
+    heads.keypoint_predictor = KeypointRCNNPredictor(width, points)
 
 
 def check_published(backbone: str, weights: str) -> None:
@@ -182,8 +208,10 @@ def _builder(name: str, kind: Kind) -> Callable[..., nn.Module]:
         own["box_head_channels"] = (int, 1024)
     if kind.scales:
         own |= {"anchor_sizes": (list, _SIZES), "aspect_ratios": (list, _RATIOS)}
+    if kind.cls is MaskRCNN:
+        own["mask_head_channels"] = (int, _MASK_CHANNELS)
     if kind.cls is KeypointRCNN:
-        own["num_keypoints"] = (int, 17)
+        own |= {"num_keypoints": (int, 17), "keypoint_head_channels": (int, _KEYPOINT_CHANNELS)}
     return described(partial(build_with_backbone, name), kind.cls, own)
 
 

@@ -160,6 +160,7 @@ def test_boxes_may_stick_out_by_rounding(tmp_path):
         (None, "objects without a mask"),
         ([], "objects without a mask"),
         ([[1, 2, 3, 4]], "objects without a mask"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "objects without a mask"),
     ],
 )
 def test_instances_need_masks(outline, says, tmp_path):
@@ -171,7 +172,21 @@ def test_instances_need_masks(outline, says, tmp_path):
 def test_run_lengths_of_another_size_are_bad_images(tmp_path):
     found = broken(changed(segmentation={"size": [5, 5], "counts": [0, 5, 20]}))
     arguments = write_coco(tmp_path, found)
-    with pytest.raises(ArgumentError, match=r"0\.png cannot be read with its objects: an outline"):
+    says = r"0\.png, annotation 1: run lengths for \(height, width\) \[5, 5\], not \[56, 48\]"
+    with pytest.raises(ArgumentError, match=rf"{says} \(masks of another size\)"):
+        coco_masks(**arguments)
+    with pytest.warns(UserWarning, match="1 masks of another size"):
+        source = coco_masks(**arguments, on_bad_image="skip")
+    assert source.passed_over == {"masks of another size": 1}
+    found = broken(changed(segmentation={"size": 5, "counts": [0, 5, 20]}))
+    with pytest.raises(ArgumentError, match="masks of another size"):
+        coco_masks(**write_coco(tmp_path, found))
+
+
+def test_damaged_run_lengths_are_bad_images_when_they_are_read(tmp_path):
+    found = broken(changed(segmentation={"size": [56, 48], "counts": "no lengths"}))
+    arguments = write_coco(tmp_path, found)
+    with pytest.raises(ArgumentError, match=r"0\.png cannot be read with its objects: .*outline"):
         coco_masks(**arguments).dataset[0]
     source = coco_masks(**arguments, on_bad_image="skip")
     assert source.dataset[0] is None
@@ -200,6 +215,14 @@ def test_images_without_objects_are_kept_or_counted(tmp_path):
     source = coco_boxes(**arguments, keep_empty=False)
     assert len(source.dataset) == 2
     assert source.passed_over == {"images without objects": 2}
+
+
+def test_a_dataset_without_any_object_is_an_error(tmp_path):
+    arguments = write_coco(tmp_path, content() | {"annotations": []})
+    with pytest.raises(ArgumentError, match=r"json has no object in any of its 4 images"):
+        coco_boxes(**arguments)
+    with pytest.raises(ArgumentError, match="has no image to use"):
+        coco_boxes(**arguments, keep_empty=False)
 
 
 def test_keypoints_have_a_row_for_each_object(tmp_path):

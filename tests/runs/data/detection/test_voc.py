@@ -1,10 +1,13 @@
-"""Pascal VOC: boxes from XML, what is refused, what is skipped and counted."""
+"""Pascal VOC: boxes from XML, masks from images of numbers, what is refused, skipped, counted."""
 
+import numpy as np
 import pytest
+import torch
+from torchvision import tv_tensors
 
 from composer_attn.errors import ArgumentError
-from composer_attn.runs.data.detection.voc import CLASSES, voc
-from tests.detection_data import write_voc
+from composer_attn.runs.data.detection.voc import CLASSES, voc_boxes, voc_masks
+from tests.detection_data import write_numbers, write_voc, write_voc_masks
 
 
 @pytest.fixture
@@ -14,7 +17,7 @@ def root(tmp_path):
 
 
 def test_boxes_are_counted_from_zero(root):
-    source = voc(str(root), "train")
+    source = voc_boxes(str(root), "train")
     assert source.classes == CLASSES
     assert source.num_classes == 20
     assert source.image_shape == (3, 40, 60)
@@ -28,7 +31,7 @@ def test_boxes_are_counted_from_zero(root):
 
 
 def test_classes_of_ones_own(root):
-    source = voc(str(root), "train", classes=["dog", "cat"], keep_empty=False)
+    source = voc_boxes(str(root), "train", classes=["dog", "cat"], keep_empty=False)
     assert source.dataset[0][1]["labels"].tolist() == [2, 1]
     assert source.passed_over == {"images without objects": 1}
 
@@ -49,9 +52,9 @@ def test_classes_of_ones_own(root):
 def test_bad_annotations_are_one_error_or_counted(objects, reason, says, root):
     write_voc(root, {"a": [("cat", (1, 1, 9, 9), 0)], "c": objects})
     with pytest.raises(ArgumentError, match=rf"has 1 bad images: c: .*{says}.*\({reason}\)"):
-        voc(str(root), "train")
+        voc_boxes(str(root), "train")
     with pytest.warns(UserWarning, match=f"1 {reason}"):
-        source = voc(str(root), "train", on_bad_image="skip")
+        source = voc_boxes(str(root), "train", on_bad_image="skip")
     assert len(source.dataset) == 1
     assert source.passed_over == {reason: 1}
 
@@ -68,11 +71,79 @@ def test_bad_annotations_are_one_error_or_counted(objects, reason, says, root):
 def test_missing_and_damaged_files(damage, says, root):
     damage(root)
     with pytest.raises(ArgumentError, match=says):
-        voc(str(root), "train")
+        voc_boxes(str(root), "train")
 
 
 def test_arguments_that_are_not_valid(root):
     with pytest.raises(FileNotFoundError, match=r"val\.txt' of a split; there are train"):
-        voc(str(root), "val")
+        voc_boxes(str(root), "val")
     with pytest.raises(ArgumentError, match="classes must be a list of different names"):
-        voc(str(root), "train", classes=["cat", "cat"])
+        voc_boxes(str(root), "train", classes=["cat", "cat"])
+
+
+MASKED = {
+    "a": [("cat", (1, 1, 60, 40), 0), ("dog", (11, 6, 20, 30), 0)],
+    "b": [("cat", (5, 5, 9, 9), 0)],
+}
+
+
+def test_masks_are_the_pixels_of_an_objects_number(tmp_path):
+    write_voc_masks(tmp_path, MASKED)
+    source = voc_masks(str(tmp_path), "train", augmentation="hflip")
+    assert source.num_classes == 20
+    plain = voc_masks(str(tmp_path), "train").dataset
+    _, target = plain[0]
+    assert isinstance(target["masks"], tv_tensors.Mask)
+    assert target["masks"].dtype == torch.uint8
+    # The dog, of 10 by 25 pixels, is in front of the cat.
+    assert target["masks"].sum((1, 2)).tolist() == [60 * 40 - 250, 250]
+    assert target["masks"][1, 5:30, 10:20].all()
+    assert target["boxes"].tolist() == [[0, 0, 60, 40], [10, 5, 20, 30]]
+
+
+def test_masks_of_instances_have_lists_of_their_own(tmp_path):
+    write_voc_masks(tmp_path, MASKED)
+    write_voc(tmp_path, {"c": []}, split="val")
+    with pytest.raises(FileNotFoundError, match=r"Segmentation/val\.txt' of a split; there are"):
+        voc_masks(str(tmp_path), "val")
+
+
+SHAPE = (40, 60)
+BAD_MASKS = {
+    "another size": (np.zeros((40, 61), np.uint8), "masks of another size", "61 x 40 pixels, and"),
+    "absent": (np.ones(SHAPE, np.uint8), "objects without a mask", r"a\.png has no pixel of 2"),
+    "more": (
+        np.resize(np.array([1, 2, 3, 255], np.uint8), SHAPE), "masks of no object", "has 3, of 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("numbers", "reason", "says"), BAD_MASKS.values(), ids=BAD_MASKS)
+def test_bad_masks_are_one_error_or_counted(numbers, reason, says, tmp_path):
+    write_voc_masks(tmp_path, MASKED)
+    write_numbers(tmp_path, "a", numbers)
+    with pytest.raises(ArgumentError, match=rf"has 1 bad images: a: .*{says}.*\({reason}\)"):
+        voc_masks(str(tmp_path), "train")
+    with pytest.warns(UserWarning, match=f"1 {reason}"):
+        source = voc_masks(str(tmp_path), "train", on_bad_image="skip")
+    assert len(source.dataset) == 1
+    assert source.passed_over == {reason: 1}
+
+
+def test_missing_and_damaged_masks(tmp_path):
+    write_voc_masks(tmp_path, MASKED)
+    (tmp_path / "SegmentationObject/a.png").unlink()
+    (tmp_path / "SegmentationObject/b.png").write_bytes(b"no image")
+    says = r"2 bad images: a: there is no .*a\.png \(images without a mask\); b: b\.png cannot be"
+    with pytest.raises(ArgumentError, match=says):
+        voc_masks(str(tmp_path), "train")
+
+
+def test_what_is_passed_over_may_lack_a_mask(tmp_path):
+    write_voc_masks(tmp_path, {"a": [("cat", (1, 1, 9, 9), 0), ("dog", (20, 20, 30, 30), 1)]})
+    numbers = np.zeros(SHAPE, np.uint8)
+    numbers[:9, :9] = 1
+    write_numbers(tmp_path, "a", numbers)
+    _, target = voc_masks(str(tmp_path), "train").dataset[0]
+    assert target["iscrowd"].tolist() == [0, 1]
+    assert target["masks"].sum((1, 2)).tolist() == [81, 0]

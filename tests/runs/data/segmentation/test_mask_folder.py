@@ -1,6 +1,7 @@
 """Folders of images and masks: what is read, how it is augmented, what is refused."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from PIL import Image
 
 from composer_attn.errors import ArgumentError
 from composer_attn.runs.data import build_loader
+from composer_attn.runs.data.segmentation import pairs
 from composer_attn.runs.data.segmentation.mask_folder import mask_folder
 from composer_attn.runs.data.segmentation.pairs import read_mask
 from tests.runs.data.segmentation.masks import write_mask_folder, write_pair
+from tests.two_ranks import on_two_ranks
 
 CLASSES = ["background", "cat", "dog"]
 
@@ -44,6 +47,27 @@ def test_masks_are_the_indices_in_their_files(tmp_path):
         assert image.shape == (3, 30, 40)
         assert np.array_equal(mask.numpy(), expected)
         assert type(image) is type(mask) is torch.Tensor
+
+
+def checked_by(rank: int, root: str) -> tuple[list[str], list[str]]:
+    """Return the masks that a rank reads before training, and those that it may train on."""
+    read = []
+    whole = pairs.read_mask
+    pairs.read_mask = lambda path: (read.append(path.name), whole(path))[1]
+    source = mask_folder(root, CLASSES, "resize", on_bad_image="skip")
+    return sorted(read), [mask.name for _, mask in source.dataset.pairs]
+
+
+@pytest.mark.slow
+def test_ranks_share_the_reading_of_masks_and_agree(tmp_path):
+    write_mask_folder(tmp_path / "data", 5)
+    (tmp_path / "data/masks/03.png").write_bytes(b"no image")
+    (one, kept), (other, also) = on_two_ranks(
+        partial(checked_by, root=str(tmp_path / "data")), tmp_path
+    )
+    assert one == ["00.png", "02.png", "04.png"]
+    assert other == ["01.png", "03.png"]
+    assert kept == also == ["00.png", "01.png", "02.png", "04.png"]
 
 
 def test_gray_palette_and_binary_masks_are_read(tmp_path):

@@ -107,6 +107,16 @@ def test_keypoints_are_compared_by_object_keypoint_similarity():
     assert values["map"] == 1  # of the boxes
 
 
+def test_keypoints_are_evaluated_again_as_composer_does():
+    metrics = keypoint_metrics(17)
+    truth = [{**person(), "iscrowd": torch.tensor([0])}]
+    found = [{**person(), "scores": torch.tensor([0.9])}]
+    for _ in range(2):
+        for metric in metrics.values():  # which moves metrics that still hold images
+            metric.to("cpu").reset()
+        assert updated(metrics, found, truth)["keypoint_map"] == pytest.approx(1)
+
+
 def test_keypoints_without_a_detection_or_without_an_object():
     truth = [person(points=4) | {"iscrowd": torch.tensor([0]), "area": torch.tensor([400.0])}]
     nothing = {name: value[:0] for name, value in person(points=4).items()}

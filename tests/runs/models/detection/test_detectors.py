@@ -1,5 +1,7 @@
 """Detectors: names, losses, backbones, frozen parts, weights from files; fused as unfused."""
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -152,11 +154,31 @@ def test_masks_and_keypoints_have_losses_and_detections(tmp_path):
         assert 0 <= metric.compute() <= 1 or metric.compute().isnan()
 
 
-def test_keypoints_of_another_number_are_one_error(tmp_path):
-    pointed = build_keypoint_network({**SMALL, "name": "keypoint_rcnn"})
-    batch = batch_of(coco_keypoints(**write_coco(tmp_path)), 2)
-    with pytest.raises(ArgumentError, match="objects with 4 keypoints, and the network has 17"):
-        pointed.train()(batch)
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"name": "mask_rcnn", "mask_head_channels": 0}, "mask_head_channels must be a whole numb"),
+        ({"name": "keypoint_rcnn", "keypoint_head_channels": 0}, "keypoint_head_channels must be"),
+    ],
+)
+def test_heads_need_channels(section, says):
+    with pytest.raises(ArgumentError, match=says):
+        build_network({**SMALL, **section})
+
+
+def test_heads_have_the_channels_asked_for():
+    masked: Any = build_mask_network({**SMALL, "name": "mask_rcnn", "mask_head_channels": 8})
+    heads = masked.module.roi_heads
+    assert [layer[0].out_channels for layer in heads.mask_head] == [8] * 4
+    assert heads.mask_predictor.mask_fcn_logits.out_channels == 4
+    section = {**SMALL, "name": "keypoint_rcnn", "num_keypoints": 5, "keypoint_head_channels": 8}
+    pointed: Any = build_keypoint_network(section)
+    heads = pointed.module.roi_heads
+    assert [layer.out_channels for layer in list(heads.keypoint_head)[::2]] == [8] * 8
+    assert pointed.num_keypoints == heads.keypoint_predictor.kps_score_lowres.out_channels == 5
+    assert masked.num_keypoints == 0
+    with pytest.raises(ArgumentError, match="num_keypoints must be a whole number >= 1"):
+        build_keypoint_network(section | {"num_keypoints": 0})
 
 
 @pytest.mark.parametrize(
@@ -372,3 +394,16 @@ def test_networks_without_a_pyramid_say_what_they_lack():
         build_network({"name": "ssdlite320_mobilenet_v3_large", "frozen_norms": True})
     with pytest.raises(ArgumentError, match="must be the name of published weights"):
         build_network({"name": "ssdlite320_mobilenet_v3_large", "weights_backbone": "a/b.pt"})
+
+
+def test_a_mobilenets_file_fills_its_backbone(tmp_path):
+    classifier = torchvision.models.mobilenet_v3_large(num_classes=7)
+    apply_eca(classifier, min_channels=1, include="features.5.*")
+    torch.save({"state": {"model": classifier.state_dict()}}, tmp_path / "classifier.pt")
+    section = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "num_classes": 3}
+    model: Any = build_detector(section | {"weights_backbone": f"{tmp_path}/classifier.pt"})
+    apply_eca(model.module, min_channels=1, include="backbone.body.5.*")
+    model.after_surgery()
+    own, theirs = model.module.backbone.body.state_dict(), classifier.state_dict()
+    assert any(".attention." in key for key in own)
+    assert all(torch.equal(weight, theirs[f"features.{key}"]) for key, weight in own.items())
