@@ -250,13 +250,14 @@ class ChannelAttention(nn.Module):
             return self.excitation_of(averages, maxima)
         return self.excitation_of(self.apply_squeeze(x))
 
-    def forward(self, x: Tensor, begin: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, begin: Callable[..., Tensor] | None = None) -> Tensor:
         """Scale ``x`` of shape ``(N, C, *spatial)``, preserving its dtype and memory format.
 
         (``begin`` is an alternative implementation, passed by a fused module whose attention has
         hooks.)
         """
-        # torch.fx turns it into a placeholder when an attention is traced by itself.
+        # torch.fx turns it into a placeholder when an attention is traced by itself (and torch 2.14
+        # cannot name its type if that lists arguments).
         if begin is not None and not isinstance(begin, torch.fx.Proxy):
             return begin(x)
         return scale(x, self.excitation(x), self.squeeze)

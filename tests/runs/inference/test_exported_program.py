@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from contextlib import suppress
 
@@ -12,10 +13,13 @@ from torch.export import Dim
 
 from composer_attn import apply_squeeze_excite
 from composer_attn.errors import CheckpointError
-from composer_attn.runs.inference.exported_program import load_exported_program
+from composer_attn.runs.inference.exported_program import is_guard, load_exported_program
 
-PROGRAM = "serialized_exported_program.json"
-WEIGHTS = "serialized_state_dict.pt"
+# The ends of entries' names, as torch 2.7 writes them, and as newer versions do.
+PROGRAM = ("serialized_exported_program.json", "models/model.json")
+INPUTS = ("serialized_example_inputs.pt", "data/sample_inputs/model.pt")
+CONVOLUTION = r"torch\.ops\.aten\.conv2d\.default"
+SIZE = r"Symbol\('s\d+', positive=True, integer=True\)"
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +37,35 @@ def exported(tmp_path_factory):
 
 
 def crafted(path, out, parts):
-    """Write a copy of a file with other parts, each made of what was there."""
+    """Write a copy of a file, in which some entries, by the ends of their names, are changed."""
     with zipfile.ZipFile(path) as before, zipfile.ZipFile(out, "w") as after:
         for entry in before.infolist():
             content = before.read(entry)
-            after.writestr(entry.filename, parts.get(entry.filename, lambda c: c)(content))
-        for name in set(parts) - {entry.filename for entry in before.infolist()}:
-            after.writestr(name, parts[name](b""))
+            for end, change in parts.items():
+                content = change(content) if entry.filename.endswith(end) else content
+            after.writestr(entry.filename, content)
     return out
 
 
-def replaced(old, new):
+def replaced(pattern, new):
     def go(content):
-        assert old in content.decode()
-        return content.decode().replace(old, new, 1).encode()
+        text, count = re.subn(pattern, lambda _: new, content.decode(), count=1)
+        assert count == 1
+        return text.encode()
 
     return {PROGRAM: go}
+
+
+def guarded(*guards):
+    def go(content):
+        return json.dumps(json.loads(content) | {"guards_code": guards}).encode()
+
+    return {PROGRAM: go}
+
+
+def in_old_format(path):
+    with zipfile.ZipFile(path) as archive:
+        return PROGRAM[0] in archive.namelist()
 
 
 def test_what_torch_wrote_is_read(exported, tmp_path):
@@ -62,17 +79,24 @@ def test_what_torch_wrote_is_read(exported, tmp_path):
 @pytest.mark.parametrize(
     "parts",
     [
-        replaced("Symbol('s0', positive=True, integer=True)", "__import__('os').mkdir('made')"),
-        replaced("Symbol('s0', positive=True, integer=True)", "Symbol('s0', open('made', 'w'))"),
-        replaced("Symbol('s0', positive=True, integer=True)", "exit()"),
-        replaced("torch.ops.aten.conv2d.default", "torch.hub.load"),
-        replaced("torch.ops.aten.conv2d.default", "torch.ops.load_library"),
-        replaced("torch.ops.aten.conv2d.default", "torch.ops.aten.from_file.default"),
-        replaced("torch.ops.aten.conv2d.default", "_operator.methodcaller"),
-        replaced("torch.ops.aten.conv2d.default", "torch.ops.quantized_decomposed.add.default"),
+        replaced(SIZE, "__import__('os').mkdir('made')"),
+        replaced(SIZE, "Symbol('s0', open('made', 'w'))"),
+        replaced(SIZE, "exit()"),
+        replaced(CONVOLUTION, "torch.hub.load"),
+        replaced(CONVOLUTION, "torch.ops.load_library"),
+        replaced(CONVOLUTION, "torch.ops.aten.from_file.default"),
+        replaced(CONVOLUTION, "_operator.methodcaller"),
+        replaced(
+            r"torch\.ops\.aten\.conv2d\.default", "torch.ops.quantized_decomposed.add.default"
+        ),
         replaced('"name": "conv2d"', '"name": "x = open(1) #"'),
-        replaced("builtins.tuple", "collections.defaultdict"),
-        {"code/__init__.py": lambda _: b"import os"},
+        replaced(r"builtins\.tuple", "collections.defaultdict"),
+        guarded("L['x'].size()[0] > 1", "__import__('os').mkdir('made')"),
+        guarded("L['x'].size()[open('made', 'w')] > 1"),
+        guarded("L['x'].new_zeros(1).size()[0] > 1"),
+        guarded("max(L['x'].size()[0], key=print) > 1"),
+        guarded("torch.hub.load('L', 'x') > 1"),
+        guarded("(lambda: 1)() == 1"),
     ],
 )
 def test_what_is_more_than_operations_on_tensors_is_refused(exported, parts, tmp_path, monkeypatch):
@@ -83,9 +107,8 @@ def test_what_is_more_than_operations_on_tensors_is_refused(exported, parts, tmp
     assert [each.name for each in tmp_path.iterdir()] == ["crafted.pt2"]
 
 
-@pytest.mark.parametrize("part", [WEIGHTS, "serialized_example_inputs.pt"])
-def test_code_among_the_weights_is_not_run(exported, part, tmp_path):
-    made = tmp_path / "made"
+def attack(made):
+    """Return a pickle, as torch saves it, that makes a file when it is loaded."""
 
     class Attack:
         def __reduce__(self):
@@ -93,13 +116,60 @@ def test_code_among_the_weights_is_not_run(exported, part, tmp_path):
 
     file = io.BytesIO()
     torch.save({"weight": Attack()}, file)
-    path = crafted(exported[2], tmp_path / "crafted.pt2", {part: lambda _: file.getvalue()})
+    return file.getvalue()
+
+
+def check_attack(path, made, part):
     with pytest.raises(CheckpointError, match=f"holds more than tensors in its {part}"):
         load_exported_program(path)
     assert not made.exists()
     with suppress(Exception):
         torch.export.load(path)
     assert made.exists()  # the file is what it claims to be
+
+
+def test_code_among_the_example_inputs_is_not_run(exported, tmp_path):
+    made = tmp_path / "made"
+    content = attack(made)
+    path = crafted(exported[2], tmp_path / "crafted.pt2", {INPUTS: lambda _: content})
+    check_attack(path, made, f".*({'|'.join(INPUTS)})")
+
+
+def test_code_among_the_weights_is_not_run(exported, tmp_path):
+    made = tmp_path / "made"
+    content = attack(made)
+
+    def pickled(listing):
+        listing = json.loads(listing)
+        next(iter(listing["config"].values()))["use_pickle"] = True
+        return json.dumps(listing).encode()
+
+    parts = {"serialized_state_dict.pt": lambda _: content}
+    if not in_old_format(exported[2]):
+        parts = {"weights/weight_0": lambda _: content, "model_weights_config.json": pickled}
+    path = crafted(exported[2], tmp_path / "crafted.pt2", parts)
+    check_attack(path, made, ".*(serialized_state_dict.pt|model_weights_config.json)")
+
+
+def test_other_entries_are_refused(exported, tmp_path):
+    path = crafted(exported[2], tmp_path / "more.pt2", {})
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = "" if in_old_format(path) else archive.namelist()[0].partition("/")[0] + "/"
+        archive.writestr(f"{folder}data/aotinductor/model/made.so", b"")
+    with pytest.raises(CheckpointError, match=r"is not a torch\.export file"):
+        load_exported_program(path)
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "(L['input'].size()[2] // 2) != 1",
+        "(torch.sym_max(1, L['input'].size()[2] // 2)*L['input'].size()[3]) % 2 == 0",
+        "L['args'][0].size()[0] >= 2 and L['args'][0].size()[0] <= max(64, 2)",
+    ],
+)
+def test_guards_that_compare_sizes_are_harmless(guard):
+    assert is_guard(guard)
 
 
 def test_what_is_not_whole_is_refused(exported, tmp_path):
