@@ -142,13 +142,7 @@ def prepare_excited(name: str) -> None:
 
 @cache
 def _ready_excited() -> ModuleType | None:
-    try:
-        module = importlib.import_module("composer_attn.ops.backends.excited_cpp")
-        module.load()
-    except Exception as error:
-        _warn("cpp", error)
-        return None
-    return module
+    return _load("cpp", "excited_cpp")
 
 
 def _chosen(name: str, x: Tensor) -> str:
@@ -178,37 +172,27 @@ def prepare(name: str, devices: Iterable[torch.device], activations: Iterable[st
 
 @cache
 def _ready(name: str) -> Passes:
-    """Import and build a backend once; if that fails, warn once and use the reference."""
-    try:
-        passes = cast(Passes, _module(_TABLE[name].passes))
-        passes.load()
-    # Whatever goes wrong in a compiler, a training run should continue without it.
-    except Exception as error:
-        _warn(name, error)
-        return reference
-    return passes
+    return cast(Passes, _load(name, _TABLE[name].passes) or reference)
 
 
 @cache
 def _ready_for(name: str, activation: str) -> ActivatedPasses:
-    """Do the same for an activation, at its first use."""
+    found = _load(name, _TABLE[name].activated, activation)
+    return cast(ActivatedPasses, found or activated_reference)
+
+
+def _load(name: str, file: str, *arguments: str) -> ModuleType | None:
+    """Import and build a module of a backend; if that fails, warn and return None."""
     try:
-        passes = cast(ActivatedPasses, _module(_TABLE[name].activated))
-        passes.load(activation)
+        module = importlib.import_module(f"composer_attn.ops.backends.{file}")
+        module.load(*arguments)
+    # Whatever goes wrong in a compiler, a training run should continue without it.
     except Exception as error:
-        _warn(name, error)
-        return activated_reference
-    return passes
-
-
-def _module(file: str) -> object:
-    return importlib.import_module(f"composer_attn.ops.backends.{file}")
-
-
-def _warn(name: str, error: Exception) -> None:
-    warnings.warn(
-        f"the {name} backend is not available here, and the slower reference is used instead: "
-        f"{error}",
-        BackendWarning,
-        stacklevel=3,
-    )
+        warnings.warn(
+            f"the {name} backend is not available here, and the slower reference is used instead: "
+            f"{error}",
+            BackendWarning,
+            stacklevel=3,
+        )
+        return None
+    return module
