@@ -25,7 +25,7 @@ class Prepared:
     """A prepared call, and everything that it depends on.
 
     Attributes:
-        call: an :class:`.excited_cpp.Excited`; None if no backend computes this attention.
+        call: an :class:`.excited_cpp.PreparedCall`; None if no backend computes this attention.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ def prepared_call(site: Any, backend: str, x: Tensor) -> Any:
         x: the input of its convolution.
 
     Returns:
-        An :class:`.excited_cpp.Excited`; None if there is none, or the attention is watched.
+        An :class:`.excited_cpp.PreparedCall`; None if there is none, or the attention is watched.
     """
     found = _prepared.get(site)
     if found is None or not found.holds(x.dtype):

@@ -203,9 +203,9 @@ def test_a_backend_gives_the_weights_of_convolutions_of_size_1(
     options, is_one_call, applying, counted, monkeypatch
 ):
     seen = []
-    weights = excited_cpp.Excited.weights
+    weights = excited_cpp.PreparedCall.weights
     monkeypatch.setattr(
-        excited_cpp.Excited, "weights", lambda *given: seen.append(0) or weights(*given)
+        excited_cpp.PreparedCall, "weights", lambda *given: seen.append(0) or weights(*given)
     )
     model, _ = network("image", **options)
     applying(model)

@@ -19,9 +19,11 @@ from tests.folding.test_numbers import each_attention
 def runs(monkeypatch):
     """Count the outputs that are attended in one call."""
     seen = []
-    attend = excited_cpp.Excited.attend
+    attend = excited_cpp.PreparedCall.attend
     monkeypatch.setattr(
-        excited_cpp.Excited, "attend", lambda call, z: attend(call, z) and not seen.append(z.shape)
+        excited_cpp.PreparedCall,
+        "attend",
+        lambda call, z: attend(call, z) and not seen.append(z.shape),
     )
     return seen
 

@@ -48,6 +48,7 @@ OF_TORCH = {
     "torch._C._functorch",
     "torch._C._functorch.is_functorch_wrapped_tensor",
     "torch._C._functorch.is_legacy_batchedtensor",
+    "torch._C._is_tracing",
     "torch._C._len_torch_dispatch_stack",
     "torch._C._set_grad_enabled",
     "torch.ao.quantization.fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD",

@@ -41,7 +41,7 @@ def load() -> dict[tuple[str, torch.dtype], Function]:
     return functions(build(FOLDER / "excited.cpp"), _ARGUMENTS, DTYPES)
 
 
-class Excited:
+class PreparedCall:
     """An attention, as addresses: it must not be called when one of the tensors has moved.
 
     Attributes:
@@ -117,7 +117,7 @@ def prepare(
     inverse: Tensor | None,
     post: Tensor | None,
     shift: Tensor,
-) -> Excited | None:
+) -> PreparedCall | None:
     """Prepare an attention ``gate(logits(inverse mean(x))) post x + shift``.
 
     Args:
@@ -141,7 +141,7 @@ def prepare(
     layers = (first, *others) if others else (first, None, None, None)
     addresses = [t if t is None else t.data_ptr() for t in (inverse, *layers, post, shift)]
     kind = GATES["identity" if identity else "paper", gate]
-    return Excited(_Layers(*addresses, hidden, size, kind, channels), dtype)
+    return PreparedCall(_Layers(*addresses, hidden, size, kind, channels), dtype)
 
 
 def _fit(
