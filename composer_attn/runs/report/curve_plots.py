@@ -165,7 +165,8 @@ def _draw(comparison: Comparison, kind: _Kind, by: str) -> Drawn | None:
     add_legend(figure)
     title = f"{kind.title}, by {what}"
     if kind.smoothed:
-        title += f", smoothed over {window:,} images, faintly as measured"
+        images = "image" if window == 1 else "images"
+        title += f", smoothed over {window:,} {images}, faintly as measured"
     if banded:
         title += " (mean over seeds, band from the lowest to the highest)"
     alt = f"{title}. At the end: {'; '.join(ends)}."
@@ -173,8 +174,8 @@ def _draw(comparison: Comparison, kind: _Kind, by: str) -> Drawn | None:
 
 
 def smoothing_window(images: list[np.ndarray]) -> int:
-    """Return the number of images to smooth over: a twentieth of the longest run."""
-    return max((int(seen[-1]) for seen in images), default=0) // _WINDOWS
+    """Return the number of images to smooth over: a twentieth of the longest run, at least 1."""
+    return max(1, max((int(seen[-1]) for seen in images), default=0) // _WINDOWS)
 
 
 def _smoothed(curve: _Curve, window: int) -> _Curve:

@@ -32,6 +32,13 @@ def test_a_window_holds_the_images_before_each_point():
     assert smoothing_window([images, images * 100]) == 200
 
 
+def test_few_images_are_shown_as_measured():
+    images = np.array([4, 12])
+    curve = _Curve(images, images / 10, np.array([4.0, 2.0]))
+    assert smoothing_window([images]) == smoothing_window([]) == 1
+    assert _smoothed(curve, 1).values == pytest.approx([4.0, 2.0])
+
+
 def test_time_begins_after_the_first_step_has_built_what_it_needs(tmp_path):
     write_run(tmp_path / "plain", speed=100.0)
     write_run(tmp_path / "eca", "eca", speed=100.0, startup=25.0)
