@@ -138,3 +138,7 @@ def test_weights_of_a_convolution_of_size_1_give_its_attended_output(bias, last,
             assert call.weights(x, conv.weight.half(), conv.bias) is None
             assert call.weights(x[:, 1:].contiguous(), conv.weight, conv.bias) is None
             assert call.weights(x, conv.weight.to("meta"), conv.bias) is None
+            assert (
+                call.weights(x, conv.weight, torch.zeros(2 * len(conv.weight), dtype=dtype)[::2])
+                is None
+            )

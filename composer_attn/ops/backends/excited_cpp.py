@@ -95,7 +95,7 @@ class PreparedCall:
         if not all(_is_plain(each, self.dtype) for each in given):
             return None
         last = not x.is_contiguous()
-        if not weight.is_contiguous() or (last and not is_last(x)):
+        if not all(each.is_contiguous() for each in given[1:]) or (last and not is_last(x)):
             return None
         if weight.shape[:2] != (self.channels, x.shape[1]):
             return None
