@@ -1,7 +1,8 @@
 """Attention, then batch norm, in few calls: the stages of :mod:`.stages` for the usual case.
 
-The usual case is a backend that computes whole sites (:mod:`.backends.cpp_site`), attentions of
-this package without changes to their layers, and batch norm. Any other continuation is computed
+The usual case is a backend that computes whole sites (:mod:`.backends.cpp_site` and, on CUDA,
+:mod:`.backends.triton_site`), attentions of this package without changes to their layers, and batch
+norm. Any other continuation is computed
 from the general stages, which consist of views of the same numbers.
 """
 
@@ -13,11 +14,10 @@ from torch import Tensor, nn
 
 from composer_attn.ops import stages
 from composer_attn.ops.activations import RELU, Activation
-from composer_attn.ops.backends import cpp, cpp_site
-from composer_attn.ops.backends.cpp_site import CppSite
+from composer_attn.ops.backends.interface import Passes, SiteCalls
 from composer_attn.ops.backends.layout import is_last
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.table import find_passes
+from composer_attn.ops.backends.table import find_passes, find_site_calls
 from composer_attn.ops.fused_functions import (
     attend_then_normalize_gradients,
     in_dtypes_of,
@@ -39,18 +39,26 @@ _IS_KERNEL: dict[Any, bool] = {Bottleneck: False, Neighbours: True}
 class ExcitedSite:
     """An attention computed up to its scales, as :class:`~composer_attn.ops.stages.Excited`."""
 
-    __slots__ = ("backend", "excitation", "parameters", "site", "work", "x")
+    __slots__ = ("backend", "calls", "excitation", "parameters", "passes", "site", "work", "x")
 
     def __init__(
-        self, x: Tensor, site: CppSite, work: Tensor, excitation, parameters, backend: str
+        self,
+        x: Tensor,
+        calls: SiteCalls,
+        passes: Passes,
+        site: Any,
+        work: Tensor,
+        excitation,
+        parameters,
+        backend: str,
     ):
-        self.x, self.site, self.work = x, site, work
+        self.x, self.calls, self.passes, self.site, self.work = x, calls, passes, site, work
         self.excitation, self.parameters, self.backend = excitation, parameters, backend
 
     def general(self) -> Excited:
         """Return the general stage."""
         mean, variance, s, *_, hidden = self.site.views(self.work)
-        of_map = (self.x, cpp, mean, variance, s)
+        of_map = (self.x, self.passes, mean, variance, s)
         return Excited(*of_map, self.excitation, self.parameters, hidden, backend=self.backend)
 
     def values(self) -> Tensor:
@@ -70,7 +78,7 @@ class ExcitedSite:
         if not isinstance(norm, BATCH_NORMS):
             return self.general().normalized(norm)
         of_norm, weight, bias = settings(norm, self.x.shape)
-        if of_norm.averaging is not None or not cpp_site.normalize(
+        if of_norm.averaging is not None or not self.calls.normalize(
             self.site, self.work, weight, bias, of_norm.eps, of_norm.running
         ):
             return self.general().normalized_by(of_norm, weight, bias)
@@ -98,12 +106,13 @@ class NormalizedSite:
         kept = (s, variance, mu, inverse, hidden)
         by_hand = stages.ByHand(AttentionFirst, self.norm, excited.excitation, kept)
         parameters = (self.weight, self.bias, *excited.parameters)
-        of_map = (self.x, cpp, mean, scale, shift)
+        of_map = (self.x, excited.passes, mean, scale, shift)
         return Normalized(*of_map, by_hand, parameters, backend=excited.backend)
 
     def values(self, relu: bool = False, shortcut: Tensor | None = None) -> Tensor:
         """Compute the output, without gradients."""
-        return cpp_site.write(self.excited.site, self.excited.work, self.x, shortcut, relu)
+        excited = self.excited
+        return excited.calls.write(excited.site, excited.work, self.x, shortcut, relu)
 
     def result(
         self, relu: bool = False, shortcut: Tensor | None = None, make: Make | None = None
@@ -127,7 +136,7 @@ class ScaledSite(Recorded):
     @staticmethod
     def forward(ctx, stage: ExcitedSite, make: Make, x: Tensor, *parameters: Tensor | None):
         """Create the output."""
-        ctx.site, ctx.excitation = stage.site, stage.excitation
+        ctx.passes, ctx.site, ctx.excitation = stage.passes, stage.site, stage.excitation
         ctx.save_for_backward(x, stage.work, *parameters)
         return make()
 
@@ -139,7 +148,7 @@ class ScaledSite(Recorded):
         mean, _, s, *_, hidden = ctx.site.views(work)
         kept = (mean, s, hidden)
         needed = ctx.needs_input_grad[2]
-        found = scaled_gradients(cpp, ctx.excitation, dy, x, kept, tuple(parameters), needed)
+        found = scaled_gradients(ctx.passes, ctx.excitation, dy, x, kept, tuple(parameters), needed)
         return None, None, *found
 
 
@@ -159,7 +168,8 @@ class AttendThenNormalizeSite(Recorded):
         """Write the output, or create a deferred tensor by ``make``."""
         y = stage.values(relu, shortcut) if make is None else make()
         excited = stage.excited
-        ctx.site, ctx.excitation, ctx.norm = excited.site, excited.excitation, stage.norm
+        ctx.calls, ctx.passes, ctx.site = excited.calls, excited.passes, excited.site
+        ctx.excitation, ctx.norm = excited.excitation, stage.norm
         ctx.relu, ctx.joined = relu, shortcut is not None
         ctx.save_for_backward(x, y if relu and ctx.joined else None, excited.work, *parameters)
         return y
@@ -172,7 +182,7 @@ class AttendThenNormalizeSite(Recorded):
         needed = ctx.needs_input_grad[3]
         if needs_plain_passes(dy):
             return None, None, None, *_general_gradients(ctx, dy, needed)
-        dx, g, (d_weight, d_bias, *of_layers) = cpp_site.gradient(
+        dx, g, (d_weight, d_bias, *of_layers) = ctx.calls.gradient(
             *(ctx.site, work, dy, x, y, ctx.relu, ctx.norm.fixed, weight, parameters, needed)
         )
         of_norm = in_dtypes_of((weight, bias), (d_weight, d_bias))
@@ -185,7 +195,7 @@ def _general_gradients(ctx: Any, dy: Tensor, needs_dx: bool) -> tuple[Tensor | N
     masked_by = (y if ctx.joined else shift) if ctx.relu else None
     of_map, kept = (x, scale, mean, masked_by), (s, variance, mu, inverse, hidden)
     return attend_then_normalize_gradients(
-        *(cpp, AttentionFirst, ctx.norm, ctx.excitation, ctx.joined, dy),
+        *(ctx.passes, AttentionFirst, ctx.norm, ctx.excitation, ctx.joined, dy),
         *(of_map, tuple(parameters), kept, needs_dx),
     )
 
@@ -194,16 +204,20 @@ def excite(
     x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False
 ) -> ExcitedSite | Excited:
     """Compute an attention up to scaling the map, as :func:`composer_attn.ops.stages.excite`."""
-    last = not x.is_contiguous()
-    usual = not called and find_passes(backend, x) is cpp and cpp_site.is_available()
+    last, passes = not x.is_contiguous(), find_passes(backend, x)
+    calls = None if called else find_site_calls(passes)
     # Of a map in another layout there would be a copy, which has another history.
-    usual = usual and not x.is_neg() and (not last or is_last(x))
+    usual = calls is not None and not x.is_neg() and (not last or is_last(x))
     layers, parameters = (usual and attention.by_hand(statistics_dtype(x))) or (None, ())
-    if layers not in _IS_KERNEL or not all(p is None or p.is_contiguous() for p in parameters):
+    if (
+        calls is None
+        or layers not in _IS_KERNEL
+        or not all(p is None or p.is_contiguous() for p in parameters)
+    ):
         return stages.excite(x, attention, backend, called)
-    gate = cpp.GATES[attention.start, attention.gate]
-    site, work = cpp_site.excite(x, last, _IS_KERNEL[layers], gate, parameters)
+    gate = calls.GATES[attention.start, attention.gate]
+    site, work = calls.excite(x, last, _IS_KERNEL[layers], gate, parameters)
     if attention.observer is not None:
         attention.observer(site.views(work)[2])
     excitation = stages.excitation_by_hand(attention, layers)
-    return ExcitedSite(x, site, work, excitation, parameters, backend)
+    return ExcitedSite(x, calls, passes, site, work, excitation, parameters, backend)

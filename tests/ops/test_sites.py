@@ -124,9 +124,7 @@ def test_attention_alone(attention):
 
 def test_the_gradient_is_one_call(monkeypatch):
     calls, run = [], cpp_site.gradient
-    monkeypatch.setattr(
-        sites.cpp_site, "gradient", lambda *given: calls.append(given) or run(*given)
-    )
+    monkeypatch.setattr(cpp_site, "gradient", lambda *given: calls.append(given) or run(*given))
     case = build(SMALL, relu=True)
     x = draw(SMALL).requires_grad_()
     case.joint(x, None, "cpp").sum().backward()

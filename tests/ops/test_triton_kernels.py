@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
+from composer_attn.ops.norm_kinds import settings
 from tests.commands import ROOT
 from tests.ops.calls import calls_between, calls_of_activations, calls_of_passes
 
@@ -28,7 +31,7 @@ def test_the_interpreted_kernels_agree_with_the_reference():
     assert {name: error for name, (error, allowed) in found.items() if not error <= allowed} == {}
 
 
-_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", int: "i32"}
+_TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", int: "i32"}
 
 
 @pytest.mark.slow
@@ -77,6 +80,49 @@ def test_every_call_of_an_activation_does_likewise(dtype, names, tmp_path, monke
         *("_activated_means", "_activate", "_activated_sums", "_activated_gradient")
     }
     assert stacks(built, tmp_path) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_launch_of_a_site_does_likewise(dtype, tmp_path, monkeypatch):
+    wide = max(dtype, torch.float32, key=lambda each: each.itemsize)
+    calls = [
+        ("run_all", dtype, shape, attention, gate, end)
+        for shape, attention in (
+            ((16, 64, 8, 8), SqueezeExcitation(64, 16, bias=True, dtype=wide)),
+            ((3, 70, 3, 3), SqueezeExcitation(70, 5, dtype=wide)),
+            ((16, 256, 4, 4), SqueezeExcitation(256, 128, dtype=wide)),
+            ((16, 64, 8, 8), EfficientChannelAttention(64, 3, dtype=wide)),
+        )
+        for gate, end in enumerate([(True, True), (True, False), (False, False), (False, True)])
+    ]
+    built = compiled(sites, calls, tmp_path, monkeypatch)
+    assert {name for name, *_ in built} == {
+        *("_moments", "_affine", "_gradient_sums", "_input_gradient"),
+        *("_normalization", "_normalization_gradient", "_convolve", "_kernel_gradient"),
+        *("_layer", "_layer_gradients"),
+    }
+    assert stacks(built, tmp_path) == {}
+
+
+class sites:  # noqa: N801  # in place of a module
+    """Runs all launches of a site, forward and backward."""
+
+    @staticmethod
+    def run_all(dtype, shape, attention, gate, end):
+        from composer_attn.ops.backends import triton_site
+
+        joined, relu = end
+        x = torch.randn(shape).to(dtype, memory_format=torch.channels_last)
+        norm = nn.BatchNorm2d(shape[1]).to(next(attention.parameters()).dtype)
+        is_kernel = isinstance(attention, EfficientChannelAttention)
+        _, parameters = attention.logits_by_hand()
+        site, work = triton_site.excite(x, True, is_kernel, gate, parameters)
+        of_norm, weight, bias = settings(norm, x.shape)
+        assert triton_site.normalize(site, work, weight, bias, of_norm.eps, of_norm.running)
+        y = triton_site.write(site, work, x, x if joined else None, relu)
+        y = y if joined and relu else None
+        triton_site.gradient(site, work, x, x, y, relu, False, weight, parameters, True)
 
 
 def compiled(module, calls, folder, monkeypatch) -> dict[tuple, object]:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import tile_kernels
+from composer_attn.ops.backends.elementwise_kernels import NO_GATE, gate_gradient, phi
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.backends.tile_kernels import (
     SUMS_OF_FIVE,
     offsets_of,
     reduce_map,
+    row_of,
     tile_of,
     write_map,
 )
@@ -26,76 +28,23 @@ def load(activation: str) -> None:
 
 
 @triton.jit
-def _sigmoid(z):
-    return 1 / (1 + tl.exp(-z))
-
-
-@triton.jit
-def _phi(z, PHI: tl.constexpr, ALPHA: tl.constexpr):
-    """Return an activation and its derivative; the compiler removes whichever is unused."""
-    one = tl.full(z.shape, 1, z.dtype)
-    y, d = z, one
-    if PHI == "relu":
-        y = tl.where(z < 0, 0, z)  # in this form NaN remains NaN, and passes its gradient
-        d = tl.where(z <= 0, 0, one)
-    elif PHI == "relu6":
-        y = tl.where(z < 0, 0, z)
-        y = tl.where(y > 6, 6, y)
-        d = tl.where((z <= 0) | (z >= 6), 0, one)
-    elif PHI == "leaky_relu":
-        d = tl.where(z > 0, one, one * ALPHA)
-        y = z * d
-    elif PHI == "silu":
-        s = _sigmoid(z)
-        y = z * s
-        d = s + y * (1 - s)
-    elif PHI == "hardswish":
-        inner = tl.where(z < -3, 0, z + 3)
-        y = z * tl.where(inner > 6, 6, inner) / 6
-        d = tl.where(z > 3, one, tl.where(z < -3, 0, z / 3 + 0.5))
-    elif PHI == "gelu":
-        s = 0.5 * (1 + tl.erf(z * 0.7071067811865476))
-        y = z * s
-        d = s + z * tl.exp(-0.5 * z * z) * 0.3989422804014327
-    elif PHI == "gelu_tanh":  # (1 + tanh(t)) / 2 = sigmoid(2 t)
-        square = 0.044715 * z * z
-        s = _sigmoid(1.5957691216057308 * z * (1 + square))
-        y = z * s
-        d = s + y * (1 - s) * 1.5957691216057308 * (1 + 3 * square)
-    elif PHI == "mish":  # tanh(log(1 + e)) = n / (n + 2) where n = e (e + 2); from 40 on it is 1
-        low = tl.where(z > 40, 40, z)
-        e = tl.exp(low)
-        n = e * (e + 2)
-        inverse = 1 / (n + 2)
-        w = n * inverse
-        y = z * w
-        d = w + low * (4 * e * inverse) * ((1 + e) * inverse)
-    elif PHI == "elu":
-        low = tl.where(z > 0, 0, z)
-        e = tl.exp(low)
-        near = low * (1 + low / 2 * (1 + low / 3 * (1 + low / 4 * (1 + low / 5))))
-        y = tl.where(z > 0, z, ALPHA * tl.where(low > -0.01, near, e - 1))
-        d = tl.where(z > 0, one, ALPHA * e)
-    return y, d
-
-
-@triton.jit
 def _activated_means(
     x, scale, shift, mean, C, L,
-    PHI: tl.constexpr, ALPHA: tl.constexpr,
+    PHI: tl.constexpr, ALPHA: tl.constexpr, LINE: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = mean.dtype.element_ty
     start, row, c, _ = tile_of(L, C, LAST, WIDE, BC, BL, False)
-    a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
-    b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+    own = row_of(row, LINE)
+    a = tl.load(scale + own + c, mask=c < C, other=0)[:, None]
+    b = tl.load(shift + own + c, mask=c < C, other=0)[:, None]
     total = tl.zeros([BC, BL], S)
     for l0 in tl.range(0, L, BL, num_stages=STAGES):
         at = l0 + tl.arange(0, BL)
         inside = (c < C)[:, None] & (at < L)[None, :]
         value = tl.load(x + start + offsets_of(c, at, C, L, LAST, WIDE), mask=inside, other=0).to(S)
-        y, _slope = _phi(value * a + b, PHI, ALPHA)
+        y, _slope = phi(value * a + b, PHI, ALPHA)
         total += tl.where(inside, y, 0)
     tl.store(mean + row + c, tl.sum(total, 1) / L, mask=c < C)
 
@@ -103,7 +52,8 @@ def _activated_means(
 @triton.jit
 def _activate(
     x, scale, shift, excitation, shortcut, y, C, L,
-    PHI: tl.constexpr, ALPHA: tl.constexpr, JOINED: tl.constexpr,
+    PHI: tl.constexpr, ALPHA: tl.constexpr, LINE: tl.constexpr, ATTENDED: tl.constexpr,
+    JOINED: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = scale.dtype.element_ty
@@ -111,11 +61,12 @@ def _activate(
     at = l0 + tl.arange(0, BL)
     inside = (c < C)[:, None] & (at < L)[None, :]
     offsets = start + offsets_of(c, at, C, L, LAST, WIDE)
-    a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
-    b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
-    s = tl.load(excitation + row + c, mask=c < C, other=0)[:, None]
-    out, _slope = _phi(tl.load(x + offsets, mask=inside, other=0).to(S) * a + b, PHI, ALPHA)
-    out = out * s
+    own = row_of(row, LINE)
+    a = tl.load(scale + own + c, mask=c < C, other=0)[:, None]
+    b = tl.load(shift + own + c, mask=c < C, other=0)[:, None]
+    out, _slope = phi(tl.load(x + offsets, mask=inside, other=0).to(S) * a + b, PHI, ALPHA)
+    if ATTENDED:
+        out = out * tl.load(excitation + row + c, mask=c < C, other=0)[:, None]
     if JOINED:
         out += tl.load(shortcut + offsets, mask=inside, other=0).to(S)
     tl.store(y + offsets, out.to(y.dtype.element_ty), mask=inside)
@@ -123,16 +74,18 @@ def _activate(
 
 @triton.jit
 def _activated_sums(
-    dy, x, centre, scale, shift, of_z, of_zx, of_s, of_one, of_x, C, L,
-    PHI: tl.constexpr, ALPHA: tl.constexpr, ATTENDED: tl.constexpr,
+    dy, x, centre, scale, shift, excitation, of_z, of_zx, of_s, of_one, of_x, C, L,
+    PHI: tl.constexpr, ALPHA: tl.constexpr, LINE: tl.constexpr, ATTENDED: tl.constexpr,
+    GATE: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = centre.dtype.element_ty
     start, row, c, _ = tile_of(L, C, LAST, WIDE, BC, BL, False)
-    k = tl.load(centre + row + c, mask=c < C, other=0)[:, None]
-    a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
-    b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+    own = row_of(row, LINE)
+    k = tl.load(centre + own + c, mask=c < C, other=0)[:, None]
+    a = tl.load(scale + own + c, mask=c < C, other=0)[:, None]
+    b = tl.load(shift + own + c, mask=c < C, other=0)[:, None]
     first = tl.zeros([BC, BL], S)
     second = tl.zeros([BC, BL], S)
     if ATTENDED:
@@ -145,7 +98,7 @@ def _activated_sums(
         offsets = start + offsets_of(c, at, C, L, LAST, WIDE)
         grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
         value = tl.load(x + offsets, mask=inside, other=0).to(S)
-        y, d = _phi(value * a + b, PHI, ALPHA)
+        y, d = phi(value * a + b, PHI, ALPHA)
         first += grad * d
         second += grad * d * (value - k)
         if ATTENDED:
@@ -156,7 +109,10 @@ def _activated_sums(
     tl.store(of_z + row + c, tl.sum(first, 1), mask=c < C)
     tl.store(of_zx + row + c, tl.sum(second, 1), mask=c < C)
     if ATTENDED:
-        tl.store(of_s + row + c, tl.sum(third, 1), mask=c < C)
+        d_s = tl.sum(third, 1)
+        if GATE >= 0:
+            d_s = gate_gradient(d_s, tl.load(excitation + row + c, mask=c < C, other=0), GATE)
+        tl.store(of_s + row + c, d_s, mask=c < C)
         tl.store(of_one + row + c, tl.sum(fourth, 1), mask=c < C)
         tl.store(of_x + row + c, tl.sum(fifth, 1), mask=c < C)
 
@@ -164,7 +120,8 @@ def _activated_sums(
 @triton.jit
 def _activated_gradient(
     dy, x, scale, shift, factor, offset, mean, d_mean, d_variance, dx, C, L,
-    PHI: tl.constexpr, ALPHA: tl.constexpr, SPREAD: tl.constexpr,
+    PHI: tl.constexpr, ALPHA: tl.constexpr, LINE: tl.constexpr, ATTENDED: tl.constexpr,
+    SPREAD: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = scale.dtype.element_ty
@@ -172,18 +129,25 @@ def _activated_gradient(
     at = l0 + tl.arange(0, BL)
     inside = (c < C)[:, None] & (at < L)[None, :]
     offsets = start + offsets_of(c, at, C, L, LAST, WIDE)
-    a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
-    b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
-    of_dy = tl.load(factor + row + c, mask=c < C, other=0)[:, None]
-    k = tl.load(offset + row + c, mask=c < C, other=0)[:, None]
-    rest = tl.load(d_mean + row + c, mask=c < C, other=0)[:, None] / L
+    own = row_of(row, LINE)
+    a = tl.load(scale + own + c, mask=c < C, other=0)[:, None]
+    b = tl.load(shift + own + c, mask=c < C, other=0)[:, None]
+    if LINE:  # of norm and attention: factors are the scales, offsets the gradients of the means
+        of_dy, k = a, tl.zeros_like(a)
+        if ATTENDED:
+            of_dy = a * tl.load(factor + row + c, mask=c < C, other=0)[:, None]
+            k = a * tl.load(offset + row + c, mask=c < C, other=0)[:, None] / L
+    else:
+        of_dy = tl.load(factor + row + c, mask=c < C, other=0)[:, None]
+        k = tl.load(offset + row + c, mask=c < C, other=0)[:, None]
+    rest = tl.load(d_mean + own + c, mask=c < C, other=0)[:, None] / L
     value = tl.load(x + offsets, mask=inside, other=0).to(S)
     grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
-    _y, d = _phi(value * a + b, PHI, ALPHA)
+    _y, d = phi(value * a + b, PHI, ALPHA)
     out = (grad * of_dy + k) * d + rest
     if SPREAD:
-        of_x = tl.load(d_variance + row + c, mask=c < C, other=0)[:, None] * 2 / L
-        middle = tl.load(mean + row + c, mask=c < C, other=0)[:, None]
+        of_x = tl.load(d_variance + own + c, mask=c < C, other=0)[:, None] * 2 / L
+        middle = tl.load(mean + own + c, mask=c < C, other=0)[:, None]
         out += (value - middle) * of_x
     tl.store(dx + offsets, out.to(dx.dtype.element_ty), mask=inside)
 
@@ -193,7 +157,8 @@ def activated_means(x: Tensor, scale: Tensor, shift: Tensor, activation: Activat
     x, last = dense(x)
     scale, shift = numbers(x, statistics_dtype(x), scale, shift)
     (mean,) = empty_numbers(x, scale.dtype, 1)
-    reduce_map(_activated_means, 1, x, last, x, scale, shift, mean, **_constants(activation))
+    tensors, constants = (x, scale, shift, mean), _constants(activation) | {"LINE": False}
+    reduce_map(_activated_means, 1, x, last, *tensors, **constants)
     return mean
 
 
@@ -209,7 +174,8 @@ def activate(
     x, last = dense(x)
     y, joined = torch.empty_like(x), None if shortcut is None else like(shortcut, last)
     tensors = (x, *numbers(x, statistics_dtype(x), scale, shift, s), joined, y)
-    write_map(_activate, x, last, *tensors, **_constants(activation), JOINED=joined is not None)
+    flags = {"LINE": False, "ATTENDED": True, "JOINED": joined is not None}
+    write_map(_activate, x, last, *tensors, **_constants(activation), **flags)
     return y
 
 
@@ -227,8 +193,8 @@ def activated_sums(
     dy = like(dy, last)
     given = numbers(x, statistics_dtype(x), centre, scale, shift)
     sums = tuple(empty_numbers(x, given[0].dtype, 5 if attended else 2))
-    tensors = (dy, x, *given, *sums, *(() if attended else (None, None, None)))
-    constants = _constants(activation) | {"ATTENDED": attended}
+    tensors = (dy, x, *given, None, *sums, *(() if attended else (None, None, None)))
+    constants = _constants(activation) | {"LINE": False, "ATTENDED": attended, "GATE": NO_GATE}
     reduce_map(_activated_sums, SUMS_OF_FIVE if attended else 2, x, last, *tensors, **constants)
     return sums
 
@@ -250,7 +216,8 @@ def activated_gradient(
     dy = like(dy, last)
     dx = torch.empty_like(x)
     given = numbers(x, statistics_dtype(x), scale, shift, factor, offset, mean, d_mean, d_variance)
-    constants = _constants(activation) | {"SPREAD": d_variance is not None}
+    constants = _constants(activation) | {"LINE": False, "ATTENDED": True}
+    constants["SPREAD"] = d_variance is not None
     write_map(_activated_gradient, x, last, dy, x, *given, dx, **constants)
     return dx
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from composer_attn.ops import normalization as plain
 from composer_attn.ops.backends.cpp_build import build
-from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
+from composer_attn.ops.backends.layout import all_like, dense, empty_numbers, like, numbers
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.normalization import Running
 
@@ -208,15 +208,6 @@ def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[
 
 def _on_channels(name: str, *tensors: Tensor, size: int) -> None:
     load()[name, tensors[0].dtype](*_pointers(tensors), size, *tensors[0].shape)
-
-
-def all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
-    """Return whether parameters are in the dtype of the statistics, as except in 16-bit models."""
-    dtype = mean.dtype
-    for each in parameters:
-        if each is not None and (each.dtype is not dtype or not each.is_contiguous()):
-            return False
-    return True
 
 
 def _pointers(tensors: tuple[Tensor | None, ...]) -> list[int | None]:

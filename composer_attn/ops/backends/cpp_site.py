@@ -27,6 +27,7 @@ _ARGUMENTS = {
     + cpp.SIZES,
 }
 Parameters = tuple[Tensor | None, ...]
+GATES = cpp.GATES
 
 
 class CppSite(NamedTuple):

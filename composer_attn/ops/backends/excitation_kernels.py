@@ -12,7 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from composer_attn.ops import normalization as plain
-from composer_attn.ops.backends.launch import ceil_divide, launch, next_power_of_2
+from composer_attn.ops.backends.elementwise_kernels import NO_GATE, gate, gate_gradient
+from composer_attn.ops.backends.launch import Call, ceil_divide, next_power_of_2
 from composer_attn.ops.backends.layout import numbers
 from composer_attn.ops.normalization import Running
 
@@ -31,12 +32,22 @@ def _block(n0, c, N, C, BN: tl.constexpr):
     return n[:, None] * C + c[None, :], (n < N)[:, None] & (c < C)[None, :]
 
 
+@triton.jit
+def _scales(s, at, there, UNIT: tl.constexpr):
+    """Return a block of the scales, or of 1."""
+    e = tl.full(at.shape, 1, s.dtype.element_ty)
+    if not UNIT:
+        e = tl.load(s + at, mask=there, other=0)
+    return e
+
+
 @triton.jit(do_not_specialize=["count"])
 def _normalization(
     s, mean, variance, weight, bias, running_mean, running_variance,
-    scale, shift, mu, inverse, count, N, C,
+    scale, shift, mu, inverse, line, count, N, C,
     EPS: tl.constexpr, MOMENTUM: tl.constexpr,
     WEIGHT: tl.constexpr, BIAS: tl.constexpr, KEPT: tl.constexpr, FIXED: tl.constexpr,
+    UNIT: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = s.dtype.element_ty
@@ -51,12 +62,12 @@ def _normalization(
         sums = tl.zeros([BN, BC], S)
         for n0 in range(0, N, BN):
             at, there = _block(n0, c, N, C, BN)
-            sums += tl.load(s + at, mask=there, other=0) * tl.load(mean + at, mask=there, other=0)
+            sums += _scales(s, at, there, UNIT) * tl.load(mean + at, mask=there, other=0)
         m = tl.sum(sums, 0) / N
         sums = tl.zeros([BN, BC], S)
         for n0 in range(0, N, BN):
             at, there = _block(n0, c, N, C, BN)
-            e = tl.load(s + at, mask=there, other=0)
+            e = _scales(s, at, there, UNIT)
             deviation = e * tl.load(mean + at, mask=there, other=0) - m[None, :]
             square = e * e * tl.load(variance + at, mask=there, other=0) + deviation * deviation
             sums += tl.where(there, square, 0)
@@ -77,9 +88,12 @@ def _normalization(
         b += tl.load(bias + c, mask=inside, other=0).to(S)
     tl.store(mu + c, m, mask=inside)
     tl.store(inverse + c, r, mask=inside)
+    if UNIT:  # scale and shift, the same for all samples
+        tl.store(line + c, w, mask=inside)
+        tl.store(line + C + c, b, mask=inside)
     for n0 in range(0, N, BN):
         at, there = _block(n0, c, N, C, BN)
-        tl.store(scale + at, tl.load(s + at, mask=there, other=0) * w[None, :], mask=there)
+        tl.store(scale + at, _scales(s, at, there, UNIT) * w[None, :], mask=there)
         tl.store(shift + at, tl.zeros([BN, BC], S) + b[None, :], mask=there)
 
 
@@ -87,7 +101,8 @@ def _normalization(
 def _normalization_gradient(
     d_scale, d_shift, s, mean, variance, mu, inverse, weight,
     d_s, d_mean, d_variance, d_weight, d_bias, N, C,
-    WEIGHT: tl.constexpr, FIXED: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+    WEIGHT: tl.constexpr, FIXED: tl.constexpr, GATE: tl.constexpr,
+    BN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = s.dtype.element_ty
     c = tl.program_id(0) * BC + tl.arange(0, BC)
@@ -133,13 +148,16 @@ def _normalization_gradient(
         of_s = of_s * own + tl.load(d_scale + at, mask=there, other=0) * w[None, :]
         if not FIXED:
             of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
-        tl.store(d_s + at, of_s, mask=there)
+        tl.store(d_s + at, gate_gradient(of_s, e, GATE), mask=there)
         tl.store(d_mean + at, of_mean, mask=there)
         tl.store(d_variance + at, of_variance, mask=there)
 
 
 @triton.jit
-def _convolve(x, kernel, y, size, C, FLIPPED: tl.constexpr, B: tl.constexpr):
+def _convolve(
+    x, kernel, y, size, C,
+    FLIPPED: tl.constexpr, ADDED: tl.constexpr, GATE: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
     S: tl.constexpr = x.dtype.element_ty
     pieces = tl.cdiv(C, B)
     row = tl.program_id(0) // pieces * C
@@ -149,7 +167,9 @@ def _convolve(x, kernel, y, size, C, FLIPPED: tl.constexpr, B: tl.constexpr):
         at = c + j - size // 2
         w = tl.load(kernel + (size - 1 - j if FLIPPED else j))
         total += w * tl.load(x + row + at, mask=(at >= 0) & (at < C), other=0)
-    tl.store(y + row + c, total, mask=c < C)
+    if ADDED:
+        total += tl.load(y + row + c, mask=c < C, other=0)
+    tl.store(y + row + c, gate(total, GATE), mask=c < C)
 
 
 @triton.jit
@@ -179,11 +199,11 @@ def normalization(
     kept = running or Running(mean, mean, 0, 2)
     found = plain.empty_results(mean)
     given = (s, mean, variance, _or(weight, mean), _or(bias, mean), *kept[:2])
-    _run(
-        _normalization, (*given, *found), (kept.number,), mean,
-        EPS=eps, MOMENTUM=float(kept.momentum), WEIGHT=weight is not None, BIAS=bias is not None,
-        KEPT=running is not None, FIXED=kept.fixed,
-    )  # fmt: skip
+    normalizing(
+        *mean.shape, kept.number, EPS=eps, MOMENTUM=float(kept.momentum),
+        WEIGHT=weight is not None, BIAS=bias is not None,
+        KEPT=running is not None, FIXED=kept.fixed, UNIT=False,
+    ).on(*given, *found, mean)  # fmt: skip
     return found
 
 
@@ -203,8 +223,8 @@ def normalization_gradient(
     mean = given[3]  # contiguous
     found = plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
-    flags = {"WEIGHT": weight is not None, "FIXED": fixed}
-    _run(_normalization_gradient, (*given, *found), (), mean, **flags)
+    flags = {"WEIGHT": weight is not None, "FIXED": fixed, "GATE": NO_GATE}
+    normalizing_gradient(*mean.shape, **flags).on(*given, *found)
     return found
 
 
@@ -216,31 +236,61 @@ def convolve(means: Tensor, kernel: Tensor) -> Tensor:
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate :func:`convolve` (:func:`composer_attn.ops.logits.convolve_gradient`)."""
     d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
-    size, channels, numel = kernel.numel(), means.shape[1], means.numel()
-    parts = means.new_empty(ceil_divide(numel, _PART), size)
-    tensors, sizes = (d_logits, means, parts), (size, channels, numel)
-    launch(_kernel_gradient, len(parts), tensors, sizes, _WARPS, B=_PART)
+    of_kernel = kernel_gradient(*means.shape, kernel.numel())
+    parts = means.new_empty(of_kernel.programs, kernel.numel())
+    of_kernel.on(d_logits, means, parts)
     d_means = _convolved(d_logits, kernel, flipped=True)
     return d_means, parts.sum(0).view_as(kernel)
 
 
+def convolution(samples: int, channels: int, size: int, **flags: bool | int) -> Call:
+    """Prepare a convolution along the channels, which takes ``x, kernel, y``.
+
+    Args:
+        samples: rows of ``x``.
+        channels: columns of ``x``.
+        size: size of the kernel.
+        flags: ``FLIPPED``, whether to flip the kernel; ``ADDED``, whether to add the result to
+            ``y``; ``GATE``, one of :data:`.elementwise_kernels.GATES`, applied at the end.
+    """
+    programs = samples * ceil_divide(channels, _ROW)
+    constants = {"FLIPPED": False, "ADDED": False, "GATE": NO_GATE} | flags
+    return Call(_convolve, programs, (size, channels), _WARPS, **constants, B=_ROW)
+
+
+def kernel_gradient(samples: int, channels: int, size: int) -> Call:
+    """Prepare the gradient of the kernel, which takes ``d_logits, means, parts``.
+
+    ``parts`` has a row for each program; their sum is the gradient.
+    """
+    numel = samples * channels
+    sizes = (size, channels, numel)
+    return Call(_kernel_gradient, ceil_divide(numel, _PART), sizes, _WARPS, B=_PART)
+
+
+def normalizing(samples: int, channels: int, number: int, **constants: float | bool) -> Call:
+    """Prepare :func:`normalization` of ``number`` values per channel."""
+    return _between(_normalization, samples, channels, (number,), **constants)
+
+
+def normalizing_gradient(samples: int, channels: int, **constants: float | bool) -> Call:
+    """Prepare :func:`normalization_gradient`, followed by the gradient of a gate."""
+    return _between(_normalization_gradient, samples, channels, (), **constants)
+
+
 def _convolved(x: Tensor, kernel: Tensor, flipped: bool) -> Tensor:
-    samples, channels = x.shape
     y = torch.empty_like(x)
-    programs, sizes = samples * ceil_divide(channels, _ROW), (kernel.numel(), channels)
-    launch(_convolve, programs, (x, kernel, y), sizes, _WARPS, FLIPPED=flipped, B=_ROW)
+    convolution(*x.shape, kernel.numel(), FLIPPED=flipped).on(x, kernel, y)
     return y
 
 
-def _run(
-    kernel, tensors: tuple[Tensor, ...], numbers: tuple[int, ...], mean: Tensor,
-    **constants: float | bool,
-) -> None:  # fmt: skip
-    """Launch a kernel with one program per block of channels."""
-    samples, channels = mean.shape
-    block = min(_SAMPLES, next_power_of_2(samples))
+def _between(
+    kernel, samples: int, channels: int, numbers: tuple[int, ...], **constants: float | bool
+) -> Call:
+    """Prepare a kernel with one program per block of channels."""
+    blocks = {"BN": min(_SAMPLES, next_power_of_2(samples)), "BC": _CHANNELS}
     programs, sizes = ceil_divide(channels, _CHANNELS), (*numbers, samples, channels)
-    launch(kernel, programs, tensors, sizes, _WARPS, **constants, BN=block, BC=_CHANNELS)
+    return Call(kernel, programs, sizes, _WARPS, **constants, **blocks)
 
 
 def _in_kernel(running: Running) -> bool:

@@ -5,7 +5,8 @@ there, and define the correct results in the tests. Shapes: ``x`` and ``dy`` are
 ``(N, C, *spatial)``; all other tensors are ``(N, C)`` or ``(C,)``.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -143,4 +144,70 @@ class ActivatedPasses(Protocol):
         activation: Activation,
     ) -> Tensor:
         """Compute the gradient of ``x``."""
+        ...
+
+
+class SiteCalls(Protocol):
+    """Attention and batch norm in few calls, on numbers that stay in one workspace.
+
+    A site, of any type, has ``views(work)``: views of a workspace, which are mean, variance,
+    scales, scale and shift ``(N, C)``; mean and inverse deviation of the norm ``(C,)``; and what
+    the layers keep for the gradient.
+
+    Attributes:
+        GATES: the numbers of gates, by start and name.
+    """
+
+    @property
+    def GATES(self) -> Mapping[tuple[str, str], int]:  # noqa: N802  # a constant of a module
+        """The numbers of gates."""
+        ...
+
+    def is_available(self) -> bool:
+        """Return whether the calls can be used."""
+        ...
+
+    def excite(
+        self,
+        x: Tensor,
+        last: bool,
+        is_kernel: bool,
+        gate: int,
+        parameters: tuple[Tensor | None, ...],
+    ) -> tuple[Any, Tensor]:
+        """Compute moments and scales of a feature map; return site and workspace."""
+        ...
+
+    def normalize(
+        self,
+        site: Any,
+        work: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        running: Running | None,
+    ) -> bool:
+        """Normalize the scaled map, up to scale and shift; return whether it could be done."""
+        ...
+
+    def write(
+        self, site: Any, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool
+    ) -> Tensor:
+        """Write the normalized map, after an addition and a ReLU."""
+        ...
+
+    def gradient(
+        self,
+        site: Any,
+        work: Tensor,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        relu: bool,
+        fixed: bool,
+        weight: Tensor | None,
+        parameters: tuple[Tensor | None, ...],
+        needs_dx: bool,
+    ) -> tuple[Tensor | None, Tensor, tuple[Tensor | None, ...]]:
+        """Return the gradients of ``x``, of the sum before the ReLU, and of all parameters."""
         ...

@@ -72,3 +72,12 @@ def empty_numbers(x: Tensor, dtype: torch.dtype, count: int) -> list[Tensor]:
     # Each in the way that takes least time.
     first = x.new_empty(shape) if x.dtype is dtype else x.new_empty(shape, dtype=dtype)
     return [first, *[torch.empty_like(first) for _ in range(count - 1)]]
+
+
+def all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
+    """Return whether parameters are in the dtype of the statistics, as except in 16-bit models."""
+    dtype = mean.dtype
+    for each in parameters:
+        if each is not None and (each.dtype is not dtype or not each.is_contiguous()):
+            return False
+    return True

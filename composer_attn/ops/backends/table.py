@@ -29,7 +29,7 @@ from torch import Tensor
 from composer_attn.errors import ArgumentError, BackendWarning
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import activated_reference, reference
-from composer_attn.ops.backends.interface import ActivatedPasses, Passes
+from composer_attn.ops.backends.interface import ActivatedPasses, Passes, SiteCalls
 
 if TYPE_CHECKING:
     from composer_attn.ops.backends import (
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
         activated_inductor,
         activated_triton_kernels,
         cpp,
+        cpp_site,
         inductor,
         triton_kernels,
+        triton_site,
     )
 
     # Checked by mypy against the interface; the modules are loaded by name below.
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         activated_triton_kernels,
         activated_cpp,
     ]
+    _SITE_CALLS: list[SiteCalls] = [cpp_site, triton_site]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Backend:
     Attributes:
         passes: name of the module that implements :class:`.interface.Passes`.
         activated: name of the module that implements :class:`.interface.ActivatedPasses`.
+        sites: name of the module that implements :class:`.interface.SiteCalls`, if there is one.
         devices: supported device types; empty for any.
         dtypes: supported dtypes; empty for any.
         built: whether something must be built before the first pass can run.
@@ -65,6 +69,7 @@ class Backend:
 
     passes: str
     activated: str
+    sites: str | None = None
     devices: Collection[str] = ()
     dtypes: Collection[torch.dtype] = ()
     built: bool = False
@@ -84,12 +89,18 @@ _TABLE = {
     "triton": Backend(
         "triton_kernels",
         "activated_triton_kernels",
+        "triton_site",
         devices=_CUDA,
         dtypes=(torch.float16, torch.bfloat16, *_WIDE),
         built=True,
     ),
     "cpp": Backend(
-        "cpp", "activated_cpp", devices=("cpu",), dtypes=(torch.bfloat16, *_WIDE), built=True
+        "cpp",
+        "activated_cpp",
+        "cpp_site",
+        devices=("cpu",),
+        dtypes=(torch.bfloat16, *_WIDE),
+        built=True,
     ),
 }
 _AUTO = {"cpu": "cpp", "cuda": "triton"}
@@ -125,6 +136,19 @@ def find_activated(name: str, x: Tensor, activation: Activation) -> ActivatedPas
     if _ready(name) is reference or not _TABLE[name].takes(x):
         return activated_reference
     return _ready_for(name, activation.name)
+
+
+def find_site_calls(passes: Passes) -> SiteCalls | None:
+    """Return the module that computes whole sites with the passes of a backend, if it can."""
+    found = None if passes is reference else _site_calls(cast(ModuleType, passes).__name__)
+    return found if found is not None and found.is_available() else None
+
+
+@cache
+def _site_calls(passes: str) -> SiteCalls | None:
+    package, _, name = passes.rpartition(".")
+    file = next(each.sites for each in _TABLE.values() if each.passes == name)
+    return file and cast(SiteCalls, importlib.import_module(f"{package}.{file}"))
 
 
 def find_excited(name: str, x: Tensor) -> ModuleType | None:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from composer_attn.ops.backends.launch import ceil_divide, launch, next_power_of_2
+from composer_attn.ops.backends.launch import Call, ceil_divide, launch, next_power_of_2
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _WARPS = 8
@@ -21,6 +21,9 @@ _ENOUGH = 2048
 SUMS_OF_FIVE = 5
 # Offsets within a sample have 32 bits if that suffices.
 _WIDE = 2**31
+# Numbers of samples, channels and positions.
+Sizes = tuple[int, int, int]
+_Constants = dict[str, float | str]
 
 
 def load() -> None:
@@ -65,14 +68,21 @@ def offsets_of(c, positions, C, L, LAST: tl.constexpr, WIDE: tl.constexpr):
     return c[:, None] * L + positions[None, :]
 
 
+@triton.jit
+def row_of(row, LINE: tl.constexpr):
+    """Return the offset of a sample's numbers: 0 if they are a line, the same for all samples."""
+    own = row
+    if LINE:
+        own = row * 0
+    return own
+
+
 def reduce_map(
     kernel, maps: int, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
 ) -> None:
     """Launch a kernel that sums over space, with one program per sample and block of channels."""
-    samples, channels, _ = sizes = _sizes(x)
-    across, along, warps, stages = _reduction_tile(*sizes, last, x.element_size(), maps)
-    programs = samples * ceil_divide(channels, across)
-    constants = _constants(sizes, last, across, along) | {"STAGES": stages}
+    sizes = sizes_of(x)
+    programs, warps, constants = _reduction(sizes, last, x.element_size(), maps)
     _run(kernel, programs, x, sizes, arguments, warps, **flags, **constants)
 
 
@@ -80,7 +90,35 @@ def write_map(
     kernel, x: Tensor, last: bool, *arguments: Tensor | None, **flags: bool | float | str
 ) -> None:
     """Launch a kernel that writes a feature map, with one program per tile."""
-    samples, channels, positions = sizes = _sizes(x)
+    sizes = sizes_of(x)
+    programs, constants = _writing(sizes, last)
+    _run(kernel, programs, x, sizes, arguments, _WARPS, **flags, **constants)
+
+
+def reduction(
+    kernel, maps: int, sizes: Sizes, last: bool, itemsize: int, **flags: bool | float | str
+) -> Call:
+    """Prepare :func:`reduce_map` for maps of these sizes."""
+    programs, warps, constants = _reduction(sizes, last, itemsize, maps)
+    return Call(kernel, programs, sizes[1:], warps, **flags, **constants)
+
+
+def writing(kernel, sizes: Sizes, last: bool, **flags: bool | float | str) -> Call:
+    """Prepare :func:`write_map` for maps of these sizes."""
+    programs, constants = _writing(sizes, last)
+    return Call(kernel, programs, sizes[1:], _WARPS, **flags, **constants)
+
+
+def _reduction(sizes: Sizes, last: bool, itemsize: int, maps: int) -> tuple[int, int, _Constants]:
+    """Return the number of programs, their warps, and the constants of a sum over space."""
+    across, along, warps, stages = _reduction_tile(*sizes, last, itemsize, maps)
+    constants = _constants(sizes, last, across, along) | {"STAGES": stages}
+    return sizes[0] * ceil_divide(sizes[1], across), warps, constants
+
+
+def _writing(sizes: Sizes, last: bool) -> tuple[int, _Constants]:
+    """Return the number of programs and the constants of a kernel that writes a map."""
+    samples, channels, positions = sizes
     if last:
         across = min(64, next_power_of_2(channels))
         along = _TILE // 64
@@ -88,8 +126,7 @@ def write_map(
         along = min(1024, next_power_of_2(positions))
         across = min(_TILE // along, next_power_of_2(channels))
     programs = samples * ceil_divide(channels, across) * ceil_divide(positions, along)
-    constants = _constants(sizes, last, across, along)
-    _run(kernel, programs, x, sizes, arguments, _WARPS, **flags, **constants)
+    return programs, _constants(sizes, last, across, along)
 
 
 def _reduction_tile(
@@ -109,7 +146,7 @@ def _reduction_tile(
         return min(_TILE // along, next_power_of_2(channels)), along, _WARPS, 1
     across = min(64, next_power_of_2(channels))
     many = samples * ceil_divide(channels, across) >= _ENOUGH
-    if itemsize > 4 or (maps > 2 and positions > 64):  # more would not fit the registers
+    if itemsize > 4 or (maps > 2 and (positions > 64 or not many)):  # more would not fit registers
         return across, 64, _WARPS, 1
     if positions >= 1024:
         return across, 64, _WARPS, 3
@@ -118,22 +155,20 @@ def _reduction_tile(
     return across, 64, 4, 1
 
 
-def _sizes(x: Tensor) -> tuple[int, int, int]:
+def sizes_of(x: Tensor) -> Sizes:
     """Return the numbers of samples, channels and positions."""
     samples, channels = x.shape[:2]
     return samples, channels, x.numel() // (samples * channels)
 
 
-def _constants(
-    sizes: tuple[int, int, int], last: bool, across: int, along: int
-) -> dict[str, float | str]:
+def _constants(sizes: Sizes, last: bool, across: int, along: int) -> _Constants:
     """Return the constants of all kernels over feature maps, in their order."""
     _, channels, positions = sizes
     return {"LAST": last, "WIDE": channels * positions >= _WIDE, "BC": across, "BL": along}
 
 
 def _run(
-    kernel, programs: int, x: Tensor, sizes: tuple[int, int, int], arguments, warps: int,
+    kernel, programs: int, x: Tensor, sizes: Sizes, arguments, warps: int,
     **constants: float | str,
 ) -> None:  # fmt: skip
     """Launch a kernel; ``x`` is a placeholder for absent tensors, which it does not access."""

@@ -24,6 +24,7 @@ from composer_attn.ops.backends.tile_kernels import (
     load,
     offsets_of,
     reduce_map,
+    row_of,
     tile_of,
     write_map,
 )
@@ -71,7 +72,7 @@ def _moments(
 @triton.jit
 def _affine(
     x, scale, shift, shortcut, y, C, L,
-    JOINED: tl.constexpr, RELU: tl.constexpr,
+    LINE: tl.constexpr, JOINED: tl.constexpr, RELU: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = scale.dtype.element_ty
@@ -79,8 +80,9 @@ def _affine(
     at = l0 + tl.arange(0, BL)
     inside = (c < C)[:, None] & (at < L)[None, :]
     offsets = start + offsets_of(c, at, C, L, LAST, WIDE)
-    a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
-    b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+    own = row_of(row, LINE)
+    a = tl.load(scale + own + c, mask=c < C, other=0)[:, None]
+    b = tl.load(shift + own + c, mask=c < C, other=0)[:, None]
     out = tl.load(x + offsets, mask=inside, other=0).to(S) * a + b
     if JOINED:
         out += tl.load(shortcut + offsets, mask=inside, other=0).to(S)
@@ -92,18 +94,19 @@ def _affine(
 @triton.jit
 def _gradient_sums(
     dy, x, centre, scale, shift, y, g, first_sum, second_sum, C, L,
-    COMPUTED: tl.constexpr, OUTPUT: tl.constexpr,
+    LINE: tl.constexpr, COMPUTED: tl.constexpr, OUTPUT: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = centre.dtype.element_ty
     start, row, c, _ = tile_of(L, C, LAST, WIDE, BC, BL, False)
-    k = tl.load(centre + row + c, mask=c < C, other=0)[:, None]
+    own = row_of(row, LINE)
+    k = tl.load(centre + own + c, mask=c < C, other=0)[:, None]
     first = tl.zeros([BC, BL], S)
     second = tl.zeros([BC, BL], S)
     if COMPUTED:
-        a = tl.load(scale + row + c, mask=c < C, other=0)[:, None]
-        b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+        a = tl.load(scale + own + c, mask=c < C, other=0)[:, None]
+        b = tl.load(shift + own + c, mask=c < C, other=0)[:, None]
     for l0 in tl.range(0, L, BL, num_stages=STAGES):
         at = l0 + tl.arange(0, BL)
         inside = (c < C)[:, None] & (at < L)[None, :]
@@ -124,7 +127,7 @@ def _gradient_sums(
 @triton.jit
 def _input_gradient(
     dy, x, slope, mean, d_mean, d_variance, shift, dx, C, L,
-    MASKED: tl.constexpr, SPREAD: tl.constexpr,
+    LINE: tl.constexpr, MASKED: tl.constexpr, SPREAD: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = slope.dtype.element_ty
@@ -133,16 +136,17 @@ def _input_gradient(
     inside = (c < C)[:, None] & (at < L)[None, :]
     offsets = start + offsets_of(c, at, C, L, LAST, WIDE)
     grad = tl.load(dy + offsets, mask=inside, other=0).to(S)
-    of_dy = tl.load(slope + row + c, mask=c < C, other=0)[:, None]
-    rest = tl.load(d_mean + row + c, mask=c < C, other=0)[:, None] / L
+    own = row_of(row, LINE)
+    of_dy = tl.load(slope + own + c, mask=c < C, other=0)[:, None]
+    rest = tl.load(d_mean + own + c, mask=c < C, other=0)[:, None] / L
     if MASKED or SPREAD:
         value = tl.load(x + offsets, mask=inside, other=0).to(S)
     if MASKED:
-        b = tl.load(shift + row + c, mask=c < C, other=0)[:, None]
+        b = tl.load(shift + own + c, mask=c < C, other=0)[:, None]
         grad = tl.where(value * of_dy + b <= 0, 0, grad)
     if SPREAD:
-        of_x = tl.load(d_variance + row + c, mask=c < C, other=0)[:, None] * 2 / L
-        rest -= of_x * tl.load(mean + row + c, mask=c < C, other=0)[:, None]
+        of_x = tl.load(d_variance + own + c, mask=c < C, other=0)[:, None] * 2 / L
+        rest -= of_x * tl.load(mean + own + c, mask=c < C, other=0)[:, None]
         rest += value * of_x
     tl.store(dx + offsets, (grad * of_dy + rest).to(dx.dtype.element_ty), mask=inside)
 
@@ -160,7 +164,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor | None, rel
     x, last = dense(x)
     scale, shift = numbers(x, statistics_dtype(x), scale, shift)
     y, joined = torch.empty_like(x), None if shortcut is None else like(shortcut, last)
-    flags = {"JOINED": joined is not None, "RELU": relu}
+    flags = {"LINE": False, "JOINED": joined is not None, "RELU": relu}
     write_map(_affine, x, last, x, scale, shift, joined, y, **flags)
     return y
 
@@ -176,7 +180,7 @@ def gradient_sums(
     first, second = empty_numbers(x, dtype, 2)
     y, g = (like(mask, last), torch.empty_like(x)) if isinstance(mask, Tensor) else (None, dy)
     tensors = (dy, x, *given, y, g, first, second)
-    flags = {"COMPUTED": isinstance(mask, tuple), "OUTPUT": y is not None}
+    flags = {"LINE": False, "COMPUTED": isinstance(mask, tuple), "OUTPUT": y is not None}
     reduce_map(_gradient_sums, 2 if y is None else 4, x, last, *tensors, **flags)
     return first, second, g
 
@@ -194,6 +198,6 @@ def input_gradient(
     x, last = dense(x)
     dy, dx = like(dy, last), torch.empty_like(x)
     given = numbers(x, statistics_dtype(x), slope, mean, d_mean, d_variance, shift)
-    flags = {"MASKED": shift is not None, "SPREAD": d_variance is not None}
+    flags = {"LINE": False, "MASKED": shift is not None, "SPREAD": d_variance is not None}
     write_map(_input_gradient, x, last, dy, x, *given, dx, **flags)
     return dx

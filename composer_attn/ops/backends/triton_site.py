@@ -1,0 +1,303 @@
+"""A whole site in Triton kernels: attention and batch norm with as few launches as possible.
+
+The counterpart of :mod:`.cpp_site` for CUDA. All ``(N, C)`` numbers of a site stay in one
+workspace. For SE there are five launches forward and five backward, for ECA four and five
+(:mod:`.map_launches`).
+"""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from composer_attn.ops.activations import RELU
+from composer_attn.ops.backends import map_launches as maps
+from composer_attn.ops.backends.elementwise_kernels import GATES
+from composer_attn.ops.backends.excitation_kernels import (
+    convolution,
+    kernel_gradient,
+    normalizing,
+    normalizing_gradient,
+)
+from composer_attn.ops.backends.launch import Call
+from composer_attn.ops.backends.layer_kernels import layer, layer_gradients
+from composer_attn.ops.backends.layout import all_like, like
+from composer_attn.ops.backends.map_launches import (
+    MapLaunches,
+    addresses,
+    launches_of,
+    pointer,
+)
+from composer_attn.ops.normalization import Running
+
+__all__ = ["GATES", "TritonSite", "excite", "gradient", "is_available", "normalize", "write"]
+
+Parameters = tuple[Tensor | None, ...]
+
+
+class TritonSite(NamedTuple):
+    """What the calls of a site share.
+
+    Attributes:
+        of: the launches for its map.
+        is_kernel: whether the layers are a convolution along the channels, not two linear layers.
+        width: size of the kernel, or number of hidden channels.
+        gate: one of :data:`.elementwise_kernels.GATES`.
+    """
+
+    of: MapLaunches
+    is_kernel: bool
+    width: int
+    gate: int
+
+    @property
+    def hidden(self) -> int:
+        """How many numbers the hidden layer has."""
+        return 0 if self.is_kernel else self.of.sizes[0] * self.width
+
+    def views(self, work: Tensor) -> list[Any]:
+        """Return views of a workspace: mean, variance, s, scale, shift; mu, inverse; hidden."""
+        samples, channels, _ = self.of.sizes
+        begins, whole = self.of.once(_offsets, self.hidden), samples * channels
+        numbers = [work[at : at + whole].view(samples, channels) for at in begins[:5]]
+        of_norm = [work[at : at + channels] for at in begins[5:7]]
+        if self.is_kernel:
+            return [*numbers, *of_norm, None]
+        hidden = work[begins[7] : begins[7] + self.hidden].view(samples, self.width)
+        return [*numbers, *of_norm, hidden.relu()]
+
+
+def is_available() -> bool:
+    """Return whether the calls can be used: whenever the kernels can."""
+    return True
+
+
+def excite(
+    x: Tensor, last: bool, is_kernel: bool, gate: int, parameters: Parameters
+) -> tuple[TritonSite, Tensor]:
+    """Compute moments and scales of a feature map (:func:`.cpp_site.excite`)."""
+    first = cast(Tensor, parameters[0])  # only biases can be absent
+    of, width = launches_of(x, last), first.numel() if is_kernel else first.size(0)
+    site = TritonSite(of, is_kernel, width, gate)
+    offsets = of.once(_offsets, site.hidden)
+    work = torch.empty(offsets[-1], dtype=of.of_numbers, device=x.device)
+    mean, variance, s, _, _, _, _, hidden, _ = addresses(work, offsets)
+    holders = (x, work, *[each for each in parameters if each is not None])
+    with of.here():
+        of.once(maps.moments)((x.data_ptr(), mean, variance), holders)
+        if is_kernel:
+            of.once(_convolved, width, gate)((mean, first.data_ptr(), s), holders)
+        else:
+            w1, b1, w2, b2 = [pointer(each) for each in parameters]
+            of.once(_hidden, width, b1 != 0)((mean, w1, b1, 0, hidden), holders[1:])
+            of.once(_expanded, width, b2 != 0, gate)((hidden, w2, b2, 0, s), holders[1:])
+    return site, work
+
+
+def normalize(
+    site: TritonSite,
+    work: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    running: Running | None,
+) -> bool:
+    """Normalize the scaled map, up to scale and shift; return whether it could be done."""
+    found = norm_launch(site.of, work, weight, bias, eps, running)
+    if found is None:
+        return False
+    run, given, holders = found
+    offsets = site.of.once(_offsets, site.hidden)
+    mean, variance, s, scale, shift, mu, inverse, _, _ = addresses(work, offsets)
+    with site.of.here():
+        run((s, mean, variance, *given, scale, shift, mu, inverse, 0), (work, *holders))
+    return True
+
+
+def norm_launch(
+    of: MapLaunches,
+    numbers: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    running: Running | None,
+    unit: bool = False,
+) -> tuple[Call, list[int], list[Tensor]] | None:
+    """Prepare a norm, unless its momentum or the dtype of its parameters rule it out.
+
+    Returns:
+        The launch, the addresses of the norm's tensors, and the tensors.
+    """
+    given = (weight, bias, *(running[:2] if running is not None else (None, None)))
+    if not all_like(numbers, *given):
+        return None
+    flags: tuple[float | bool, ...] = (2, 0.0, False)
+    if running is not None:
+        if isinstance(running.momentum, Tensor):
+            return None
+        flags = (running.number, float(running.momentum), running.fixed)
+    described = (weight is not None, bias is not None, running is not None, unit)
+    call = of.once(_normalizing, float(eps), *flags, *described)
+    return call, [pointer(each) for each in given], [each for each in given if each is not None]
+
+
+def write(site: TritonSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """Write the normalized map, after an addition and a ReLU."""
+    of, y = site.of, torch.empty_like(x)
+    joined = None if shortcut is None else like(shortcut, of.last)
+    _, _, _, scale, shift, *_ = addresses(work, of.once(_offsets, site.hidden))
+    holders = (x, work, y) if joined is None else (x, work, y, joined)
+    with of.here():
+        run = of.once(maps.affine, False, joined is not None, relu)
+        run((x.data_ptr(), scale, shift, pointer(joined), y.data_ptr()), holders)
+    return y
+
+
+def gradient(
+    site: TritonSite,
+    work: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    relu: bool,
+    fixed: bool,
+    weight: Tensor | None,
+    parameters: Parameters,
+    needs_dx: bool,
+) -> tuple[Tensor | None, Tensor, Parameters]:
+    """Differentiate all of it (:func:`.cpp_site.gradient`)."""
+    of = site.of
+    dy, y = like(dy, of.last), None if y is None else like(y, of.last)
+    offsets = of.once(_scratch_offsets, site.hidden)
+    scratch = torch.empty(offsets[-1], dtype=work.dtype, device=work.device)
+    g, dx = dy if y is None else torch.empty_like(x), None
+    d_weight, d_bias = [
+        torch.empty(of.sizes[1], dtype=work.dtype, device=work.device) for _ in range(2)
+    ]
+    mean, variance, s, scale, shift, mu, inverse, _, _ = addresses(
+        work, of.once(_offsets, site.hidden)
+    )
+    d_shift, d_scale, d_s, d_mean, d_variance, _, _ = addresses(scratch, offsets)
+    masked = relu and y is None
+    holders = (x, work, scratch, dy, g) if y is None else (x, work, scratch, dy, g, y)
+    with of.here():
+        of_mask = (scale, shift) if masked else (0, 0)
+        of_maps = (dy.data_ptr(), x.data_ptr(), mean, *of_mask, pointer(y), g.data_ptr())
+        run = of.once(maps.gradient_sums, False, masked, y is not None)
+        run((*of_maps, d_shift, d_scale), holders)
+        given = (d_scale, d_shift, s, mean, variance, mu, inverse, pointer(weight))
+        results = (d_s, d_mean, d_variance, d_weight.data_ptr(), d_bias.data_ptr())
+        run = of.once(_normalizing_gradient, weight is not None, fixed, site.gate)
+        of_weight = () if weight is None else (weight,)
+        run((*given, *results), (work, scratch, d_weight, d_bias, *of_weight))
+        of_layers = _layer_gradients(site, work, scratch, parameters)
+        if needs_dx:
+            dx = torch.empty_like(x)
+            of_maps = (g.data_ptr(), x.data_ptr(), scale, mean, d_mean, d_variance)
+            run = of.once(maps.input_gradient, False, masked, not fixed)
+            run((*of_maps, shift if masked else 0, dx.data_ptr()), (*holders, dx))
+    return dx, g, (d_weight, d_bias, *of_layers)
+
+
+def _layer_gradients(
+    site: TritonSite, work: Tensor, scratch: Tensor, parameters: Parameters
+) -> list[Tensor | None]:
+    """Return the gradients of the layers' parameters, and add that of the means to ``d_mean``."""
+    of, width = site.of, site.width
+    mean, *_, hidden, _ = addresses(work, of.once(_offsets, site.hidden))
+    _, _, d_logits, d_mean, _, d_hidden, _ = addresses(
+        scratch, of.once(_scratch_offsets, site.hidden)
+    )
+    if site.is_kernel:
+        kernel = cast(Tensor, parameters[0])
+        return [kernel_launches(of, (work, scratch), mean, d_logits, d_mean, kernel, added=True)]
+    found = [None if each is None else torch.empty_like(each) for each in parameters]
+    w1, b1, w2, b2 = [pointer(each) for each in parameters]
+    holders = (work, scratch, *[each for each in (*parameters, *found) if each is not None])
+    of.once(_hidden_gradient, width)((d_logits, w2, 0, hidden, d_hidden), holders)
+    of.once(_of_layers, width, (b1 != 0, b2 != 0))(
+        (d_logits, d_hidden, hidden, mean, w1, d_mean, *[pointer(each) for each in found]), holders
+    )
+    return found
+
+
+def kernel_launches(
+    of: MapLaunches,
+    holders: tuple[Tensor, ...],
+    means: int,
+    d_logits: int,
+    d_means: int,
+    kernel: Tensor,
+    added: bool,
+) -> Tensor:
+    """Return a kernel's gradient, and write that of the means, or add it."""
+    size = kernel.numel()
+    run = of.once(_kernel_gradient, size)
+    parts = torch.empty((run.programs, size), dtype=of.of_numbers, device=kernel.device)
+    run((d_logits, means, parts.data_ptr()), (*holders, parts))
+    of.once(_convolved_back, size, added)(
+        (d_logits, kernel.data_ptr(), d_means), (*holders, kernel)
+    )
+    return parts.sum(0).view_as(kernel)
+
+
+def _offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
+    """Mean, variance, s, scale, shift; mu, inverse; hidden channels, before the ReLU."""
+    samples, channels, _ = of.sizes
+    return of.offsets(*[samples * channels] * 5, channels, channels, hidden)
+
+
+def _scratch_offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
+    """The gradients of shift, scale, logits, mean, variance; of the hidden channels."""
+    samples, channels, _ = of.sizes
+    return of.offsets(*[samples * channels] * 5, hidden)
+
+
+def _convolved(of: MapLaunches, size: int, gate: int) -> Call:
+    return convolution(*of.sizes[:2], size, GATE=gate)
+
+
+def _convolved_back(of: MapLaunches, size: int, added: bool) -> Call:
+    return convolution(*of.sizes[:2], size, FLIPPED=True, ADDED=added)
+
+
+def _kernel_gradient(of: MapLaunches, size: int) -> Call:
+    return kernel_gradient(*of.sizes[:2], size)
+
+
+def _hidden(of: MapLaunches, width: int, bias: bool) -> Call:
+    return layer(*of.sizes[:2], width, of.itemsize, bias=bias)
+
+
+def _expanded(of: MapLaunches, width: int, bias: bool, gate: int) -> Call:
+    samples, channels, _ = of.sizes
+    return layer(samples, width, channels, of.itemsize, bias=bias, after=RELU, gate=gate)
+
+
+def _hidden_gradient(of: MapLaunches, width: int) -> Call:
+    return layer(*of.sizes[:2], width, of.itemsize, rows=True, back=RELU)
+
+
+def _of_layers(of: MapLaunches, width: int, biases: tuple[bool, bool]) -> Call:
+    return layer_gradients(*of.sizes[:2], width, of.itemsize, biases, added=True)
+
+
+def _normalizing(
+    of: MapLaunches,
+    eps: float,
+    number: int,
+    momentum: float,
+    fixed: bool,
+    weight: bool,
+    bias: bool,
+    kept: bool,
+    unit: bool,
+) -> Call:
+    return normalizing(
+        *of.sizes[:2], number, EPS=eps, MOMENTUM=momentum, WEIGHT=weight, BIAS=bias, KEPT=kept,
+        FIXED=fixed, UNIT=unit,
+    )  # fmt: skip
+
+
+def _normalizing_gradient(of: MapLaunches, weight: bool, fixed: bool, gate: int) -> Call:
+    return normalizing_gradient(*of.sizes[:2], WEIGHT=weight, FIXED=fixed, GATE=gate)
