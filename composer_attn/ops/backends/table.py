@@ -30,6 +30,7 @@ from composer_attn.errors import ArgumentError, BackendWarning
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import activated_reference, reference
 from composer_attn.ops.backends.interface import ActivatedPasses, Passes
+from composer_attn.ops.backends.region_interface import RegionCalls
 
 if TYPE_CHECKING:
     from composer_attn.ops.backends import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         activated_inductor,
         activated_triton_kernels,
         cpp,
+        cpp_region,
         inductor,
         triton_kernels,
     )
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         activated_triton_kernels,
         activated_cpp,
     ]
+    _REGIONS: list[RegionCalls] = [cpp_region]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Backend:
         devices: supported device types; empty for any.
         dtypes: supported dtypes; empty for any.
         built: whether something must be built before the first pass can run.
+        region: name of the module that implements :class:`.region_interface.RegionCalls`, if any.
     """
 
     passes: str
@@ -68,6 +72,7 @@ class Backend:
     devices: Collection[str] = ()
     dtypes: Collection[torch.dtype] = ()
     built: bool = False
+    region: str = ""
 
     def takes(self, x: Tensor) -> bool:
         """Return whether the passes support a feature map."""
@@ -89,7 +94,12 @@ _TABLE = {
         built=True,
     ),
     "cpp": Backend(
-        "cpp", "activated_cpp", devices=("cpu",), dtypes=(torch.bfloat16, *_WIDE), built=True
+        "cpp",
+        "activated_cpp",
+        devices=("cpu",),
+        dtypes=(torch.bfloat16, *_WIDE),
+        built=True,
+        region="cpp_region",
     ),
 }
 _AUTO = {"cpu": "cpp", "cuda": "triton"}
@@ -125,6 +135,22 @@ def find_activated(name: str, x: Tensor, activation: Activation) -> ActivatedPas
     if _ready(name) is reference or not _TABLE[name].takes(x):
         return activated_reference
     return _ready_for(name, activation.name)
+
+
+def find_region(name: str, x: Tensor) -> RegionCalls | None:
+    """Return the calls for whole stages (:mod:`.region_interface`), if the backend has them."""
+    name = _chosen(name, x)
+    backend = _TABLE[name]
+    # If the passes are unavailable, which is warned of elsewhere, so are these.
+    if not backend.region or not backend.takes(x) or _ready(name) is reference:
+        return None
+    return _ready_region(name)
+
+
+@cache
+def _ready_region(name: str) -> RegionCalls | None:
+    found = cast(RegionCalls | None, _load(name, _TABLE[name].region))
+    return found if found is not None and found.is_available() else None
 
 
 def find_excited(name: str, x: Tensor) -> ModuleType | None:
