@@ -166,13 +166,14 @@ def _region(
 
 
 def _by_hand(x, norm, activation, attention, backend, shortcut) -> Tensor:
+    # The caller has checked that the attention has a manual gradient, if there is one.
+    by_hand: Any = None if attention is None else excitation_of(attention)
     if norm is not None:
         pending: Any = begin(x, norm, backend)
         pending = pending if activation == IDENTITY else pending.activated(activation)
-        if attention is not None:
-            pending = pending.attended(*excitation_of(attention))
+        pending = pending if by_hand is None else pending.attended(*by_hand)
         return pending.result(shortcut=shortcut)
-    excitation, parameters = excitation_of(attention)
+    excitation, parameters = by_hand
     found = (find_passes(backend, x), find_activated(backend, x, activation))
     given = (Stages(*found, activation, None, excitation), x, shortcut, None, None, *parameters)
     with in_full_precision(x):

@@ -21,7 +21,7 @@ from composer_attn.ops.recorded import Recorded, differentiable_once
 from composer_attn.ops.region_layers import general_numbers
 
 
-class Parts(NamedTuple):
+class SiteParts(NamedTuple):
     """The parts of a site; :class:`~.activated_functions.Stages`, before a backend is looked up."""
 
     backend: str
@@ -45,7 +45,8 @@ class FinishedSite(Recorded):
         ctx.parameters = len(parameters)
         ctx.layers = None if attention is None else attention.layers
         mask, numbers = y if given.relu else None, None if attention is None else attention.numbers
-        ctx.save_for_backward(mask, x, of.numbers.kept, numbers, *parameters)
+        _, statistics, line, _ = of.numbers
+        ctx.save_for_backward(mask, x, statistics, line, numbers, *parameters)
         return y
 
     @staticmethod
@@ -54,9 +55,15 @@ class FinishedSite(Recorded):
         """Differentiate it in one call; by plain operations where those are needed."""
         if needs_plain_passes(dy):
             return _general_gradients(ctx, dy)
-        y, x, kept, numbers, weight, bias, *parameters = ctx.saved_tensors
-        given = (dy, x, y, kept, numbers, weight, ctx.parts.norm.fixed, ctx.parts.activation)
-        rest = (ctx.layers, tuple(parameters), ctx.sizes, ctx.needs_input_grad[1])
+        y, x, statistics, line, numbers, weight, bias, *parameters = ctx.saved_tensors
+        given = (dy, x, y, statistics, line, numbers, weight, ctx.parts.norm.fixed)
+        rest = (
+            ctx.parts.activation,
+            ctx.layers,
+            tuple(parameters),
+            ctx.sizes,
+            ctx.needs_input_grad[1],
+        )
         dx, g, (d_weight, d_bias, *of_layers) = ctx.calls.gradient(*given, *rest)
         of_norm = (None if weight is None else d_weight, None if bias is None else d_bias)
         return None, dx, g if ctx.joined else None, *of_norm, *of_layers
@@ -87,23 +94,22 @@ class SummedSite(Recorded):
         y, pending = given.output(shortcut), given.pending
         of = pending.of
         ctx.calls, ctx.sizes, ctx.parts = of.calls, of.numbers.sizes, pending.parts
-        half = of.numbers.kept[: 2 * x.size(1)].clone()  # a view would keep the other, too
-        ctx.save_for_backward(x, weight, bias, y if given.relu else None, half)
+        ctx.save_for_backward(x, weight, bias, y if given.relu else None, of.numbers.statistics)
         return y
 
     @staticmethod
     @differentiable_once
     def backward(ctx, dy: Tensor):
         """Differentiate the sum; without an addition there is no gradient of the shortcut."""
-        x, weight, bias, y, half = ctx.saved_tensors
+        x, weight, bias, y, statistics = ctx.saved_tensors
         if needs_plain_passes(dy):
-            mu, inverse = half.view(2, -1)
+            mu, inverse = statistics.view(2, -1)
             scale = inverse if weight is None else inverse * weight
             saved = (x, weight, bias, y, mu, None, scale, mu, inverse)
             ctx.stages = stages_of(ctx.parts, x)
             _, dx, g, d_weight, d_bias = gradients_of_sum(ctx, saved, dy)
         else:
-            given = (dy, x, y, half, weight, ctx.parts.norm.fixed, ctx.sizes)
+            given = (dy, x, y, statistics, weight, ctx.parts.norm.fixed, ctx.sizes)
             dx, g, found = ctx.calls.sum_gradient(*given, ctx.needs_input_grad[1])
             d_weight, d_bias = found
         of_norm = (None if weight is None else d_weight, None if bias is None else d_bias)
@@ -112,33 +118,40 @@ class SummedSite(Recorded):
 
 def recompute_site(node: Any) -> Tensor:
     """Compute the output of a :class:`FinishedSite` without a mask again, given its node."""
-    _, x, kept, numbers, *parameters = node.saved_tensors
+    _, x, statistics, line, numbers, *parameters = node.saved_tensors
     stages = stages_of(node.parts, x)
-    mu, _, scale, shift, _, inverse, s, *_ = general_kept(kept, numbers, stages.excitation, x)
+    mu, _, scale, shift, _, inverse, s, *_ = general_kept(
+        statistics, line, numbers, stages.excitation, x
+    )
     of_norm = (mu, None, spread_out(scale, x), spread_out(shift, x), mu, inverse)
     return PendingRegion(x, "reference", stages, of_norm, tuple(parameters), s).values()
 
 
-def stages_of(parts: Parts, x: Tensor) -> Stages:
+def stages_of(parts: SiteParts, x: Tensor) -> Stages:
     """Return the stages that the general gradient is computed by."""
     return Stages(find_passes(parts.backend, x), *parts[1:])
 
 
 def _general_gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    y, x, kept, numbers, *parameters = ctx.saved_tensors
+    y, x, statistics, line, numbers, *parameters = ctx.saved_tensors
     if y is not None:
         dy = torch.where(y <= 0, 0, dy)
     ctx.stages = stages_of(ctx.parts, x)
-    found = general_kept(kept, numbers, ctx.stages.excitation, x)
+    found = general_kept(statistics, line, numbers, ctx.stages.excitation, x)
     return gradients(ctx, (x, *parameters, *found), dy)
 
 
 def general_kept(
-    kept: Tensor, numbers: Tensor | None, excitation: Excitation | None, x: Tensor
+    statistics: Tensor,
+    line: Tensor,
+    numbers: Tensor | None,
+    excitation: Excitation | None,
+    x: Tensor,
 ) -> tuple[Any, ...]:
     """Return what the general gradient needs: of the norm, the scales, and of the layers."""
-    mu, inverse, scale, shift = kept.view(4, 1, -1)
-    of_attention = (None,) * 3
+    mu, inverse = statistics.view(2, -1)
+    scale, shift = line.view(2, 1, -1)
+    of_attention: tuple[Tensor | None, ...] = (None, None, None)
     if numbers is not None and excitation is not None:
         of_attention = general_numbers(numbers, excitation, x)
-    return mu[0], None, scale, shift, mu[0], inverse[0], *of_attention
+    return mu, None, scale, shift, mu, inverse, *of_attention

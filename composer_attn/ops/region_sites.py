@@ -5,7 +5,7 @@ norm, and an attention of known layers. Any other continuation is computed from 
 which consist of views of the same numbers.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from composer_attn.ops.pending_region import Given, Make, PendingRegion
 from composer_attn.ops.region_functions import (
     FinishedSite,
     FinishedSiteInPlace,
-    Parts,
+    SiteParts,
     SummedSite,
     general_kept,
     stages_of,
@@ -96,10 +96,10 @@ class PendingSite:
         return self.of.weight, self.of.bias, *of_layers
 
     @property
-    def parts(self) -> "Parts":
+    def parts(self) -> "SiteParts":
         """What the general gradient is computed by."""
         excitation = None if self.attention is None else self.attention.excitation
-        return Parts(
+        return SiteParts(
             *(self.of.backend, self.activated_by, self.activation, self.of.norm, excitation)
         )
 
@@ -107,8 +107,9 @@ class PendingSite:
         """Return the general stage."""
         of, attention = self.of, self.attention
         mean, variance, _, scale, shift = of.numbers.work.view(5, *self.x.shape[:2])
-        numbers, excitation = (None, None) if attention is None else (attention[3], attention[0])
-        *kept, s, m, hidden = general_kept(of.numbers.kept, numbers, excitation, self.x)
+        numbers = None if attention is None else attention.numbers
+        given = (of.numbers.statistics, of.numbers.line, numbers, self.parts.excitation)
+        *kept, s, m, hidden = general_kept(*given, self.x)
         _, _, _, _, mu, inverse = kept
         if of.norm.fixed:  # there are no moments
             mean = variance = mu.expand_as(scale).contiguous()
@@ -177,7 +178,7 @@ class PendingSite:
         attention = AttentionSite(excitation, parameters, layers, numbers)
         found = PendingSite(of, self.activation, self.activated_by, attention)
         if excitation.observer is not None:
-            excitation.observer(found.s)
+            excitation.observer(cast(Tensor, found.s))
         return found
 
 

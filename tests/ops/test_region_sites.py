@@ -137,6 +137,13 @@ def transposed() -> nn.Module:
     return built
 
 
+class Doubled(SqueezeExcitation):
+    """Layers of its own."""
+
+    def logits(self, means):
+        return 2 * super().logits(means)
+
+
 class Halved(SqueezeExcitation):
     """A gate of its own."""
 
@@ -144,8 +151,11 @@ class Halved(SqueezeExcitation):
         return torch.sigmoid(logits) / 2
 
 
-@pytest.mark.parametrize("make", [transposed, lambda: Doubled(6, 3).double(), lambda: Halved(6, 3).double()],
-                         ids=["transposed", "own layers", "own gate"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [transposed, lambda: Doubled(6, 3).double(), lambda: Halved(6, 3).double()],
+    ids=["transposed", "own layers", "own gate"],
+)
 def test_other_attentions_take_the_general_stages_after_the_norm(calls, make):
     site = build(SMALL)
     site.attention = make()
@@ -162,7 +172,7 @@ def test_layers_in_16_bits_do_too(calls):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@each_kind
+@pytest.mark.parametrize("attention", ["two", "one", "eca"])
 @each_training
 def test_it_agrees_with_the_modules(calls, activation, attention, training):
     site = build(SMALL, activation, attention, training=training)
@@ -344,9 +354,9 @@ def test_changing_a_weight_before_the_gradient_is_refused():
         y.sum().backward()
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize(("activation", "attention"), list(
-    itertools.product(["relu", "silu", "hardswish", "identity"], [None, *FOREIGN, "se"])
+    itertools.product(["relu", "silu", "identity"], [None, "two", "one", "eca", "se"])
 ))  # fmt: skip
 @each_training
 @pytest.mark.parametrize("of_gradient", [True, False])

@@ -22,7 +22,7 @@ from composer_attn.ops.manual_gradients import Norm
 
 _OF_LAYERS = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_int]
 _OF_NORM = {
-    "region_normalize": [ctypes.c_void_p] * 7 + [ctypes.c_double] * 3 + [ctypes.c_bool] + cpp.SIZES,
+    "region_normalize": [ctypes.c_void_p] * 8 + [ctypes.c_double] * 3 + [ctypes.c_bool] + cpp.SIZES,
     "sum_gradient": [ctypes.c_void_p] * 10 + [ctypes.c_bool] + cpp.SIZES,
 }
 _OF_ACTIVATION = {
@@ -30,7 +30,7 @@ _OF_ACTIVATION = {
     + [ctypes.c_double, ctypes.c_bool]
     + _OF_LAYERS
     + cpp.SIZES,
-    "region_gradient": [ctypes.c_void_p] * 17
+    "region_gradient": [ctypes.c_void_p] * 18
     + [ctypes.c_double, ctypes.c_bool]
     + _OF_LAYERS
     + cpp.SIZES,
@@ -69,15 +69,15 @@ def normalize(
         return None
     running, rates = cpp.running_arguments(norm.running)
     dtype, (samples, channels, *_) = statistics_dtype(x), x.shape
-    kept = x.new_empty(4 * channels, dtype=dtype)
-    if isinstance(rates[0], Tensor) or not cpp.all_like(kept, weight, bias, *running):
+    statistics = x.new_empty(2 * channels, dtype=dtype)
+    if isinstance(rates[0], Tensor) or not cpp.all_like(statistics, weight, bias, *running):
         return None
     whole, values = samples * channels, x.numel()
     sizes = (samples, channels, values // whole, last, cpp.threads(values))
-    work = kept.new_empty(5 * whole)
-    given = _addresses(x, weight, bias, *running, work, kept)
+    work, line = statistics.new_empty(5 * whole), torch.empty_like(statistics)
+    given = _addresses(x, weight, bias, *running, work, statistics, line)
     load()["region_normalize", x.dtype](*given, norm.eps, *rates, *sizes)
-    return RegionNumbers(work, kept, sizes)
+    return RegionNumbers(work, statistics, line, sizes)
 
 
 def attend(
@@ -95,7 +95,7 @@ def attend(
     attended = numbers.work.new_empty(2 * samples * channels + hidden)
     scratch = numbers.work.new_empty(hidden) if hidden else None
     given = _addresses(
-        *(x, numbers.work, numbers.kept, bias, attended, scratch), *_four(parameters)
+        *(x, numbers.work, numbers.statistics, bias, attended, scratch), *_four(parameters)
     )
     run = _load_for(activation.name)["region_attend", x.dtype]
     run(*given, activation.alpha, fixed, *_described(layers), *sizes)
@@ -138,7 +138,8 @@ def gradient(
     dy: Tensor,
     x: Tensor,
     y: Tensor | None,
-    kept: Tensor,
+    statistics: Tensor,
+    line: Tensor,
     attended: Tensor | None,
     weight: Tensor | None,
     fixed: bool,
@@ -153,14 +154,14 @@ def gradient(
     dy = like(dy, last)
     described = _NO_LAYERS if layers is None else _described(layers)
     hidden = samples * described[1] if described[0] == _KINDS["two"] else 0
-    scratch = kept.new_empty(8 * samples * channels + 2 * hidden)
+    scratch = line.new_empty(8 * samples * channels + 2 * hidden)
     dx = torch.empty_like(x) if needs_dx else None
     g = dy if y is None else torch.empty_like(x)
-    of_norm = kept.new_empty((2, channels)).unbind()
+    of_norm = line.new_empty((2, channels)).unbind()
     first, _, second, _ = _four(parameters)
     of_layers = tuple([None if p is None else torch.empty_like(p) for p in parameters])
     mask = None if y is None else like(y, last)
-    given = (dy, x, mask, kept, attended, scratch, weight, first, second, g, dx)
+    given = (dy, x, mask, statistics, line, attended, scratch, weight, first, second, g, dx)
     addresses = _addresses(*given, *of_norm, *_four(of_layers))
     run = _load_for(activation.name)["region_gradient", x.dtype]
     run(*addresses, activation.alpha, fixed, *described, *sizes)
@@ -171,7 +172,7 @@ def sum_gradient(
     dy: Tensor,
     x: Tensor,
     y: Tensor | None,
-    kept: Tensor,
+    statistics: Tensor,
     weight: Tensor | None,
     fixed: bool,
     sizes: Sizes,
@@ -180,12 +181,12 @@ def sum_gradient(
     """Differentiate it in one call (:meth:`.region_interface.RegionCalls.sum_gradient`)."""
     samples, channels, _, last, _ = sizes
     dy = like(dy, last)
-    scratch = kept.new_empty(4 * samples * channels)
+    scratch = statistics.new_empty(4 * samples * channels)
     dx = torch.empty_like(x) if needs_dx else None
     g = dy if y is None else torch.empty_like(x)
-    d_weight, d_bias = kept.new_empty((2, channels)).unbind()
+    d_weight, d_bias = statistics.new_empty((2, channels)).unbind()
     mask = None if y is None else like(y, last)
-    given = _addresses(dy, x, mask, kept, scratch, weight, g, dx, d_weight, d_bias)
+    given = _addresses(dy, x, mask, statistics, scratch, weight, g, dx, d_weight, d_bias)
     load()["sum_gradient", x.dtype](*given, fixed, *sizes)
     return dx, g, (d_weight, d_bias)
 

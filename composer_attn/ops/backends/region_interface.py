@@ -20,12 +20,14 @@ class RegionNumbers(NamedTuple):
 
     Attributes:
         work: mean, variance, 1, scale and shift, ``(N, C)`` each; no moments if the norm is fixed.
-        kept: for the gradient: mu, 1 / deviation, scale and shift, ``(C,)`` each.
+        statistics: mu and 1 / deviation, ``(C,)`` each, kept for the gradient.
+        line: scale and shift, ``(C,)`` each, kept for the gradient.
         sizes: what the backend needs to know of the map.
     """
 
     work: Tensor
-    kept: Tensor
+    statistics: Tensor
+    line: Tensor
     sizes: Any
 
 
@@ -46,7 +48,7 @@ class RegionLayers(NamedTuple):
 
 
 class RegionCalls(Protocol):
-    """The calls of a region. ``kept`` and ``attended`` are all that a gradient needs of numbers."""
+    """The calls of a region."""
 
     def load(self) -> object:
         """Build or import what the functions need; raise an exception if that fails."""
@@ -104,7 +106,8 @@ class RegionCalls(Protocol):
         dy: Tensor,
         x: Tensor,
         y: Tensor | None,
-        kept: Tensor,
+        statistics: Tensor,
+        line: Tensor,
         attended: Tensor | None,
         weight: Tensor | None,
         fixed: bool,
@@ -120,8 +123,9 @@ class RegionCalls(Protocol):
             dy: gradient of the output.
             x: the map that was read.
             y: the output if it ends in a ReLU, which masks the gradient.
-            kept: what is kept of the norm.
-            attended: what is kept of the attention, if there is one.
+            statistics: those of the numbers.
+            line: that of the numbers.
+            attended: result of :meth:`attend`, if there is an attention.
             weight: weight of the norm.
             fixed: whether the norm is independent of the batch.
             activation: the activation.
@@ -141,11 +145,11 @@ class RegionCalls(Protocol):
         dy: Tensor,
         x: Tensor,
         y: Tensor | None,
-        kept: Tensor,
+        statistics: Tensor,
         weight: Tensor | None,
         fixed: bool,
         sizes: Any,
         needs_dx: bool,
     ) -> tuple[Tensor | None, Tensor, Parameters]:
-        """Differentiate a norm with an addition; of what is kept, the first half is needed."""
+        """Differentiate a norm with an addition; see :meth:`gradient`."""
         ...

@@ -18,8 +18,8 @@
                              double alpha, i64 N, i64 C, i64 L, bool last, int threads) {         \
     auto run = [&](auto k, auto& out) { reduce(k, N, C, L, last, threads, out); };                \
     S *const five[] = {b, d, of_s, of_one, of_x}, *const two[] = {b, d};                          \
-    if (of_s) run(ActivatedSums<T, true>{dy, x, {centre, scale, shift}, S(alpha)}, five);          \
-    else run(ActivatedSums<T, false>{dy, x, {centre, scale, shift}, S(alpha)}, two);               \
+    if (of_s) run(ActivatedSums<T, true>{dy, x, {centre, scale, shift}, S(alpha)}, five);         \
+    else run(ActivatedSums<T, false>{dy, x, {centre, scale, shift}, S(alpha)}, two);              \
   }                                                                                               \
   void activated_gradient_##NAME(const T* dy, const T* x, const S* scale, const S* shift,         \
                                  const S* factor, const S* offset, const S* mean,                 \
@@ -41,13 +41,13 @@
     attend<T>(x, work, mu, bias, kept, scratch, alpha, fixed,                                     \
               {w1, b1, w2, b2, kind, width, inner, inner_alpha, gate}, N, C, L, last, threads);   \
   }                                                                                               \
-  void region_gradient_##NAME(const T* dy, const T* x, const T* y, S* kept, S* attended,          \
-                              S* scratch, const S* weight, const S* w1, const S* w2, T* g, T* dx, \
-                              S* d_weight, S* d_bias, S* d_w1, S* d_b1, S* d_w2, S* d_b2,         \
-                              double alpha, bool fixed, int kind, i64 width, int inner,           \
-                              double inner_alpha, int gate, i64 N, i64 C, i64 L, bool last,       \
-                              int threads) {                                                      \
-    region_gradient<T>(dy, x, y, kept, attended, scratch, weight, g, dx,                          \
+  void region_gradient_##NAME(const T* dy, const T* x, const T* y, const S* statistics,           \
+                              const S* line, S* attended, S* scratch, const S* weight,            \
+                              const S* w1, const S* w2, T* g, T* dx, S* d_weight, S* d_bias,      \
+                              S* d_w1, S* d_b1, S* d_w2, S* d_b2, double alpha, bool fixed,       \
+                              int kind, i64 width, int inner, double inner_alpha, int gate, i64 N,\
+                              i64 C, i64 L, bool last, int threads) {                             \
+    region_gradient<T>(dy, x, y, statistics, line, attended, scratch, weight, g, dx,              \
                        {d_weight, d_bias, d_w1, d_b1, d_w2, d_b2}, alpha, fixed,                  \
                        {w1, nullptr, w2, nullptr, kind, width, inner, inner_alpha, gate}, N, C, L,\
                        last, threads);                                                            \

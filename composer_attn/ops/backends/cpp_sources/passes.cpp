@@ -40,17 +40,17 @@
 
 #define REGION(NAME, T, S)                                                                        \
   void region_normalize_##NAME(const T* x, const S* weight, const S* bias, S* running_mean,       \
-                               S* running_variance, S* work, S* kept, double eps,                 \
-                               double momentum, double correction, bool fixed, i64 N, i64 C,      \
-                               i64 L, bool last, int threads) {                                   \
-    normalize<T>(x, weight, bias, running_mean, running_variance, work, kept, eps, momentum,      \
-                 correction, fixed, N, C, L, last, threads);                                      \
+                               S* running_variance, S* work, S* statistics, S* line,              \
+                               double eps, double momentum, double correction, bool fixed, i64 N, \
+                               i64 C, i64 L, bool last, int threads) {                            \
+    normalize<T>(x, weight, bias, running_mean, running_variance, work, statistics, line, eps,    \
+                 momentum, correction, fixed, N, C, L, last, threads);                            \
   }                                                                                               \
-  void sum_gradient_##NAME(const T* dy, const T* x, const T* y, S* kept, S* scratch,              \
-                           const S* weight, T* g, T* dx, S* d_weight, S* d_bias, bool fixed,      \
-                           i64 N, i64 C, i64 L, bool last, int threads) {                         \
-    sum_gradient<T>(dy, x, y, kept, scratch, weight, g, dx, d_weight, d_bias, fixed, N, C, L,     \
-                    last, threads);                                                               \
+  void sum_gradient_##NAME(const T* dy, const T* x, const T* y, const S* statistics,              \
+                           S* scratch, const S* weight, T* g, T* dx, S* d_weight, S* d_bias,      \
+                           bool fixed, i64 N, i64 C, i64 L, bool last, int threads) {             \
+    sum_gradient<T>(dy, x, y, statistics, scratch, weight, g, dx, d_weight, d_bias, fixed, N, C,  \
+                    L, last, threads);                                                            \
   }
 
 #define HEAD(NAME, S)                                                                    \

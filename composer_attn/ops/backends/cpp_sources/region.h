@@ -133,17 +133,17 @@ template <class T> struct Masked {
 // The whole gradient. If y is given, its ReLU masks dy into g; without an attention, `attended` is
 // null. The scratch has 8 N C numbers, and 2 N H for a hidden layer.
 template <class T, class S = typename Type<T>::S>
-void region_gradient(const T* dy, const T* x, const T* y, S* kept, S* attended, S* scratch,
-                     const S* weight, T* g, T* dx, const Gradients<S>& of, double alpha, bool fixed,
-                     const Attention<S>& layers, i64 N, i64 C, i64 L, bool last, int threads) {
+void region_gradient(const T* dy, const T* x, const T* y, const S* statistics, const S* line,
+                     S* attended, S* scratch, const S* weight, T* g, T* dx,
+                     const Gradients<S>& of, double alpha, bool fixed, const Attention<S>& layers,
+                     i64 N, i64 C, i64 L, bool last, int threads) {
   const i64 count = N * C;
   const S share = S(1) / L;
-  Kept<S> k(kept, C);
   S *centre = scratch, *scale = centre + count, *shift = scale + count, *b = shift + count,
     *d = b + count, *factor = d + count, *offset = factor + count, *of_x = offset + count;
-  spread_row(k.mu, centre, N, C);
-  spread_row(k.scale, scale, N, C);
-  spread_row(k.shift, shift, N, C);
+  spread_row(statistics, centre, N, C);
+  spread_row(line, scale, N, C);
+  spread_row(line + C, shift, N, C);
   if (y) {
     map(Masked<T>{dy, y, g, {centre}}, N, C, L, last, threads);
     dy = g;
@@ -151,7 +151,8 @@ void region_gradient(const T* dy, const T* x, const T* y, S* kept, S* attended, 
   if (attended) {
     Attended<S> a(attended, N, C);
     S *const sums[] = {b, d, factor, offset, of_x}, *d_m = scale;  // which is spread again below
-    reduce(ActivatedSums<T, true>{dy, x, {centre, scale, shift}, S(alpha)}, N, C, L, last, threads, sums);
+    reduce(ActivatedSums<T, true>{dy, x, {centre, scale, shift}, S(alpha)}, N, C, L, last, threads,
+           sums);
     attention_gradient(layers, a, factor, d_m, of_x + count, of, N, C);
     for (i64 i = 0; i < count; ++i) {
       const S along = d_m[i] / L, s = a.s[i];
@@ -159,23 +160,23 @@ void region_gradient(const T* dy, const T* x, const T* y, S* kept, S* attended, 
       d[i] = s * d[i] + along * of_x[i];
       offset[i] = along;
     }
-    spread_row(k.scale, scale, N, C);
+    spread_row(line, scale, N, C);
     for (i64 i = 0; i < count; ++i) {
       factor[i] = scale[i] * a.s[i];
       offset[i] *= scale[i];
     }
   } else {
     S* const sums[] = {b, d};
-    reduce(ActivatedSums<T, false>{dy, x, {centre, scale, shift}, S(alpha)}, N, C, L, last, threads, sums);
+    reduce(ActivatedSums<T, false>{dy, x, {centre, scale, shift}, S(alpha)}, N, C, L, last, threads,
+           sums);
     factor = scale;
     std::fill(offset, offset + count, S(0));
   }
-  norm_gradient(b, d, k.inverse, weight, of.weight, of.bias, fixed, N, C);
+  norm_gradient(b, d, statistics + C, weight, of.weight, of.bias, fixed, N, C);
   if (!dx) return;
+  const S *f = factor, *o = offset, *m = centre;
   auto run = [&](auto k) { map(k, N, C, L, last, threads); };
-  if (fixed)
-    run(Gradient<T, false>{dy, x, dx, {scale, shift, factor, offset, b}, share, S(alpha)});
-  else
-    run(Gradient<T, true>{dy, x, dx, {scale, shift, factor, offset, b, centre, d}, share, S(alpha)});
+  if (fixed) run(Gradient<T, false>{dy, x, dx, {scale, shift, f, o, b}, share, S(alpha)});
+  else run(Gradient<T, true>{dy, x, dx, {scale, shift, f, o, b, m, d}, share, S(alpha)});
 }
 }  // namespace

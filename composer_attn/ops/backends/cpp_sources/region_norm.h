@@ -13,32 +13,26 @@ template <class S> struct Spread {
         shift(scale + N * C) {}
 };
 
-// What is kept of a norm for the gradient, (C,) each.
-template <class S> struct Kept {
-  S *mu, *inverse, *scale, *shift;
-  Kept(S* at, i64 C) : mu(at), inverse(mu + C), scale(inverse + C), shift(scale + C) {}
-};
-
 template <class S> void spread_row(const S* row, S* to, i64 N, i64 C) {
   for (i64 n = 0; n < N; ++n) std::copy(row, row + C, to + n * C);
 }
 
-// Moments and normalization, with scales of 1; with fixed statistics there are no moments.
+// Moments and normalization, with scales of 1; with fixed statistics there are no moments. For the
+// gradient, (C,) each: mu and 1 / deviation are the statistics, scale and shift the line.
 template <class T, class S = typename Type<T>::S>
 void normalize(const T* x, const S* weight, const S* bias, S* running_mean, S* running_variance,
-               S* work, S* kept, double eps, double momentum, double correction, bool fixed, i64 N,
-               i64 C, i64 L, bool last, int threads) {
+               S* work, S* statistics, S* line, double eps, double momentum, double correction,
+               bool fixed, i64 N, i64 C, i64 L, bool last, int threads) {
   Spread<S> w(work, N, C);
-  Kept<S> k(kept, C);
   if (!fixed) moments(x, w.mean, w.variance, w.shift, N, C, L, last, threads);
   std::fill(w.one, w.one + N * C, S(1));
   normalization(w.one, w.mean, w.variance, weight, bias, running_mean, running_variance, w.scale,
-                w.shift, k.mu, k.inverse, eps, momentum, correction, fixed, N, C);
-  std::copy(w.scale, w.scale + C, k.scale);
-  std::copy(w.shift, w.shift + C, k.shift);
+                w.shift, statistics, statistics + C, eps, momentum, correction, fixed, N, C);
+  std::copy(w.scale, w.scale + C, line);
+  std::copy(w.shift, w.shift + C, line + C);
 }
 
-// The gradient of a norm given B = sum(dy) and D = sum(dy (x - mu)) over space, (N, C), which become
+// The gradient of a norm given B = sum(dy) and D = sum(dy (x - mu)) over space, which become
 // the gradients of the moments. About mu, the samples' own means contribute nothing.
 template <class S>
 void norm_gradient(S* b, S* d, const S* inverse, const S* weight, S* d_weight, S* d_bias,
@@ -64,16 +58,16 @@ void norm_gradient(S* b, S* d, const S* inverse, const S* weight, S* d_weight, S
 
 // The whole gradient of a norm and an addition. If y is given, its ReLU masks dy into g.
 template <class T, class S = typename Type<T>::S>
-void sum_gradient(const T* dy, const T* x, const T* y, S* kept, S* scratch, const S* weight, T* g,
-                  T* dx, S* d_weight, S* d_bias, bool fixed, i64 N, i64 C, i64 L, bool last,
-                  int threads) {
-  Kept<S> k(kept, C);
+void sum_gradient(const T* dy, const T* x, const T* y, const S* statistics, S* scratch,
+                  const S* weight, T* g, T* dx, S* d_weight, S* d_bias, bool fixed, i64 N, i64 C,
+                  i64 L, bool last, int threads) {
+  const S* inverse = statistics + C;
   S *centre = scratch, *slope = centre + N * C, *b = slope + N * C, *d = b + N * C;
   const S* none = nullptr;
-  spread_row(k.mu, centre, N, C);
+  spread_row(statistics, centre, N, C);
   gradient_sums<T>(dy, x, centre, none, none, y, g, b, d, N, C, L, last, threads);
-  norm_gradient(b, d, k.inverse, weight, d_weight, d_bias, fixed, N, C);
-  for (i64 c = 0; c < C; ++c) slope[c] = weight ? k.inverse[c] * weight[c] : k.inverse[c];
+  norm_gradient(b, d, inverse, weight, d_weight, d_bias, fixed, N, C);
+  for (i64 c = 0; c < C; ++c) slope[c] = weight ? inverse[c] * weight[c] : inverse[c];
   for (i64 n = 1; n < N; ++n) std::copy(slope, slope + C, slope + n * C);
   if (dx)
     input_gradient<T>(y ? g : dy, x, slope, centre, b, fixed ? none : d, none, dx, N, C, L,
