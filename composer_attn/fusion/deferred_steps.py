@@ -20,8 +20,11 @@ from composer_attn.fusion.deferred_state import (
 )
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.pending_region import PendingRegion
+from composer_attn.ops.region_sites import PendingSite
 
 _Kind = TypeVar("_Kind", bound=Stage)
+# A tuple, not a union, which takes longer.
+_REGIONS = (PendingRegion, PendingSite)
 no_function = torch._C.DisableTorchFunctionSubclass
 
 
@@ -105,7 +108,7 @@ class Continuable(Tensor):
         state = self._state
         state.taken = state.gradients
         stage = cast(Finishing, state.stage)
-        if type(stage) is PendingRegion and state.until_attention and state.shortcut is None:
+        if isinstance(stage, _REGIONS) and state.until_attention and state.shortcut is None:
             later = stage.activated(activation)
             if not in_place:
                 until = DeferredState(later, state.until_relu, state.exposed, None, True)
@@ -114,7 +117,7 @@ class Continuable(Tensor):
         y = stage.ended_in(activation, state.shortcut)
         return self._become(y) if in_place else y
 
-    def _become_later(self, later: PendingRegion) -> Tensor:
+    def _become_later(self, later: PendingRegion | PendingSite) -> Tensor:
         """Represent the stage that follows, after an in-place operation on this tensor."""
         state = self._state
         state.stage, state.taken = later, False

@@ -22,7 +22,7 @@ from composer_attn.fusion.handoff import (
 )
 from composer_attn.fusion.own_attention import described_for, known_class
 from composer_attn.ops.fused import fits_norm
-from composer_attn.ops.pending_region import begin
+from composer_attn.ops.region_sites import begin
 
 
 @dataclass(frozen=True)

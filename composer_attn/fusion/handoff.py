@@ -19,6 +19,7 @@ from composer_attn.ops.autograd_path import exported, traced
 from composer_attn.ops.backends.layout import is_last
 from composer_attn.ops.fused import plain_enough
 from composer_attn.ops.pending_region import PendingRegion, excitation_of
+from composer_attn.ops.region_sites import PendingSite
 from composer_attn.ops.sites import excite
 from composer_attn.surgery.attend import Attends
 
@@ -123,7 +124,7 @@ def attended(
     layers = excitation_of(attention)
     if layers is None:
         return None
-    pending = given.take_stage(PendingRegion)
+    pending: Any = given.take_stage(PendingRegion, PendingSite)
     if pending is None or pending.s is not None:
         return None
     found = pending.attended(*layers)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_attn.ops.activations import IDENTITY, RELU, Activation
+from composer_attn.ops.activations import IDENTITY, Activation
 from composer_attn.ops.backends import activated_reference as plain_activated
 from composer_attn.ops.backends import reference as plain
 from composer_attn.ops.backends.interface import ActivatedPasses, Passes
@@ -176,36 +176,9 @@ def gradients(ctx, saved: Iterable[Any], dy: Tensor) -> tuple[Any, ...]:
     return None, dx, dy if ctx.joined else None, *found
 
 
-def add(
-    stages: Stages, x: Tensor, shortcut: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Compute ``activation(norm(x) + shortcut)`` for a ReLU or the identity; see above."""
-    mean, variance, scale, shift, *rest = normalized(stages, x, weight, bias)
-    y = stages.passes.affine(x, scale, shift, shortcut, stages.activation == RELU)
-    return y, (y if stages.activation == RELU else None, mean, variance, scale, *rest)
-
-
-class Added(Recorded):
-    """:func:`add`, with a manual gradient."""
-
-    @staticmethod
-    def forward(ctx, stages: Stages, x: Tensor, shortcut: Tensor, weight, bias) -> Tensor:
-        """Compute the output."""
-        ctx.stages = stages
-        y, kept = add(stages, x, shortcut, weight, bias)
-        ctx.save_for_backward(x, weight, bias, *kept)
-        return y
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx, dy: Tensor):
-        """Sum the gradient over space, differentiate the norm, and write the gradient of ``x``."""
-        return gradients_of_sum(ctx, dy)
-
-
-def gradients_of_sum(ctx, dy: Tensor) -> tuple[Any, ...]:
-    """Differentiate a norm with an addition."""
-    x, weight, bias, y, mean, variance, scale, mu, inverse = ctx.saved_tensors
+def gradients_of_sum(ctx, saved: Iterable[Any], dy: Tensor) -> tuple[Any, ...]:
+    """Differentiate a norm with an addition; ``saved`` are its map, parameters, and the rest."""
+    x, weight, bias, y, mean, variance, scale, mu, inverse = saved
     stages, dx = ctx.stages, None
     passes, _ = stages.back(dy)
     mean, scale = spread_out(mean, x), spread_out(scale, x)

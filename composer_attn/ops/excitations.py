@@ -140,7 +140,8 @@ def describe(channels: int, layers: Layers, parameters: Parameters, gate: str) -
     """
     if not isinstance(gate, str) or gate not in GATES:
         raise ArgumentError(f"gate must be one of {', '.join(GATES)}; got {gate!r}")
-    return Described(channels, layers, parameters, Excitation(layers, *GATES[gate]))
+    excitation = Excitation(layers, *GATES[gate], ("paper", gate))
+    return Described(channels, layers, parameters, excitation)
 
 
 def two_layers(

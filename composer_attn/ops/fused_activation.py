@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from composer_attn.ops import autograd_path, fused
-from composer_attn.ops.activated_functions import Activated, Added, Stages, add, compute
+from composer_attn.ops.activated_functions import Activated, Stages, compute
 from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.reference import spread
 from composer_attn.ops.backends.table import check_backend, find_activated, find_passes
 from composer_attn.ops.excitations import Described
-from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.pending_region import excitation_of
 from composer_attn.ops.recorded import in_full_precision
+from composer_attn.ops.region_sites import begin
 from composer_attn.ops.squeeze_and_scale import channel_means, scale_channels
 
 if TYPE_CHECKING:  # a circular import at run time
@@ -113,11 +113,7 @@ def normalize_activate(
     other = (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype)
     if autograd_path.traced() or other or activation not in (RELU, IDENTITY):
         return phi(_region(x, norm, IDENTITY, None, backend, shortcut), activation)
-    stages, *of_norm = _stages(x, norm, activation, None, backend)
-    with in_full_precision(x):
-        if torch.is_grad_enabled():
-            return Added.apply(stages, x, shortcut, *of_norm)
-        return add(stages, x, shortcut, *of_norm)[0]
+    return begin(x, norm, backend).result(activation == RELU, shortcut)
 
 
 def activate_attend(
@@ -170,22 +166,18 @@ def _region(
 
 
 def _by_hand(x, norm, activation, attention, backend, shortcut) -> Tensor:
-    stages, *parameters = _stages(x, norm, activation, attention, backend)
-    with in_full_precision(x):
-        if torch.is_grad_enabled():
-            return Activated.apply(stages, x, shortcut, *parameters)
-        return compute(stages, x, shortcut, *parameters)[0]
-
-
-def _stages(x, norm, activation, attention, backend) -> tuple:
-    """Return the parts of a region, then the parameters of norm and attention."""
-    by_hand: Any = (None, ()) if attention is None else excitation_of(attention)
-    excitation, parameters = by_hand
-    of_norm, weight, bias = None, None, None
+    # The caller has checked that the attention has a manual gradient, if there is one.
+    by_hand: Any = None if attention is None else excitation_of(attention)
     if norm is not None:
-        of_norm, weight, bias = settings(norm, x.shape)
+        pending: Any = begin(x, norm, backend)
+        pending = pending if activation == IDENTITY else pending.activated(activation)
+        pending = pending if by_hand is None else pending.attended(*by_hand)
+        return pending.result(shortcut=shortcut)
+    excitation, parameters = by_hand
     found = (find_passes(backend, x), find_activated(backend, x, activation))
-    return Stages(*found, activation, of_norm, excitation), weight, bias, *parameters
+    given = (Stages(*found, activation, None, excitation), x, shortcut, None, None, *parameters)
+    with in_full_precision(x):
+        return Activated.apply(*given) if torch.is_grad_enabled() else compute(*given)[0]
 
 
 def _traced(x, norm, activation, attention, shortcut) -> Tensor:

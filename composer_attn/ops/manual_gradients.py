@@ -85,12 +85,16 @@ class Excitation(NamedTuple):
         gate: the function from logits to scales ``s``.
         slope: the gate's derivative, as a function of the scales.
         clips: whether the derivative is 0 on an interval, where infinite gradients become 0, too.
+        known: start and name of the gate (:mod:`composer_attn.attention.gates`), if it has one.
+        observer: called by the gate with every computed ``s``, if any.
     """
 
     layers: Any  # the class
     gate: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     clips: bool
+    known: tuple[str, str] | None = None
+    observer: Callable[[Tensor], None] | None = None
 
     def gradient(self, d_s: Tensor, s: Tensor) -> Tensor:
         """Return the gradient of the logits, given that of the scales, which may be overwritten."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from composer_attn.ops.activated_functions import (
     Stages,
@@ -25,7 +25,6 @@ from composer_attn.ops.backends import activated_reference
 from composer_attn.ops.backends.table import find_activated, find_passes
 from composer_attn.ops.excitations import Described
 from composer_attn.ops.manual_gradients import Excitation, Norm
-from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.recorded import PlainArithmetic, Recorded, differentiable_once
 from composer_attn.ops.stages import excitation_by_hand
 
@@ -90,11 +89,11 @@ class PendingRegion:
         if not torch.is_grad_enabled():
             return self.values(relu, shortcut) if make is None else make()
         function = Summed if self.is_normalized else Finished
-        return function.apply(_Given(self, relu, make), self.x, shortcut, *self.parameters)
+        return function.apply(Given(self, relu, make), self.x, shortcut, *self.parameters)
 
     def become(self, y: Tensor) -> None:
         """Make ``y``, which represented an earlier stage, represent this in the autograd graph."""
-        FinishedInPlace.apply(_Given(self, False, lambda: y), self.x, None, *self.parameters, y)
+        FinishedInPlace.apply(Given(self, False, lambda: y), self.x, None, *self.parameters, y)
 
     def activated(self, activation: Activation) -> "PendingRegion":
         """Return the stage of an activation called on the output of a norm."""
@@ -137,10 +136,10 @@ class PendingRegion:
         return *self.kept_of_norm, self.s, *self.of_attention
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """The non-tensor arguments of an autograd function."""
 
-    pending: PendingRegion
+    pending: Any  # a PendingRegion, or its counterpart in region_sites
     relu: bool
     make: Make | None
 
@@ -153,7 +152,7 @@ class Finished(Recorded):
     """A region with a manual gradient, whose forward was partly computed before."""
 
     @staticmethod
-    def forward(ctx, given: _Given, x: Tensor, shortcut: Tensor | None, *parameters) -> Tensor:
+    def forward(ctx, given: Given, x: Tensor, shortcut: Tensor | None, *parameters) -> Tensor:
         """Compute the output, or create the tensor that represents it."""
         y, pending = given.output(shortcut), given.pending
         ctx.stages, ctx.joined, ctx.parameters = (
@@ -179,7 +178,7 @@ class FinishedInPlace(Recorded):
     """:class:`Finished`, applied in place to the tensor that represented the previous stage."""
 
     @staticmethod
-    def forward(ctx, given: _Given, x: Tensor, shortcut: None, *rest) -> Tensor:
+    def forward(ctx, given: Given, x: Tensor, shortcut: None, *rest) -> Tensor:
         """Return the last argument, which represents the output from now on."""
         *parameters, y = rest
         ctx.mark_dirty(y)
@@ -195,7 +194,7 @@ class Summed(Recorded):
     """A norm and an optional addition, with a manual gradient."""
 
     @staticmethod
-    def forward(ctx, given: _Given, x: Tensor, shortcut: Tensor | None, weight, bias) -> Tensor:
+    def forward(ctx, given: Given, x: Tensor, shortcut: Tensor | None, weight, bias) -> Tensor:
         """Compute the output, or create the tensor that represents it."""
         y, pending = given.output(shortcut), given.pending
         ctx.stages = pending.stages
@@ -208,20 +207,22 @@ class Summed(Recorded):
     @differentiable_once
     def backward(ctx, dy: Tensor):
         """Differentiate the sum; without an addition there is no gradient of the shortcut."""
-        _, dx, d_shortcut, *of_norm = gradients_of_sum(ctx, dy)
+        _, dx, d_shortcut, *of_norm = gradients_of_sum(ctx, ctx.saved_tensors, dy)
         return None, dx, d_shortcut if ctx.needs_input_grad[2] else None, *of_norm
 
 
-def begin(x: Tensor, norm: nn.Module, backend: str) -> PendingRegion:
+def begin(
+    x: Tensor, of_norm: Norm, weight: Tensor | None, bias: Tensor | None, backend: str
+) -> PendingRegion:
     """Compute a norm up to writing its output.
 
     Args:
-        x: feature map ``(N, C, *spatial)`` that the norm supports
-            (:func:`composer_attn.ops.fused.fits_norm`).
-        norm: the norm, in either mode.
+        x: feature map ``(N, C, *spatial)`` that the norm supports.
+        of_norm: the norm's settings.
+        weight: its weight.
+        bias: its bias.
         backend: name of the backend.
     """
-    of_norm, weight, bias = settings(norm, x.shape)
     # The backend's activation passes are looked up, and built, when an activation is called.
     passes = find_passes(backend, x)
     stages = Stages(passes, activated_reference, IDENTITY, of_norm, None)

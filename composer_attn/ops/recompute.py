@@ -17,6 +17,7 @@ from composer_attn.ops.activated_functions import spread_out
 from composer_attn.ops.backends import cpp, cpp_site
 from composer_attn.ops.fused_functions import AttendThenNormalize, Scaled
 from composer_attn.ops.pending_region import Finished, PendingRegion
+from composer_attn.ops.region_functions import FinishedSite, recompute_site
 from composer_attn.ops.sites import AttendThenNormalizeSite, ScaledSite
 
 _ignoring_hooks = ContextVar("_ignoring_hooks", default=False)
@@ -107,6 +108,7 @@ _REGIONS: dict[type | None, _Region] = {
     # Without a ReLU, the shift is not kept.
     AttendThenNormalize: _Region(lambda node: node.masked and not node.joined, _recompute_output),
     Finished: _Region(lambda node: not node.masked and not node.joined, _finished),
+    FinishedSite: _Region(lambda node: not node.masked and not node.joined, recompute_site),
     Scaled: _Region(lambda node: True, _scaled),
     AttendThenNormalizeSite: _Region(lambda node: not node.joined, _recompute_site),
     ScaledSite: _Region(lambda node: True, _scaled_site),

@@ -17,7 +17,7 @@ from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends.interface import Passes, SiteCalls
 from composer_attn.ops.backends.layout import is_last
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.table import find_passes, find_site_calls
+from composer_attn.ops.backends.table import find_passes, find_sites
 from composer_attn.ops.fused_functions import (
     attend_then_normalize_gradients,
     in_dtypes_of,
@@ -205,7 +205,7 @@ def excite(
 ) -> ExcitedSite | Excited:
     """Compute an attention up to scaling the map, as :func:`composer_attn.ops.stages.excite`."""
     last, passes = not x.is_contiguous(), find_passes(backend, x)
-    calls = None if called else find_site_calls(passes)
+    calls = None if called else find_sites(backend, x)
     # Of a map in another layout there would be a copy, which has another history.
     usual = calls is not None and not x.is_neg() and (not last or is_last(x))
     layers, parameters = (usual and attention.by_hand(statistics_dtype(x))) or (None, ())

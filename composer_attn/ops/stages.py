@@ -286,4 +286,5 @@ def _excitation(attention: "ChannelAttention", called: bool, layers: Any, parame
 
 def excitation_by_hand(attention: "ChannelAttention", layers: Any) -> Excitation:
     """Return the layers with the gate of an attention that has a manual gradient."""
-    return Excitation(layers, attention.gated, attention.gate_slope, attention.gate_clips)
+    gate = (attention.gated, attention.gate_slope, attention.gate_clips)
+    return Excitation(layers, *gate, (attention.start, attention.gate), attention.observer)

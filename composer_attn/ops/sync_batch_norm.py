@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from composer_attn.errors import ModelError
 from composer_attn.ops.fused import fits_norm
 from composer_attn.ops.norm_kinds import ranks_of
-from composer_attn.ops.pending_region import begin
+from composer_attn.ops.region_sites import begin
 
 
 class SyncBatchNorm(_BatchNorm):

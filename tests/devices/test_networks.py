@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from composer_attn import apply_eca, apply_squeeze_excite, fuse_attention, unfuse_attention
 from tests.fusion.networks import SHAPES, Net, pair
@@ -48,6 +50,26 @@ def test_float64_agrees_in_training_and_evaluation(build, surgery, placement, la
         weight = torch.randn_like(y) if weight is None else weight
         (y * weight).sum().backward()
     assert_equal(gradients(fused), gradients(plain), 1e-10)
+    assert_equal(fused.state_dict(), plain.state_dict(), 1e-10)
+    evaluated = [model.eval()(x).detach() for model in (plain, fused)]
+    assert_equal({"": evaluated[1]}, {"": evaluated[0]}, 1e-10)
+
+
+@each_device
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("build", ["mobilenet_v3_small", "regnet_y_400mf", "efficientnet_b0"])
+def test_attention_of_its_own_agrees_in_training_and_evaluation(build, norms, device):
+    torch.manual_seed(0)
+    plain = randomize(torchvision.models.get_model(build)).double().to(device)
+    for module in plain.modules():
+        if isinstance(module, nn.Dropout | StochasticDepth):
+            module.p = 0.0
+    fused = copy.deepcopy(plain)
+    fuse_attention(fused, norms=norms)
+    x = torch.randn(3, 3, 40, 40, dtype=torch.float64, device=device)
+    for model in (plain, fused):
+        model.to(memory_format=torch.channels_last)(x).square().sum().backward()
+    assert_equal(gradients(fused), gradients(plain), 1e-8)
     assert_equal(fused.state_dict(), plain.state_dict(), 1e-10)
     evaluated = [model.eval()(x).detach() for model in (plain, fused)]
     assert_equal({"": evaluated[1]}, {"": evaluated[0]}, 1e-10)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
-from composer_attn.ops import attend, sites
+from composer_attn.ops import attend
 from composer_attn.ops.backends import cpp_site
 from composer_attn.ops.sites import ExcitedSite, NormalizedSite, excite
 from composer_attn.ops.stages import Excited, Normalized

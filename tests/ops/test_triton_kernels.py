@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
+from composer_attn.ops.activations import Activation
+from composer_attn.ops.excitations import neighbours, one_layer, two_layers
 from composer_attn.ops.norm_kinds import settings
+from composer_attn.ops.region_layers import layers_of
 from tests.commands import ROOT
 from tests.ops.calls import calls_between, calls_of_activations, calls_of_passes
 
@@ -103,6 +106,64 @@ def test_every_launch_of_a_site_does_likewise(dtype, tmp_path, monkeypatch):
         *("_layer", "_layer_gradients"),
     }
     assert stacks(built, tmp_path) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "activation"),
+    [(torch.float32, "silu"), (torch.float64, "relu"), (torch.bfloat16, "gelu")],
+)
+def test_every_launch_of_a_region_does_likewise(dtype, activation, tmp_path, monkeypatch):
+    wide = max(dtype, torch.float32, key=lambda each: each.itemsize)
+    attentions = [
+        None,
+        two_layers(nn.Conv2d(64, 6, 1), nn.Conv2d(6, 64, 1), activation, "hard_sigmoid"),
+        two_layers(nn.Conv2d(64, 70, 1), nn.Conv2d(70, 64, 1), activation),
+        one_layer(nn.Conv2d(64, 64, 1)),
+        neighbours(64, nn.Conv1d(1, 1, 3, padding=1, bias=False)),
+    ]
+    calls = [
+        ("run_all", dtype, wide, (16, 64, 8, 8), attention, Activation(name))
+        for attention in attentions
+        for name in (activation, "identity")
+    ]
+    built = compiled(regions, calls, tmp_path, monkeypatch)
+    assert {name for name, *_ in built} == {
+        *("_moments", "_normalization", "_affine", "_gradient_sums", "_input_gradient"),
+        *("_activated_means", "_activate", "_activated_sums", "_activated_gradient"),
+        *("_normalized_means", "_norm_gradient", "_convolve", "_kernel_gradient"),
+        *("_layer", "_layer_gradients"),
+    }
+    assert stacks(built, tmp_path) == {}
+
+
+class regions:  # noqa: N801  # in place of a module
+    """Runs all launches of a norm, an activation and an attention, forward and backward."""
+
+    @staticmethod
+    def run_all(dtype, wide, shape, attention, activation):
+        from composer_attn.ops.backends import triton_region
+
+        x = torch.randn(shape).to(dtype, memory_format=torch.channels_last)
+        norm = nn.BatchNorm2d(shape[1]).to(wide)
+        numbers = triton_region.normalize(x, *settings(norm, x.shape))
+        statistics, line, layers = numbers.statistics, numbers.line, None
+        if attention is None:
+            triton_region.write_sum(x, numbers, x, True)
+            triton_region.sum_gradient(x, x, x, statistics, norm.weight, False, numbers.sizes, True)
+        parameters, attended = (), None
+        if attention is not None:
+            parameters = tuple(
+                p if p is None else p.detach().to(wide) for p in attention.parameters
+            )
+            layers = layers_of(attention.excitation, parameters, shape[1], wide)
+            given = (norm.bias, False, activation, layers, parameters)
+            attended = triton_region.attend(x, numbers, *given)
+        triton_region.write(x, numbers, attended, x, activation)
+        triton_region.gradient(
+            *(x, x, None, statistics, line, attended, norm.weight, False, activation, layers),
+            *(parameters, numbers.sizes, True),
+        )
 
 
 class sites:  # noqa: N801  # in place of a module

@@ -7,15 +7,15 @@ on 32x32 images, and ``benchmarks/inference`` at batch 1.
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from composer_attn.ops.backends import cpp
+from composer_attn.ops.backends.cpp_blas import give_blas
 from composer_attn.ops.backends.cpp_build import build
-from composer_attn.ops.backends.layout import like
+from composer_attn.ops.backends.layout import all_like, like
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.normalization import Running
 
@@ -61,19 +61,15 @@ def _library() -> ctypes.CDLL:
     return build(cpp.FOLDER / "passes.cpp")
 
 
+def load() -> None:
+    """Build what the functions need."""
+    cpp.load()
+
+
 @cache
 def is_available() -> bool:
     """Return whether the calls can be used: they need the BLAS that torch contains."""
-    try:
-        folder = Path(torch.__file__).parent / "lib"
-        blas = ctypes.CDLL(str(next(folder.glob("libtorch_cpu.*"))))
-        pointers = [ctypes.cast(blas[name], ctypes.c_void_p) for name in ("sgemm_", "dgemm_")]
-    except (OSError, AttributeError, StopIteration):
-        return False
-    use = _library().use_gemm
-    use.argtypes, use.restype = [ctypes.c_void_p] * 2, None
-    use(*pointers)
-    return True
+    return give_blas(_library())
 
 
 @cache
@@ -122,7 +118,7 @@ def normalize(
 ) -> bool:
     """Normalize the scaled map, up to scale and shift; return whether it could be done."""
     kept, rates = cpp.running_arguments(running)
-    if isinstance(rates[0], Tensor) or not cpp.all_like(work, weight, bias, *kept):
+    if isinstance(rates[0], Tensor) or not all_like(work, weight, bias, *kept):
         return False
     samples, channels, *_ = site.sizes
     step = samples * channels * work.element_size()

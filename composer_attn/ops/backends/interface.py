@@ -163,6 +163,10 @@ class SiteCalls(Protocol):
         """The numbers of gates."""
         ...
 
+    def load(self) -> object:
+        """Build or import what the functions need; raise an exception if that fails."""
+        ...
+
     def is_available(self) -> bool:
         """Return whether the calls can be used."""
         ...

@@ -16,8 +16,9 @@ _CHANNELS, _SAMPLES, _WARPS = 16, 64, 4
 @triton.jit
 def _norm_gradient(
     of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, weight,
-    d_mean, d_variance, d_weight, d_bias, N, C, L,
-    WEIGHT: tl.constexpr, ATTENDED: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+    slope, d_mean, d_variance, d_weight, d_bias, N, C, L,
+    WEIGHT: tl.constexpr, FIXED: tl.constexpr, ATTENDED: tl.constexpr,
+    BN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Reduce the sums of :func:`.activated_reference.activated_sums`, centred on ``mu``."""
     S: tl.constexpr = of_z.dtype.element_ty
@@ -41,10 +42,14 @@ def _norm_gradient(
     w = r
     if WEIGHT:
         w = r * tl.load(weight + c, mask=inside, other=0).to(S)
+    tl.store(slope + c, w, mask=inside)
     d_b, d_w = tl.sum(sums, 0), tl.sum(products, 0)
     tl.store(d_bias + c, d_b, mask=inside)
     tl.store(d_weight + c, d_w * r, mask=inside)
-    tl.store(d_mean + c, -w * d_b / N, mask=inside)
+    d_mu = tl.zeros([BC], S)
+    if not FIXED:  # not times 0, which would turn an infinite sum into NaN
+        d_mu -= w * d_b / N
+    tl.store(d_mean + c, d_mu, mask=inside)
     tl.store(d_variance + c, -d_w * w * r * r / N / 2, mask=inside)
 
 
@@ -65,17 +70,17 @@ def _normalized_means(mean, mu, scale, bias, out, C, BIAS: tl.constexpr, B: tl.c
 
 
 def norm_gradient(
-    samples: int, channels: int, positions: int, weight: bool, attended: bool
+    samples: int, channels: int, positions: int, weight: bool, fixed: bool, attended: bool
 ) -> Call:
     """Prepare the gradient of a norm.
 
-    The call takes ``of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, weight, d_mean, d_variance,
-    d_weight, d_bias``: five sums over space with the scales, and the gradient of the means that the
-    scales are of (``ATTENDED``), all ``(N, C)``; then lines ``(C,)``, of which the last four are
+    The call takes ``of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, weight, slope, d_mean,
+    d_variance, d_weight, d_bias``: five sums over space with the scales, and the gradient of the means that the
+    scales are of (``ATTENDED``), all ``(N, C)``; then lines ``(C,)``, of which the last five are
     written.
     """
     blocks = {"BN": min(_SAMPLES, next_power_of_2(samples)), "BC": _CHANNELS}
-    flags = {"WEIGHT": weight, "ATTENDED": attended}
+    flags = {"WEIGHT": weight, "FIXED": fixed, "ATTENDED": attended}
     sizes = (samples, channels, positions)
     return Call(_norm_gradient, ceil_divide(channels, _CHANNELS), sizes, _WARPS, **flags, **blocks)
 

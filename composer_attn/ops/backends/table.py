@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from composer_attn.errors import ArgumentError, BackendWarning
 from composer_attn.ops.activations import Activation
 from composer_attn.ops.backends import activated_reference, reference
 from composer_attn.ops.backends.interface import ActivatedPasses, Passes, SiteCalls
+from composer_attn.ops.backends.region_interface import RegionCalls
 
 if TYPE_CHECKING:
     from composer_attn.ops.backends import (
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
         activated_inductor,
         activated_triton_kernels,
         cpp,
+        cpp_region,
         cpp_site,
         inductor,
         triton_kernels,
+        triton_region,
         triton_site,
     )
 
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
         activated_cpp,
     ]
     _SITE_CALLS: list[SiteCalls] = [cpp_site, triton_site]
+    _REGIONS: list[RegionCalls] = [cpp_region, triton_region]
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,20 @@ class Backend:
     Attributes:
         passes: name of the module that implements :class:`.interface.Passes`.
         activated: name of the module that implements :class:`.interface.ActivatedPasses`.
-        sites: name of the module that implements :class:`.interface.SiteCalls`, if there is one.
         devices: supported device types; empty for any.
         dtypes: supported dtypes; empty for any.
         built: whether something must be built before the first pass can run.
+        sites: name of the module that implements :class:`.interface.SiteCalls`, if any.
+        region: name of the module that implements :class:`.region_interface.RegionCalls`, if any.
     """
 
     passes: str
     activated: str
-    sites: str | None = None
     devices: Collection[str] = ()
     dtypes: Collection[torch.dtype] = ()
     built: bool = False
+    sites: str = ""
+    region: str = ""
 
     def takes(self, x: Tensor) -> bool:
         """Return whether the passes support a feature map."""
@@ -89,18 +95,20 @@ _TABLE = {
     "triton": Backend(
         "triton_kernels",
         "activated_triton_kernels",
-        "triton_site",
         devices=_CUDA,
         dtypes=(torch.float16, torch.bfloat16, *_WIDE),
         built=True,
+        sites="triton_site",
+        region="triton_region",
     ),
     "cpp": Backend(
         "cpp",
         "activated_cpp",
-        "cpp_site",
         devices=("cpu",),
         dtypes=(torch.bfloat16, *_WIDE),
         built=True,
+        sites="cpp_site",
+        region="cpp_region",
     ),
 }
 _AUTO = {"cpu": "cpp", "cuda": "triton"}
@@ -138,17 +146,30 @@ def find_activated(name: str, x: Tensor, activation: Activation) -> ActivatedPas
     return _ready_for(name, activation.name)
 
 
-def find_site_calls(passes: Passes) -> SiteCalls | None:
-    """Return the module that computes whole sites with the passes of a backend, if it can."""
-    found = None if passes is reference else _site_calls(cast(ModuleType, passes).__name__)
+def find_region(name: str, x: Tensor) -> RegionCalls | None:
+    """Return the calls for whole stages (:mod:`.region_interface`), if the backend has them."""
+    name = _chosen(name, x)
+    backend = _TABLE[name]
+    # If the passes are unavailable, which is warned of elsewhere, so are these.
+    if not backend.region or not backend.takes(x) or _ready(name) is reference:
+        return None
+    found = _ready_calls(name, backend.region)
+    return found if found is not None and found.is_available() else None
+
+
+def find_sites(name: str, x: Tensor) -> SiteCalls | None:
+    """Return the calls for whole sites (:class:`.interface.SiteCalls`) likewise."""
+    name = _chosen(name, x)
+    backend = _TABLE[name]
+    if not backend.sites or not backend.takes(x) or _ready(name) is reference:
+        return None
+    found = _ready_calls(name, backend.sites)
     return found if found is not None and found.is_available() else None
 
 
 @cache
-def _site_calls(passes: str) -> SiteCalls | None:
-    package, _, name = passes.rpartition(".")
-    file = next(each.sites for each in _TABLE.values() if each.passes == name)
-    return file and cast(SiteCalls, importlib.import_module(f"{package}.{file}"))
+def _ready_calls(name: str, file: str) -> Any:
+    return _load(name, file)
 
 
 def find_excited(name: str, x: Tensor) -> ModuleType | None:

@@ -80,7 +80,7 @@ def attend(
 ) -> Tensor:
     """Compute an attention (:meth:`.region_interface.RegionCalls.attend`)."""
     of: MapLaunches = numbers.sizes
-    samples, channels, _ = of.sizes
+    channels = of.sizes[1]
     offsets = _attended_offsets(of, layers)
     attended = torch.empty(offsets[-1], dtype=of.of_numbers, device=x.device)
     m, s, hidden, _ = addresses(attended, offsets)
@@ -90,9 +90,10 @@ def attend(
     gate = GATES[layers.gate]
     with of.here():
         if activation == IDENTITY and not fixed:
-            given = (numbers.work.data_ptr(), numbers.statistics.data_ptr(), scale, pointer(bias), m)
+            mean, mu = numbers.work.data_ptr(), numbers.statistics.data_ptr()
             of_norm = (numbers.work, numbers.statistics, *(() if bias is None else (bias,)))
-            of.once(_normalized_means, bias is not None)(given, (*of_norm, *holders[1:]))
+            run = of.once(_normalized_means, bias is not None)
+            run((mean, mu, scale, pointer(bias), m), (*of_norm, *holders[1:]))
         else:
             run = of.once(maps.activated_means, activation)
             run((x.data_ptr(), scale, shift, m), holders)
@@ -119,7 +120,7 @@ def write(
 ) -> Tensor:
     """Write the output of the activation or, given its numbers, of the attention."""
     of: MapLaunches = numbers.sizes
-    samples, channels, _ = of.sizes
+    channels = of.sizes[1]
     y, joined = torch.empty_like(x), None if shortcut is None else like(shortcut, of.last)
     line = addresses(numbers.line, (0, channels))
     s = 0 if attended is None else addresses(attended, _attended_offsets(of, _NO_LAYERS))[1]
@@ -162,7 +163,7 @@ def gradient(
     g = like(dy if y is None else torch.where(y <= 0, 0, dy), of.last)
     offsets = of.once(_scratch_offsets, _hidden_of(of, layers))
     scratch = torch.empty(offsets[-1], dtype=of.of_numbers, device=x.device)
-    of_z, of_zx, d_logits, of_one, of_x, d_m, d_mean, d_variance, d_hidden, _ = addresses(
+    of_z, of_zx, d_logits, of_one, of_x, d_m, slope, d_mean, d_variance, d_hidden, _ = addresses(
         scratch, offsets
     )
     mu, inverse = addresses(statistics, (0, channels))
@@ -180,16 +181,15 @@ def gradient(
             of_layers = _layer_gradients(
                 of, layers, parameters, attended, scratch, (d_logits, d_hidden, d_m)
             )
-        run = of.once(_norm_gradient, weight is not None, attended is not None)
+        run = of.once(_norm_gradient, weight is not None, fixed, attended is not None)
         given = (of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, pointer(weight))
-        results = (d_mean, d_variance, *[each.data_ptr() for each in of_norm])
+        results = (slope, d_mean, d_variance, *[each.data_ptr() for each in of_norm])
         of_weight = () if weight is None else (weight,)
         run((*given, *results), (scratch, *numbers, *of_norm, *of_weight))
         if needs_dx:
             dx = torch.empty_like(x)
             run = of.once(maps.activated_gradient, activation, attended is not None, not fixed)
             given = (g.data_ptr(), x.data_ptr(), scale, shift, s, d_m, mu, d_mean, d_variance)
-            # Nothing depends on the moments of a fixed norm.
             run((*given, dx.data_ptr()), (x, g, dx, *numbers))
     return dx, g, (*of_norm, *of_layers)
 
@@ -203,8 +203,7 @@ def _layer_gradients(
     results: tuple[int, int, int],
 ) -> Parameters:
     """Return the gradients of the layers' parameters, and write those of the means."""
-    d_logits, d_hidden, d_m = results
-    samples, channels, _ = of.sizes
+    (d_logits, d_hidden, d_m), channels = results, of.sizes[1]
     m, _, hidden, _ = addresses(attended, _attended_offsets(of, layers))
     first, b1, second, b2 = _four(parameters)
     if layers.kind == "kernel":
@@ -247,13 +246,13 @@ def sum_gradient(
     sizes: MapLaunches,
     needs_dx: bool,
 ) -> tuple[Tensor | None, Tensor, Parameters]:
-    """Differentiate a norm with an addition (:meth:`.region_interface.RegionCalls.sum_gradient`)."""
+    """Differentiate a norm and an addition (:meth:`.region_interface.RegionCalls.sum_gradient`)."""
     of, channels = sizes, sizes.sizes[1]
     dy, y = like(dy, of.last), None if y is None else like(y, of.last)
     g, dx = dy if y is None else torch.empty_like(x), None
     offsets = of.once(_scratch_offsets, 0)
     scratch = torch.empty(offsets[-1], dtype=of.of_numbers, device=x.device)
-    b, d, _, _, _, slope, d_mean, d_variance, _, _ = addresses(scratch, offsets)
+    b, d, _, _, _, _, slope, d_mean, d_variance, _, _ = addresses(scratch, offsets)
     mu, inverse = addresses(statistics, (0, channels))
     of_norm = [torch.empty(channels, dtype=of.of_numbers, device=x.device) for _ in range(2)]
     holders = (x, dy, g, statistics, scratch, *(() if y is None else (y,)))
@@ -261,14 +260,12 @@ def sum_gradient(
     with of.here():
         run = of.once(maps.gradient_sums, True, False, y is not None)
         run((dy.data_ptr(), x.data_ptr(), mu, 0, 0, pointer(y), g.data_ptr(), b, d), holders)
-        run = of.once(_norm_gradient, weight is not None, False)
+        run = of.once(_norm_gradient, weight is not None, fixed, False)
         given = (b, d, 0, 0, 0, 0, mu, inverse, pointer(weight))
-        results = (d_mean, d_variance, *[each.data_ptr() for each in of_norm])
+        results = (slope, d_mean, d_variance, *[each.data_ptr() for each in of_norm])
         run((*given, *results), (scratch, statistics, *of_norm, *of_weight))
         if needs_dx:
             dx = torch.empty_like(x)
-            line = scratch[offsets[5] : offsets[5] + channels]
-            torch.mul(statistics[channels:], 1 if weight is None else weight, out=line)
             run = of.once(maps.input_gradient, True, False, not fixed)
             given = (g.data_ptr(), x.data_ptr(), slope, mu, d_mean, d_variance, 0)
             run((*given, dx.data_ptr()), (*holders, dx))
@@ -290,9 +287,9 @@ def _attended_offsets(of: MapLaunches, layers: RegionLayers) -> tuple[int, ...]:
 
 
 def _scratch_offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
-    """Five sums, the gradients of means and moments, and that of the hidden channels."""
+    """Five sums; the gradient of the means; slope, gradients of moments; that of the hidden layer."""
     samples, channels, _ = of.sizes
-    return of.offsets(*[samples * channels] * 6, channels, channels, hidden)
+    return of.offsets(*[samples * channels] * 6, *[channels] * 3, hidden)
 
 
 def _normalized_means(of: MapLaunches, bias: bool) -> Call:
@@ -313,11 +310,9 @@ def _back_layer(of: MapLaunches, width: int, back: Activation) -> Call:
     return layer(*of.sizes[:2], width, of.itemsize, rows=True, back=back)
 
 
-def _of_layers(
-    of: MapLaunches, width: int, biases: tuple[bool, bool], after: Activation
-) -> Call:
+def _of_layers(of: MapLaunches, width: int, biases: tuple[bool, bool], after: Activation) -> Call:
     return layer_gradients(*of.sizes[:2], width, of.itemsize, biases, after=after)
 
 
-def _norm_gradient(of: MapLaunches, weight: bool, attended: bool) -> Call:
-    return norm_gradient(*of.sizes, weight, attended)
+def _norm_gradient(of: MapLaunches, weight: bool, fixed: bool, attended: bool) -> Call:
+    return norm_gradient(*of.sizes, weight, fixed, attended)

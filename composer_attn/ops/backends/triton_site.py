@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composer_attn.ops.activations import RELU
 from composer_attn.ops.backends import map_launches as maps
+from composer_attn.ops.backends import tile_kernels
 from composer_attn.ops.backends.elementwise_kernels import GATES
 from composer_attn.ops.backends.excitation_kernels import (
     convolution,
@@ -30,7 +31,16 @@ from composer_attn.ops.backends.map_launches import (
 )
 from composer_attn.ops.normalization import Running
 
-__all__ = ["GATES", "TritonSite", "excite", "gradient", "is_available", "normalize", "write"]
+__all__ = [
+    "GATES",
+    "TritonSite",
+    "excite",
+    "gradient",
+    "is_available",
+    "load",
+    "normalize",
+    "write",
+]
 
 Parameters = tuple[Tensor | None, ...]
 
@@ -65,6 +75,11 @@ class TritonSite(NamedTuple):
             return [*numbers, *of_norm, None]
         hidden = work[begins[7] : begins[7] + self.hidden].view(samples, self.width)
         return [*numbers, *of_norm, hidden.relu()]
+
+
+def load() -> None:
+    """Raise unless kernels can run."""
+    tile_kernels.load()
 
 
 def is_available() -> bool:

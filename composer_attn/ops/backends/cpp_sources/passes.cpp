@@ -1,4 +1,5 @@
 // The four passes of passes.py on a CPU, and what lies between them, as C functions for ctypes.
+#include "region_norm.h"
 #include "site.h"
 
 #define PASSES(NAME, T, S)                                                                        \
@@ -37,6 +38,21 @@
                      {d_weight, d_bias, d_w1, d_b1, d_w2, d_b2}, N, C, L, last, threads);         \
   }
 
+#define REGION(NAME, T, S)                                                                        \
+  void region_normalize_##NAME(const T* x, const S* weight, const S* bias, S* running_mean,       \
+                               S* running_variance, S* work, S* statistics, S* line,              \
+                               double eps, double momentum, double correction, bool fixed, i64 N, \
+                               i64 C, i64 L, bool last, int threads) {                            \
+    normalize<T>(x, weight, bias, running_mean, running_variance, work, statistics, line, eps,    \
+                 momentum, correction, fixed, N, C, L, last, threads);                            \
+  }                                                                                               \
+  void sum_gradient_##NAME(const T* dy, const T* x, const T* y, const S* statistics,              \
+                           S* scratch, const S* weight, T* g, T* dx, S* d_weight, S* d_bias,      \
+                           bool fixed, i64 N, i64 C, i64 L, bool last, int threads) {             \
+    sum_gradient<T>(dy, x, y, statistics, scratch, weight, g, dx, d_weight, d_bias, fixed, N, C,  \
+                    L, last, threads);                                                            \
+  }
+
 #define HEAD(NAME, S)                                                                    \
   void normalization_##NAME(const S* s, const S* mean, const S* variance, const S* weight,        \
                             const S* bias, S* running_mean, S* running_variance, S* scale,        \
@@ -68,6 +84,9 @@ PASSES(bfloat16, bf16, float)
 SITE(float, float, float)
 SITE(double, double, double)
 SITE(bfloat16, bf16, float)
+REGION(float, float, float)
+REGION(double, double, double)
+REGION(bfloat16, bf16, float)
 HEAD(float, float)
 HEAD(double, double)
 
