@@ -22,7 +22,8 @@ def find_blas() -> list[ctypes.c_void_p] | None:
     except (OSError, AttributeError, StopIteration):
         return None
     threads = getattr(blas, _THREADS, None)
-    return [*found, ctypes.cast(threads, ctypes.c_void_p)]
+    pointer = ctypes.c_void_p() if threads is None else ctypes.cast(threads, ctypes.c_void_p)
+    return [*found, pointer]
 
 
 @cache
