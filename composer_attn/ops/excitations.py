@@ -230,9 +230,9 @@ def _sizes(name: str, layer: Layer) -> tuple[int, int]:
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     plain_convolution = isinstance(layer, _CONVOLUTIONS) and (
-        all(size == 1 for size in (*layer.kernel_size, *layer.stride))
+        {*layer.kernel_size, *layer.stride} == {1}
         and layer.groups == 1
-        and (layer.padding == "same" or all(size == 0 for size in layer.padding))
+        and (layer.padding == "same" or not any(layer.padding))
     )
     if not plain_convolution:
         raise ArgumentError(f"{name} must be a linear layer or a 1x1 convolution; got {layer}")

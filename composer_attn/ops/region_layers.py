@@ -1,11 +1,11 @@
 """Attentions whose layers and gate a backend's calls for whole stages take, and their numbers."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from composer_attn.ops.activations import IDENTITY, RELU, Activation
+from composer_attn.ops.activations import IDENTITY, RELU
 from composer_attn.ops.backends.region_interface import Parameters, RegionLayers
 from composer_attn.ops.excitations import OneLayer, TwoLayers
 from composer_attn.ops.logits import Bottleneck, Neighbours
@@ -25,23 +25,26 @@ def layers_of(
         channels: number of channels of the feature map.
         dtype: dtype of the statistics.
     """
-    if excitation.known is None or not all(_is_plain(each, dtype) for each in parameters):
+    if excitation.known is None:
         return None
-    found = _kind_of(excitation.layers)
-    if found is None:
-        return None
-    kind, inner = found
-    first: Any = parameters[0]
-    width = first.numel() if kind == "kernel" else first.size(0)
-    rows = {"kernel": (), "one": (channels,), "two": (width, channels)}[kind]
-    columns = {"kernel": (), "one": (channels,), "two": (channels, width)}[kind]
-    sizes = [
-        size for row, column in zip(rows, columns, strict=True) for size in (row * column, row)
-    ]
-    for each, size in zip(parameters, sizes, strict=False):
-        if each is not None and each.numel() != size:
+    for each in parameters:
+        if each is not None and not _is_plain(each, dtype):
             return None
-    return RegionLayers(kind, width, inner, excitation.known)
+    layers = excitation.layers
+    if layers is Neighbours:
+        return RegionLayers(
+            "kernel", cast(Tensor, parameters[0]).numel(), IDENTITY, excitation.known
+        )
+    if type(layers) is OneLayer:
+        fit, width = _fits(*parameters, channels, channels), channels
+        return RegionLayers("one", width, IDENTITY, excitation.known) if fit else None
+    if type(layers) is not TwoLayers and layers is not Bottleneck:
+        return None
+    inner = RELU if layers is Bottleneck else layers.activation
+    first, of_first, second, of_second = parameters
+    width = cast(Tensor, first).size(0)
+    fit = _fits(first, of_first, channels, width) and _fits(second, of_second, width, channels)
+    return RegionLayers("two", width, inner, excitation.known) if fit else None
 
 
 def general_numbers(
@@ -57,19 +60,13 @@ def general_numbers(
     return s, m, hidden.relu() if excitation.layers is Bottleneck else hidden
 
 
-def _kind_of(layers: Any) -> tuple[str, Activation] | None:
-    if type(layers) is TwoLayers:
-        return "two", layers.activation
-    if layers is Bottleneck:
-        return "two", RELU
-    if layers is Neighbours:
-        return "kernel", IDENTITY
-    return ("one", IDENTITY) if type(layers) is OneLayer else None
+def _fits(weight: Any, bias: Tensor | None, inputs: int, outputs: int) -> bool:
+    return weight.numel() == inputs * outputs and (bias is None or bias.numel() == outputs)
 
 
-def _is_plain(parameter: Tensor | None, dtype: torch.dtype) -> bool:
+def _is_plain(parameter: Tensor, dtype: torch.dtype) -> bool:
     """Return whether a parameter's memory holds its values in order, in a dtype."""
-    return parameter is None or (
+    return (
         type(parameter) in _PLAIN
         and parameter.dtype is dtype
         and parameter.is_contiguous()

@@ -61,8 +61,9 @@ REGION(float, float, float)
 REGION(double, double, double)
 REGION(bfloat16, bf16, float)
 
-void use_gemm(Gemm<float> of_float, Gemm<double> of_double) {
+void use_gemm(Gemm<float> of_float, Gemm<double> of_double, int (*set_threads)(int)) {
   gemm<float> = of_float;
   gemm<double> = of_double;
+  set_blas_threads = set_threads;
 }
 }

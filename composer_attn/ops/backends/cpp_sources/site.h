@@ -11,6 +11,10 @@ template <class S>
 using Gemm = void (*)(const char*, const char*, const i64*, const i64*, const i64*, const S*,
                       const S*, const i64*, const S*, const i64*, const S*, S*, const i64*);
 template <class S> Gemm<S> gemm = nullptr;
+// Sets the BLAS's threads for the calling thread, and returns their number; null if it cannot.
+int (*set_blas_threads)(int) = nullptr;
+// With fewer products, waking other threads takes longer than to compute them.
+const i64 BLAS_ALONE = 1 << 20;
 
 enum Transposed : bool { NO, YES };
 
@@ -22,8 +26,11 @@ void multiply(Transposed of_a, Transposed of_b, i64 rows, i64 columns, i64 inner
   const char letter[] = {'N', 'T'};
   const i64 lda = of_a ? rows : inner, ldb = of_b ? inner : columns;
   const S one = 1;
+  const bool alone = set_blas_threads && rows * columns * inner < BLAS_ALONE;
+  const int before = alone ? set_blas_threads(1) : 0;
   gemm<S>(&letter[of_b], &letter[of_a], &columns, &rows, &inner, &one, b, &ldb, a, &lda, &beta, c,
           &columns);
+  if (alone) set_blas_threads(before);
 }
 
 // The numbers of a site. The width is that of SE's hidden layer, or 0 for ECA.
