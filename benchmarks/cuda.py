@@ -4,6 +4,8 @@ python -m benchmarks.cuda --seconds 400
 """
 
 import csv
+import math
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from benchmarks.common import RATIO, RESULTS, show
 
 _NETWORK = "--device cuda --precision bf16 --layout channels_last --image 224"
 _COMPILED = "plain_compiled,composer_se_compiled,se_compiled,eca_compiled"
+_OWN = "efficientnet_b0"
 _SETTLED = "--rounds 40"
 _LOG = "cuda.log"
 
@@ -30,17 +33,23 @@ class Task:
         name: its name for ``--only``.
         command: a module for ``python -m``, with its options.
         rows: the CSV file that it appends to, if any.
+        most: stop it after so many seconds.
     """
 
     name: str
     command: str
     rows: str = ""
+    most: float = math.inf
 
 
 TASKS = (
-    Task("tests", "pytest -q -n 8 -p no:cacheprovider --durations=8 tests/devices"),
     Task("step", f"benchmarks.train_step {_NETWORK} --batch 256 --variants eager",
          "train_step.csv"),
+    Task("own",
+         f"benchmarks.train_step {_NETWORK} --batch 256 --model {_OWN} --variants with_own",
+         "train_step.csv"),
+    Task("tests", "pytest -v -n 14 -p no:cacheprovider --durations=8 tests/devices",
+         most=150),
     Task("passes", "benchmarks.passes --dtype bfloat16 --layout channels_last", "passes.csv"),
     Task("op", "benchmarks.op --device cuda --dtype bfloat16 --layout channels_last", "op.csv"),
     Task("single", f"benchmarks.inference {_NETWORK} --batch 1 {_SETTLED}", "inference.csv"),
@@ -58,14 +67,20 @@ def carry_out(task: Task, folder: Path, seconds: float) -> str:
     if task.rows:
         command += ["--results", str(folder / task.rows)]
     began = time.perf_counter()
-    with (folder / _LOG).open("a") as log:
+    with (
+        (folder / _LOG).open("a") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as running,
+    ):
         try:
-            done = subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, timeout=seconds, check=False
-            )
-            end = "done" if done.returncode == 0 else f"exit code {done.returncode}"
+            code = running.wait(min(seconds, task.most))
+            end = "done" if code == 0 else f"exit code {code}"
         except subprocess.TimeoutExpired:
             end = "stopped: out of time"
+            running.send_signal(signal.SIGINT)  # pytest then prints what it has found
+            try:
+                running.wait(15)
+            except subprocess.TimeoutExpired:
+                running.kill()
     return f"{end} after {time.perf_counter() - began:.0f} s"
 
 
@@ -73,7 +88,13 @@ def _steps(path: Path) -> Iterator[list[str]]:
     with path.open() as file:
         for row in csv.DictReader(file):
             ratio = {name: float(value) for name, value in row.items() if name.startswith("ratio")}
-            yield [row["variant"], row["step_ms"], RATIO.format(**ratio), row["saved_ratio"]]
+            yield [
+                row["model"],
+                row["variant"],
+                row["step_ms"],
+                RATIO.format(**ratio),
+                row["saved_ratio"],
+            ]
 
 
 def main(
@@ -99,8 +120,8 @@ def main(
             print((results / _LOG).read_text()[-3000:], flush=True)
     steps = results / "train_step.csv"
     if steps.exists():
-        columns = ("network", "step, ms", "ratio to plain (quartiles)", "kept / plain")
-        show("ResNet-50 on CUDA, training", columns, list(_steps(steps)))
+        columns = ("model", "network", "step, ms", "ratio to plain (quartiles)", "kept / plain")
+        show("Training on CUDA", columns, list(_steps(steps)))
     show("CUDA", ("task", "end"), [list(each) for each in ends.items()])
     raise typer.Exit(any(not end.startswith("done") for end in ends.values()))
 

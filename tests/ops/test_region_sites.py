@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from composer_attn.attention import SqueezeExcitation
-from composer_attn.ops import region_sites
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends import cpp_region
 from composer_attn.ops.pending_region import PendingRegion, excitation_of

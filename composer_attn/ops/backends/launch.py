@@ -19,8 +19,8 @@ ALIGNED = 16
 _Launcher = Callable[..., None]
 _launchers: dict[tuple, _Launcher] = {}
 # Absent from a torch without CUDA.
-_device = getattr(torch._C, "_cuda_getDevice", None)
-_stream_of = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+_device: Any = getattr(torch._C, "_cuda_getDevice", None)
+_stream_of: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 
 # Triton's own versions of these are made for its compiler, and slow outside of it.

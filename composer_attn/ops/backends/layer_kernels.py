@@ -5,6 +5,8 @@ A BLAS takes longer to choose a kernel for matrices this small than the kernel t
 # Names follow the equations, with Triton's constants in capitals.
 # ruff: noqa: N803, N806
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
@@ -135,7 +137,13 @@ def layer(
     """
     programs = ceil_divide(samples, _BLOCK) * ceil_divide(outer, _BLOCK)
     alpha = (after if back == IDENTITY else back).alpha
-    flags = {"ROWS": rows, "BIAS": bias, "FROM": after.name, "BACK": back.name, "ALPHA": alpha}
+    flags: dict[str, Any] = {
+        "ROWS": rows,
+        "BIAS": bias,
+        "FROM": after.name,
+        "BACK": back.name,
+        "ALPHA": alpha,
+    }
     blocks = {"BN": _BLOCK, "BK": _fitting(_INNER[itemsize], inner), "BR": _BLOCK}
     return Call(_layer, programs, (samples, inner, outer), _WARPS, **flags, GATE=gate, **blocks)
 
@@ -159,7 +167,7 @@ def layer_gradients(
     """
     rows, across, within = _AT_A_TIME[itemsize]
     blocks = {"BN": rows, "BC": across, "BH": _fitting(within, hidden)}
-    flags = {"FROM": after.name, "ALPHA": after.alpha, "ADDED": added}
+    flags: dict[str, Any] = {"FROM": after.name, "ALPHA": after.alpha, "ADDED": added}
     flags |= dict(zip(("BIAS1", "BIAS2"), biases, strict=True))
     sizes = (samples, channels, hidden)
     return Call(_layer_gradients, ceil_divide(channels, across), sizes, _WARPS, **flags, **blocks)

@@ -75,9 +75,9 @@ def norm_gradient(
     """Prepare the gradient of a norm.
 
     The call takes ``of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, weight, slope, d_mean,
-    d_variance, d_weight, d_bias``: five sums over space with the scales, and the gradient of the means that the
-    scales are of (``ATTENDED``), all ``(N, C)``; then lines ``(C,)``, of which the last five are
-    written.
+    d_variance, d_weight, d_bias``: five sums over space with the scales, and the gradient of the
+    means that the scales are of (``ATTENDED``), all ``(N, C)``; then lines ``(C,)``, of which the
+    last five are written.
     """
     blocks = {"BN": min(_SAMPLES, next_power_of_2(samples)), "BC": _CHANNELS}
     flags = {"WEIGHT": weight, "FIXED": fixed, "ATTENDED": attended}

@@ -12,13 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from composer_attn.ops.backends.excitation_kernels import (
-    convolve,
-    convolve_gradient,
-    normalization,
-    normalization_gradient,
-)
+from composer_attn.ops.backends.convolution_kernels import convolve, convolve_gradient
 from composer_attn.ops.backends.layout import dense, empty_numbers, like, numbers
+from composer_attn.ops.backends.norm_kernels import normalization, normalization_gradient
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.backends.tile_kernels import (
     load,

@@ -14,9 +14,7 @@ from composer_attn.ops.activations import IDENTITY, Activation
 from composer_attn.ops.backends import map_launches as maps
 from composer_attn.ops.backends import tile_kernels
 from composer_attn.ops.backends.elementwise_kernels import GATES, NO_GATE
-from composer_attn.ops.backends.excitation_kernels import convolution
 from composer_attn.ops.backends.launch import Call
-from composer_attn.ops.backends.layer_kernels import layer, layer_gradients
 from composer_attn.ops.backends.layout import is_last, like
 from composer_attn.ops.backends.map_launches import (
     MapLaunches,
@@ -24,9 +22,15 @@ from composer_attn.ops.backends.map_launches import (
     launches_of,
     pointer,
 )
+from composer_attn.ops.backends.number_launches import (
+    convolved,
+    kernel_gradient,
+    layer,
+    layer_gradients,
+    norm_launch,
+)
 from composer_attn.ops.backends.region_interface import Parameters, RegionLayers, RegionNumbers
 from composer_attn.ops.backends.region_kernels import norm_gradient, normalized_means
-from composer_attn.ops.backends.triton_site import kernel_launches, norm_launch
 from composer_attn.ops.manual_gradients import Norm
 
 _NO_LAYERS = RegionLayers("none", 0, IDENTITY, ("", ""))
@@ -98,15 +102,17 @@ def attend(
             run = of.once(maps.activated_means, activation)
             run((x.data_ptr(), scale, shift, m), holders)
         if layers.kind == "kernel":
-            run = of.once(_convolved, layers.width, gate)
+            run = of.once(convolved, layers.width, gate)
             run((m, pointer(first), s), holders[1:])
         elif layers.kind == "one":
-            run = of.once(_layer, channels, channels, b1 is not None, IDENTITY, gate)
+            run = of.once(layer, channels, channels, b1 is not None, IDENTITY, IDENTITY, gate)
             run((m, pointer(first), pointer(b1), 0, s), holders[1:])
         else:
-            run = of.once(_layer, channels, layers.width, b1 is not None, IDENTITY, NO_GATE)
+            run = of.once(layer, channels, layers.width, b1 is not None)
             run((m, pointer(first), pointer(b1), 0, hidden), holders[1:])
-            run = of.once(_layer, layers.width, channels, b2 is not None, layers.inner, gate)
+            run = of.once(
+                layer, layers.width, channels, b2 is not None, layers.inner, IDENTITY, gate
+            )
             run((hidden, pointer(second), pointer(b2), 0, s), holders[1:])
     return attended
 
@@ -172,14 +178,15 @@ def gradient(
     gate = NO_GATE if layers is None else GATES[layers.gate]
     of_norm = [torch.empty(channels, dtype=of.of_numbers, device=x.device) for _ in range(2)]
     numbers = (statistics, line, scratch, *(() if attended is None else (attended,)))
-    dx, of_layers = None, ()
+    dx = None
+    of_layers: Parameters = ()
     with of.here():
         run = of.once(maps.activated_sums, activation, attended is not None, gate)
-        given = (g.data_ptr(), x.data_ptr(), mu, scale, shift, s)
-        run((*given, of_z, of_zx, d_logits, of_one, of_x), (x, g, *numbers))
+        sums = (of_z, of_zx, d_logits, of_one, of_x)
+        run((g.data_ptr(), x.data_ptr(), mu, scale, shift, s, *sums), (x, g, *numbers))
         if layers is not None and attended is not None:
             of_layers = _layer_gradients(
-                of, layers, parameters, attended, scratch, (d_logits, d_hidden, d_m)
+                of, layers, parameters, (attended, scratch), (d_logits, d_hidden, d_m)
             )
         run = of.once(_norm_gradient, weight is not None, fixed, attended is not None)
         given = (of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, pointer(weight))
@@ -189,8 +196,8 @@ def gradient(
         if needs_dx:
             dx = torch.empty_like(x)
             run = of.once(maps.activated_gradient, activation, attended is not None, not fixed)
-            given = (g.data_ptr(), x.data_ptr(), scale, shift, s, d_m, mu, d_mean, d_variance)
-            run((*given, dx.data_ptr()), (x, g, dx, *numbers))
+            of_map = (scale, shift, s, d_m, mu, d_mean, d_variance)
+            run((g.data_ptr(), x.data_ptr(), *of_map, dx.data_ptr()), (x, g, dx, *numbers))
     return dx, g, (*of_norm, *of_layers)
 
 
@@ -198,30 +205,22 @@ def _layer_gradients(
     of: MapLaunches,
     layers: RegionLayers,
     parameters: Parameters,
-    attended: Tensor,
-    scratch: Tensor,
+    numbers: tuple[Tensor, Tensor],
     results: tuple[int, int, int],
 ) -> Parameters:
     """Return the gradients of the layers' parameters, and write those of the means."""
-    (d_logits, d_hidden, d_m), channels = results, of.sizes[1]
-    m, _, hidden, _ = addresses(attended, _attended_offsets(of, layers))
-    first, b1, second, b2 = _four(parameters)
+    d_logits, d_hidden, d_m = results
+    m, _, hidden, _ = addresses(numbers[0], _attended_offsets(of, layers))
+    first = cast(Tensor, parameters[0])
     if layers.kind == "kernel":
-        kernel = cast(Tensor, first)
-        return (kernel_launches(of, (attended, scratch), m, d_logits, d_m, kernel, added=False),)
-    found = [None if each is None else torch.empty_like(each) for each in parameters]
-    given = [each for each in (*parameters, *found) if each is not None]
-    holders = (attended, scratch, *given)
+        return (kernel_gradient(of, numbers, m, d_logits, d_m, first, added=False),)
     if layers.kind == "one":
-        run = of.once(_back_layer, channels, IDENTITY)
-        run((d_logits, pointer(first), 0, 0, d_m), holders)
-        return _outer(of, attended, scratch, first, b1)
-    run = of.once(_back_layer, layers.width, layers.inner)
-    run((d_logits, pointer(second), 0, hidden, d_hidden), holders)
-    run = of.once(_of_layers, layers.width, (b1 is not None, b2 is not None), layers.inner)
-    numbers = (d_logits, d_hidden, hidden, m, pointer(first), d_m)
-    run((*numbers, *[pointer(each) for each in found]), holders)
-    return tuple(found)
+        channels = of.sizes[1]
+        run = of.once(layer, channels, channels, False, IDENTITY, IDENTITY, NO_GATE, True)
+        run((d_logits, first.data_ptr(), 0, 0, d_m), (*numbers, first))
+        return _outer(of, *numbers, first, parameters[1])
+    at = (d_logits, d_hidden, hidden, m, d_m)
+    return tuple(layer_gradients(of, parameters, numbers, at, layers.inner, added=False))
 
 
 def _outer(
@@ -267,8 +266,8 @@ def sum_gradient(
         if needs_dx:
             dx = torch.empty_like(x)
             run = of.once(maps.input_gradient, True, False, not fixed)
-            given = (g.data_ptr(), x.data_ptr(), slope, mu, d_mean, d_variance, 0)
-            run((*given, dx.data_ptr()), (*holders, dx))
+            of_map = (slope, mu, d_mean, d_variance, 0)
+            run((g.data_ptr(), x.data_ptr(), *of_map, dx.data_ptr()), (*holders, dx))
     return dx, g, tuple(of_norm)
 
 
@@ -287,31 +286,13 @@ def _attended_offsets(of: MapLaunches, layers: RegionLayers) -> tuple[int, ...]:
 
 
 def _scratch_offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
-    """Five sums; the gradient of the means; slope, gradients of moments; that of the hidden layer."""
+    """Five sums; the gradient of the means; slope, gradients of moments; the hidden gradient."""
     samples, channels, _ = of.sizes
     return of.offsets(*[samples * channels] * 6, *[channels] * 3, hidden)
 
 
 def _normalized_means(of: MapLaunches, bias: bool) -> Call:
     return normalized_means(*of.sizes[:2], bias)
-
-
-def _convolved(of: MapLaunches, size: int, gate: int) -> Call:
-    return convolution(*of.sizes[:2], size, GATE=gate)
-
-
-def _layer(
-    of: MapLaunches, inner: int, outer: int, bias: bool, after: Activation, gate: int
-) -> Call:
-    return layer(of.sizes[0], inner, outer, of.itemsize, bias=bias, after=after, gate=gate)
-
-
-def _back_layer(of: MapLaunches, width: int, back: Activation) -> Call:
-    return layer(*of.sizes[:2], width, of.itemsize, rows=True, back=back)
-
-
-def _of_layers(of: MapLaunches, width: int, biases: tuple[bool, bool], after: Activation) -> Call:
-    return layer_gradients(*of.sizes[:2], width, of.itemsize, biases, after=after)
 
 
 def _norm_gradient(of: MapLaunches, weight: bool, fixed: bool, attended: bool) -> Call:

@@ -10,24 +10,25 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from composer_attn.ops.activations import RELU
+from composer_attn.ops.activations import IDENTITY, RELU
 from composer_attn.ops.backends import map_launches as maps
-from composer_attn.ops.backends import tile_kernels
+from composer_attn.ops.backends import norm_kernels, tile_kernels
 from composer_attn.ops.backends.elementwise_kernels import GATES
-from composer_attn.ops.backends.excitation_kernels import (
-    convolution,
-    kernel_gradient,
-    normalizing,
-    normalizing_gradient,
-)
 from composer_attn.ops.backends.launch import Call
-from composer_attn.ops.backends.layer_kernels import layer, layer_gradients
-from composer_attn.ops.backends.layout import all_like, like
+from composer_attn.ops.backends.layout import like
 from composer_attn.ops.backends.map_launches import (
     MapLaunches,
     addresses,
     launches_of,
     pointer,
+)
+from composer_attn.ops.backends.number_launches import (
+    Parameters,
+    convolved,
+    kernel_gradient,
+    layer,
+    layer_gradients,
+    norm_launch,
 )
 from composer_attn.ops.normalization import Running
 
@@ -41,8 +42,6 @@ __all__ = [
     "normalize",
     "write",
 ]
-
-Parameters = tuple[Tensor | None, ...]
 
 
 class TritonSite(NamedTuple):
@@ -101,11 +100,13 @@ def excite(
     with of.here():
         of.once(maps.moments)((x.data_ptr(), mean, variance), holders)
         if is_kernel:
-            of.once(_convolved, width, gate)((mean, first.data_ptr(), s), holders)
+            of.once(convolved, width, gate)((mean, first.data_ptr(), s), holders)
         else:
             w1, b1, w2, b2 = [pointer(each) for each in parameters]
-            of.once(_hidden, width, b1 != 0)((mean, w1, b1, 0, hidden), holders[1:])
-            of.once(_expanded, width, b2 != 0, gate)((hidden, w2, b2, 0, s), holders[1:])
+            of.once(layer, of.sizes[1], width, b1 != 0)((mean, w1, b1, 0, hidden), holders[1:])
+            of.once(layer, width, of.sizes[1], b2 != 0, RELU, IDENTITY, gate)(
+                (hidden, w2, b2, 0, s), holders[1:]
+            )
     return site, work
 
 
@@ -127,33 +128,6 @@ def normalize(
     with site.of.here():
         run((s, mean, variance, *given, scale, shift, mu, inverse, 0), (work, *holders))
     return True
-
-
-def norm_launch(
-    of: MapLaunches,
-    numbers: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    running: Running | None,
-    unit: bool = False,
-) -> tuple[Call, list[int], list[Tensor]] | None:
-    """Prepare a norm, unless its momentum or the dtype of its parameters rule it out.
-
-    Returns:
-        The launch, the addresses of the norm's tensors, and the tensors.
-    """
-    given = (weight, bias, *(running[:2] if running is not None else (None, None)))
-    if not all_like(numbers, *given):
-        return None
-    flags: tuple[float | bool, ...] = (2, 0.0, False)
-    if running is not None:
-        if isinstance(running.momentum, Tensor):
-            return None
-        flags = (running.number, float(running.momentum), running.fixed)
-    described = (weight is not None, bias is not None, running is not None, unit)
-    call = of.once(_normalizing, float(eps), *flags, *described)
-    return call, [pointer(each) for each in given], [each for each in given if each is not None]
 
 
 def write(site: TritonSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
@@ -208,9 +182,9 @@ def gradient(
         of_layers = _layer_gradients(site, work, scratch, parameters)
         if needs_dx:
             dx = torch.empty_like(x)
-            of_maps = (g.data_ptr(), x.data_ptr(), scale, mean, d_mean, d_variance)
             run = of.once(maps.input_gradient, False, masked, not fixed)
-            run((*of_maps, shift if masked else 0, dx.data_ptr()), (*holders, dx))
+            numbers = (scale, mean, d_mean, d_variance, shift if masked else 0)
+            run((g.data_ptr(), x.data_ptr(), *numbers, dx.data_ptr()), (*holders, dx))
     return dx, g, (d_weight, d_bias, *of_layers)
 
 
@@ -218,42 +192,16 @@ def _layer_gradients(
     site: TritonSite, work: Tensor, scratch: Tensor, parameters: Parameters
 ) -> list[Tensor | None]:
     """Return the gradients of the layers' parameters, and add that of the means to ``d_mean``."""
-    of, width = site.of, site.width
+    of, numbers = site.of, (work, scratch)
     mean, *_, hidden, _ = addresses(work, of.once(_offsets, site.hidden))
     _, _, d_logits, d_mean, _, d_hidden, _ = addresses(
         scratch, of.once(_scratch_offsets, site.hidden)
     )
     if site.is_kernel:
         kernel = cast(Tensor, parameters[0])
-        return [kernel_launches(of, (work, scratch), mean, d_logits, d_mean, kernel, added=True)]
-    found = [None if each is None else torch.empty_like(each) for each in parameters]
-    w1, b1, w2, b2 = [pointer(each) for each in parameters]
-    holders = (work, scratch, *[each for each in (*parameters, *found) if each is not None])
-    of.once(_hidden_gradient, width)((d_logits, w2, 0, hidden, d_hidden), holders)
-    of.once(_of_layers, width, (b1 != 0, b2 != 0))(
-        (d_logits, d_hidden, hidden, mean, w1, d_mean, *[pointer(each) for each in found]), holders
-    )
-    return found
-
-
-def kernel_launches(
-    of: MapLaunches,
-    holders: tuple[Tensor, ...],
-    means: int,
-    d_logits: int,
-    d_means: int,
-    kernel: Tensor,
-    added: bool,
-) -> Tensor:
-    """Return a kernel's gradient, and write that of the means, or add it."""
-    size = kernel.numel()
-    run = of.once(_kernel_gradient, size)
-    parts = torch.empty((run.programs, size), dtype=of.of_numbers, device=kernel.device)
-    run((d_logits, means, parts.data_ptr()), (*holders, parts))
-    of.once(_convolved_back, size, added)(
-        (d_logits, kernel.data_ptr(), d_means), (*holders, kernel)
-    )
-    return parts.sum(0).view_as(kernel)
+        return [kernel_gradient(of, numbers, mean, d_logits, d_mean, kernel, added=True)]
+    at = (d_logits, d_hidden, hidden, mean, d_mean)
+    return layer_gradients(of, parameters, numbers, at, RELU, added=True)
 
 
 def _offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
@@ -268,51 +216,5 @@ def _scratch_offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
     return of.offsets(*[samples * channels] * 5, hidden)
 
 
-def _convolved(of: MapLaunches, size: int, gate: int) -> Call:
-    return convolution(*of.sizes[:2], size, GATE=gate)
-
-
-def _convolved_back(of: MapLaunches, size: int, added: bool) -> Call:
-    return convolution(*of.sizes[:2], size, FLIPPED=True, ADDED=added)
-
-
-def _kernel_gradient(of: MapLaunches, size: int) -> Call:
-    return kernel_gradient(*of.sizes[:2], size)
-
-
-def _hidden(of: MapLaunches, width: int, bias: bool) -> Call:
-    return layer(*of.sizes[:2], width, of.itemsize, bias=bias)
-
-
-def _expanded(of: MapLaunches, width: int, bias: bool, gate: int) -> Call:
-    samples, channels, _ = of.sizes
-    return layer(samples, width, channels, of.itemsize, bias=bias, after=RELU, gate=gate)
-
-
-def _hidden_gradient(of: MapLaunches, width: int) -> Call:
-    return layer(*of.sizes[:2], width, of.itemsize, rows=True, back=RELU)
-
-
-def _of_layers(of: MapLaunches, width: int, biases: tuple[bool, bool]) -> Call:
-    return layer_gradients(*of.sizes[:2], width, of.itemsize, biases, added=True)
-
-
-def _normalizing(
-    of: MapLaunches,
-    eps: float,
-    number: int,
-    momentum: float,
-    fixed: bool,
-    weight: bool,
-    bias: bool,
-    kept: bool,
-    unit: bool,
-) -> Call:
-    return normalizing(
-        *of.sizes[:2], number, EPS=eps, MOMENTUM=momentum, WEIGHT=weight, BIAS=bias, KEPT=kept,
-        FIXED=fixed, UNIT=unit,
-    )  # fmt: skip
-
-
 def _normalizing_gradient(of: MapLaunches, weight: bool, fixed: bool, gate: int) -> Call:
-    return normalizing_gradient(*of.sizes[:2], WEIGHT=weight, FIXED=fixed, GATE=gate)
+    return norm_kernels.normalizing_gradient(*of.sizes[:2], WEIGHT=weight, FIXED=fixed, GATE=gate)
