@@ -36,11 +36,15 @@ def layers_of(
             "kernel", cast(Tensor, parameters[0]).numel(), IDENTITY, excitation.known
         )
     if type(layers) is OneLayer:
-        fit, width = _fits(*parameters, channels, channels), channels
-        return RegionLayers("one", width, IDENTITY, excitation.known) if fit else None
-    if type(layers) is not TwoLayers and layers is not Bottleneck:
+        weight, bias = parameters
+        fit = _fits(weight, bias, channels, channels)
+        return RegionLayers("one", channels, IDENTITY, excitation.known) if fit else None
+    if layers is Bottleneck:
+        inner = RELU
+    elif type(layers) is TwoLayers:
+        inner = layers.activation
+    else:
         return None
-    inner = RELU if layers is Bottleneck else layers.activation
     first, of_first, second, of_second = parameters
     width = cast(Tensor, first).size(0)
     fit = _fits(first, of_first, channels, width) and _fits(second, of_second, width, channels)
