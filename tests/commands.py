@@ -63,4 +63,6 @@ def _environment() -> dict[str, str]:
     environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     # So that a shell, too, finds the `composer-attn` and `composer` of this environment.
     environment["PATH"] = f"{_BIN}{os.pathsep}{environment['PATH']}"
+    paths = [str(ROOT / "tests" / "unprobed"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environment

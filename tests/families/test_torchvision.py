@@ -1,3 +1,6 @@
+import copy
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -18,7 +21,27 @@ from tests.families.torchvision_networks import (
 )
 from tests.surgeries import attention_keys, each_surgery
 
-every_network = pytest.mark.parametrize("name", parametrized())
+every_network = pytest.mark.parametrize("network", parametrized(), indirect=True)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A network, images, and its weights and outputs for them as long as it had no attention."""
+
+    model: nn.Module
+    x: torch.Tensor
+    state: dict[str, torch.Tensor]
+    outputs: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def network(request):
+    """Build a network once for all surgeries; each test leaves it as it found it."""
+    torch.manual_seed(0)
+    model, x = build(request.param).eval(), images(request.param)
+    with torch.no_grad():
+        outputs = model(x)
+    return Plain(model, x, copy.deepcopy(model.state_dict()), outputs)
 
 
 def wide_convolutions(network: nn.Module) -> set[str]:
@@ -41,56 +64,55 @@ def test_every_family_that_torchvision_lists_has_a_member_in_the_default_suite()
 
 @every_network
 @each_surgery
-def test_all_wide_convolutions_outside_own_attention_are_attended(name, surgery):
-    network = build(name)
-    expected = wide_convolutions(network)
+def test_it_is_attended_trains_loads_plain_weights_and_is_given_back(network, surgery):
+    expected = wide_convolutions(network.model)
     assert expected
-    surgery.applying(network, min_channels=MIN_CHANNELS)
-    assert set(attended_modules(network)) == expected
+    surgery.applying(network.model, min_channels=MIN_CHANNELS)
+    assert set(attended_modules(network.model)) == expected
+    assert_outputs_change(network)
+    assert_gradients_reach_every_attention(network)
+    assert_plain_weights_load(network)
+    assert_detaching_gives_back_keys_and_outputs_bit_for_bit(network)
 
 
-@every_network
-@each_surgery
-def test_plain_weights_load_into_the_attended_network(name, surgery):
-    torch.manual_seed(1)
-    plain = build(name).state_dict()
-    network = build(name)
-    surgery.applying(network, min_channels=MIN_CHANNELS)
-    missing, unexpected = network.load_state_dict(plain, strict=False)
-    assert unexpected == []
-    loaded = network.state_dict()
-    assert set(missing) == attention_keys(loaded) != set()
-    assert all(torch.equal(loaded[key], value) for key, value in plain.items())
-
-
-@every_network
-@each_surgery
-def test_gradients_reach_every_parameter_of_every_attention(name, surgery):
-    network = build(name)
-    surgery.applying(network, min_channels=MIN_CHANNELS)
-    outputs = train_without_chance(network)(images(name))
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
-    for site, attention in attended_modules(network).items():
-        for parameter in attention.parameters():
-            assert parameter.grad.isfinite().all(), site
-            assert parameter.grad.any(), site
-
-
-@every_network
-@each_surgery
 @torch.no_grad()
-def test_detaching_gives_back_keys_and_outputs_bit_for_bit(name, surgery):
-    network = build(name).eval()
-    x = images(name)
-    before, keys = network(x), list(network.state_dict())
-    surgery.applying(network, min_channels=MIN_CHANNELS)
-    attended = network(x)
+def assert_outputs_change(network: Plain) -> None:
+    attended = network.model.eval()(network.x)
     assert attended.isfinite().all()
-    assert not torch.equal(attended, before)
-    detach_attention(network)
-    assert list(network.state_dict()) == keys
-    assert torch.equal(network(x), before)
+    assert not torch.equal(attended, network.outputs)
+
+
+def assert_gradients_reach_every_attention(network: Plain) -> None:
+    outputs = train_without_chance(network.model)(network.x)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = sum((output * torch.randn_like(output)).sum() for output in outputs)
+    attentions = attended_modules(network.model)
+    parameters = {f"{n}.{p}": q for n, m in attentions.items() for p, q in m.named_parameters()}
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    for name, gradient in zip(parameters, gradients, strict=True):
+        assert gradient.isfinite().all(), name
+        assert gradient.any(), name
+
+
+@torch.no_grad()
+def assert_plain_weights_load(network: Plain) -> None:
+    """Load them over others; afterwards the network's own are those of before."""
+    for key, value in network.model.state_dict().items():
+        if key in network.state:
+            value.zero_() if value.any() else value.fill_(1)
+    missing, unexpected = network.model.load_state_dict(network.state, strict=False)
+    assert unexpected == []
+    loaded = network.model.state_dict()
+    assert set(missing) == attention_keys(loaded) != set()
+    assert all(torch.equal(loaded[key], value) for key, value in network.state.items())
+
+
+@torch.no_grad()
+def assert_detaching_gives_back_keys_and_outputs_bit_for_bit(network: Plain) -> None:
+    detach_attention(network.model)
+    assert attended_modules(network.model) == {}
+    assert list(network.model.state_dict()) == list(network.state)
+    assert torch.equal(network.model.eval()(network.x), network.outputs)
 
 
 @each_surgery

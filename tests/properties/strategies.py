@@ -11,6 +11,7 @@ from torch import nn
 from composer_attn.functional import apply_eca, apply_squeeze_excite, plan_eca, plan_squeeze_excite
 from composer_attn.surgery.sites import PLACEMENTS
 from tests.properties.nodes import CONTAINERS, LEAVES, SIZE
+from tests.properties.observed import seed
 
 CHANNELS = (4, 8, 16)
 
@@ -54,7 +55,7 @@ class Network:
     training: bool
 
     def build(self) -> nn.Module:
-        torch.manual_seed(0)
+        seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of lazy and deprecated modules
             model = self.tree.build(self.channels)

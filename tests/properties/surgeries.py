@@ -9,12 +9,14 @@ from torch import nn
 
 from composer_attn.errors import ComposerAttnError
 from composer_attn.functional import attended_modules, detach_attention
-from tests.properties.observed import of_all, of_model, output, runs, same, tensors
+from tests.properties.observed import of_all, of_model, output, runs, same, seed, tensors
 from tests.properties.strategies import Grouping, Network, Surgery
 
 
 def apply_or_refuse(network: Network, surgery: Surgery, grouping: Grouping) -> bool:
     """Succeed as planned, or raise an error of ours and leave everything as it was.
+
+    A second time, nothing is left to do; detached, everything is as it was.
 
     Returns:
         Whether it succeeded.
@@ -23,7 +25,7 @@ def apply_or_refuse(network: Network, surgery: Surgery, grouping: Grouping) -> b
     plain = output(model, x) if x is not None else None
     old, present = tensors(model), set(attended_modules(model))
     options = {"optimizers": optimizers or None, "param_group": grouping.param_group}
-    torch.manual_seed(1)
+    seed(1)
     start = of_all(model, optimizers)
     planned = _attempt(surgery.plan, model, options)
     assert same(of_all(model, optimizers), start), "planning changed something"
@@ -43,25 +45,12 @@ def apply_or_refuse(network: Network, surgery: Surgery, grouping: Grouping) -> b
     _assert_trained(new, optimizers, grouping)
     if plain is not None:
         _assert_output(output(model, x), plain, surgery)
+    _assert_twice_is_once(surgery, model, optimizers, options)
     _quietly(detach_attention, model, optimizers)
     if not present:
         assert of_all(model, optimizers)[:-1] == before[:-1], "detached, something is different"
         assert plain is None or torch.equal(output(model, x), plain)
     assert attended_modules(model) == {}
-    return True
-
-
-def twice_is_once(network: Network, surgery: Surgery, grouping: Grouping) -> bool:
-    """Find nothing left to do where a surgery is repeated."""
-    model, optimizers, _, _ = _ready(network, grouping)
-    options = {"optimizers": optimizers or None, "param_group": grouping.param_group}
-    done = _attempt(surgery.apply, model, options)
-    if isinstance(done, ComposerAttnError):
-        return False
-    torch.manual_seed(1)
-    once = of_all(model, optimizers)
-    assert surgery.apply(model, **options).chosen == ()
-    assert same(of_all(model, optimizers), once)
     return True
 
 
@@ -148,6 +137,13 @@ def _assert_output(y: torch.Tensor, plain: torch.Tensor, surgery: Surgery) -> No
     assert y.isfinite().all()
     if surgery.arguments.get("start") == "identity" and not surgery.arguments.get("replace"):
         assert torch.equal(y, plain)
+
+
+def _assert_twice_is_once(surgery: Surgery, model: nn.Module, optimizers: list, options) -> None:
+    seed(1)
+    once = of_all(model, optimizers)
+    assert surgery.apply(model, **options).chosen == ()
+    assert same(of_all(model, optimizers), once), "a surgery repeated changed something"
 
 
 def _pickled(model: nn.Module) -> nn.Module:

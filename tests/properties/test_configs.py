@@ -41,7 +41,7 @@ def test_a_config_is_valid_or_refused(file, text, overrides):
 
 
 @pytest.mark.slow
-@examples(4000)
+@examples(2000)
 @given(texts(), overrides)
 def test_many_more_configs_are_valid_or_refused(file, text, overrides):
     valid_or_refused(file, text, overrides)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from composer import Callback
-from composer.utils import dist
+from composer.utils import collect_env, dist
 
 from composer_attn.runs.components.config_check import load_checked
 from composer_attn.runs.components.registry import CALLBACKS
@@ -112,6 +112,7 @@ def run(folder: Path, ranks: int, overrides: list[str]) -> list[int]:
 
 def main(folder: Path, algorithm: str, ranks: int, seed: int, kills: int) -> None:
     draw = random.Random(seed)
+    collect_env.get_cpu_model()  # takes a second and a half, once, instead of once a fork
     for name in ("whole", "killed"):
         (folder / name).mkdir()
         (folder / name / "run.yaml").write_text(CONFIG)

@@ -224,11 +224,15 @@ def test_the_simplified_efficientnet_attends_the_expanded_width_with_reduction_4
 )
 def test_the_digits_recipes_reach_97_percent(variant, layers, added, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    summary = train(load_checked(ROOT / f"yamls/digits_{variant}.yaml"))
+    summary = train(load_checked(ROOT / f"yamls/digits_{variant}.yaml", ["eval_interval=1dur"]))
     assert summary.metrics["accuracy"] >= 0.97
     assert summary.attended_layers == layers
     assert summary.parameters_before == 4_910_922
     assert summary.parameters_after - summary.parameters_before == added
+
+
+# Of the recipes of shapes: as many steps an epoch, of half as many images, and one evaluation.
+HALF = ["batch_size=4", "train_dataset.num_samples=256", "eval_interval=1dur"]
 
 
 @pytest.mark.slow
@@ -238,13 +242,13 @@ def test_the_digits_recipes_reach_97_percent(variant, layers, added, tmp_path, m
 def test_masks_and_keypoints_of_shapes_are_learned(task, figure, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = ROOT / f"yamls/shapes_{task}_eca.yaml"
-    summary = train(load_checked(recipe, ["max_duration=3ep"]))  # of 5, which take minutes
+    summary = train(load_checked(recipe, [*HALF, "max_duration=4ep"]))  # of 5
     assert summary.metrics[figure] >= 0.4
 
 
 @pytest.mark.slow
 def test_the_detector_of_shapes_finds_most_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    summary = train(load_checked(ROOT / "yamls/shapes_detection_eca.yaml"))
+    summary = train(load_checked(ROOT / "yamls/shapes_detection_eca.yaml", HALF))
     assert summary.metrics["map"] >= 0.6
     assert summary.metrics["map_50"] >= 0.9

@@ -13,7 +13,7 @@ from composer_attn.errors import ArgumentError, ConfigError
 from composer_attn.runs.scaling import search as module
 from composer_attn.runs.scaling.results import TOGETHER
 from composer_attn.runs.scaling.search import search
-from tests.commands import invoke, run, start
+from tests.commands import invoke, start
 from tests.runs.runs_on_disk import write_run
 from tests.runs.scaling.recipes import small_plan
 
@@ -124,7 +124,7 @@ def summaries(folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder):
+def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder, capfd):
     command = ("composer-attn", *SCALE, "--out", "out")
     process = start(*command, cwd=folder)
     deadline = time.monotonic() + 300
@@ -139,13 +139,14 @@ def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder):
     before = summaries(folder / "out")
     assert not (folder / "out" / "scaling.html").exists()
 
-    done = run(*command, cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    capfd.readouterr()
+    assert invoke(*command[1:]) == 0
+    said = capfd.readouterr().out
     after = summaries(folder / "out")
     assert len(after) == 7
     assert {name: after[name] for name in before} == before
-    assert "The most accurate way to spend 2 times the operations" in done.stdout
-    assert "d1.000-w1.189-r1.189, seed 17: done" in done.stdout
+    assert "The most accurate way to spend 2 times the operations" in said
+    assert "d1.000-w1.189-r1.189, seed 17: done" in said
     data = json.loads((folder / "out" / "results.json").read_text())
     for network in data["networks"]:
         summary = folder / "out" / f"{network['network']}-seed17" / "summary.json"
@@ -159,24 +160,21 @@ def test_an_interrupted_search_goes_on_and_trains_nothing_twice(folder):
     best = next(network for network in within if network["network"] == data["best"])
     assert best["accuracy"] == max(network["accuracy"] for network in within)
 
-    again = run(*command, cwd=folder)
-    assert again.returncode == 0, again.stderr
+    assert invoke(*command[1:]) == 0
     assert summaries(folder / "out") == after
 
     # Another learning rate belongs into another folder.
-    other = run(*command, "optimizer.lr=0.5", cwd=folder)
-    assert other.returncode == 2
-    assert "was started with another config: optimizer" in other.stderr
+    assert invoke(*command[1:], "optimizer.lr=0.5") == 2
+    assert "was started with another config: optimizer" in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_candidate_that_fails_does_not_stop_the_others(folder):
+def test_a_candidate_that_fails_does_not_stop_the_others(folder, capfd):
     out = folder / "out"
     # One candidate alone finds a checkpoint that is none.
     (out / "d1.000-w1.414-r1.000-seed17").mkdir(parents=True)
     (out / "d1.000-w1.414-r1.000-seed17" / "latest-rank0.pt").write_text("no checkpoint")
-    done = run("composer-attn", *SCALE, "--out", "out", "--phi", "1", cwd=folder)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.count("failed: see") == 1
+    assert invoke(*SCALE, "--out", "out", "--phi", "1") == 1
+    assert capfd.readouterr().out.count("failed: see") == 1
     assert len(summaries(out)) == 3
     assert ">failed<" in (out / "scaling.html").read_text()

@@ -133,7 +133,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_goes_on_and_trains_nothing_twice(config, tmp_path):
+def test_an_interrupted_study_goes_on_and_trains_nothing_twice(config, tmp_path, capfd):
     config()
     command = ("composer-attn", "study", "recipe.yaml", "max_duration=40ep", "--out", "out",
                "--variants", "plain,eca")  # fmt: skip
@@ -155,8 +155,7 @@ def test_an_interrupted_study_goes_on_and_trains_nothing_twice(config, tmp_path)
     assert list(before) == ["plain-seed17"]
     assert not (tmp_path / "out" / "report.html").exists()
 
-    done = run(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert invoke(*command[1:]) == 0
     after = states(tmp_path / "out")
     assert after["plain-seed17"] == before["plain-seed17"]
     assert list(after) == ["eca-seed17", "plain-seed17"]
@@ -164,30 +163,27 @@ def test_an_interrupted_study_goes_on_and_trains_nothing_twice(config, tmp_path)
     assert 40 <= epochs(eca) <= 41
     assert (tmp_path / "out" / "report.html").is_file()
 
-    again = run(*command, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    assert invoke(*command[1:]) == 0
     assert states(tmp_path / "out") == after
 
     # The same as without an interruption, and by itself.
-    alone = run("composer-attn", "train", "out/eca-seed17/config.yaml", "save_folder=alone",
-                cwd=tmp_path)  # fmt: skip
-    assert alone.returncode == 0, alone.stderr
+    assert invoke("train", "out/eca-seed17/config.yaml", "save_folder=alone") == 0
     assert losses(tmp_path / "alone")[-1] == losses(eca)[-1]
 
-    other = run(*command[:3], "optimizer.lr=0.5", *command[4:], cwd=tmp_path)
-    assert other.returncode == 2
-    assert "out/plain-seed17: was started with another config: optimizer" in other.stderr
+    capfd.readouterr()
+    assert invoke(*command[1:3], "optimizer.lr=0.5", *command[4:]) == 2
+    said = capfd.readouterr().err
+    assert "out/plain-seed17: was started with another config: optimizer" in said
 
 
 @pytest.mark.slow
-def test_a_variant_that_fails_does_not_stop_the_others(config, tmp_path):
+def test_a_variant_that_fails_does_not_stop_the_others(config, tmp_path, capfd):
     config()
     # Found only in the first step: images of no size.
     broken = RECIPE.replace("size: 32}", "size: 0}").replace("small_plain", "broken")
     (tmp_path / "broken.yaml").write_text(broken)
-    done = run("composer-attn", "study", "broken.yaml", "--variants", "plain,eca", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stdout.count("failed: see") == 2
+    assert invoke("study", "broken.yaml", "--variants", "plain,eca") == 1
+    assert capfd.readouterr().out.count("failed: see") == 2
     log = tmp_path / "runs" / "broken_study" / "eca-seed17" / "train.log"
     assert "Kernel size can't be greater" in log.read_text()
     assert (
@@ -200,8 +196,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(config, tmp_path):
 def test_runs_can_have_several_processes(config, tmp_path):
     config()
     amounts = ("max_duration=1ep", "--variants", "eca", "--ranks", "2")
-    done = run("composer-attn", "study", "recipe.yaml", *amounts, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert invoke("study", "recipe.yaml", *amounts) == 0
     summary = tmp_path / "runs" / "small_study" / "eca-seed17" / "summary.json"
     assert json.loads(summary.read_text())["ranks"] == 2
 
