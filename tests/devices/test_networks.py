@@ -69,10 +69,12 @@ def test_attention_of_its_own_agrees_in_training_and_evaluation(build, norms, de
     x = torch.randn(3, 3, 40, 40, dtype=torch.float64, device=device)
     for model in (plain, fused):
         model.to(memory_format=torch.channels_last)(x).square().sum().backward()
-    assert_equal(gradients(fused), gradients(plain), 1e-8)
-    assert_equal(fused.state_dict(), plain.state_dict(), 1e-10)
+    # On CUDA, torch's hard sigmoid and hard swish multiply by a sixth that is a float32.
+    exact = 1e-10 if device == "cpu" or build != "mobilenet_v3_small" else 1e-6
+    assert_equal(gradients(fused), gradients(plain), exact)
+    assert_equal(fused.state_dict(), plain.state_dict(), exact)
     evaluated = [model.eval()(x).detach() for model in (plain, fused)]
-    assert_equal({"": evaluated[1]}, {"": evaluated[0]}, 1e-10)
+    assert_equal({"": evaluated[1]}, {"": evaluated[0]}, exact)
 
 
 @each_device

@@ -1,5 +1,6 @@
 """Compares the Triton kernels with the reference, and prints the errors as JSON."""
 
+import itertools
 import json
 
 import torch
@@ -7,6 +8,10 @@ import torch
 from composer_attn.ops.backends import activated_reference as activated
 from composer_attn.ops.backends import activated_triton_kernels, triton_kernels
 from composer_attn.ops.backends import reference as passes
+from composer_attn.ops.backends.launch import Call
+from tests.attention.attentions import GATES
+from tests.ops import activated_regions
+from tests.ops.activated_regions import FOREIGN
 from tests.ops.calls import (
     ALLOWED,
     calls_between,
@@ -17,10 +22,11 @@ from tests.ops.calls import (
     spread,
     strided,
 )
-from tests.ops.regions import build, differences
+from tests.ops.regions import ATTENTIONS, build, differences
 
 # On a GPU, also sums over many positions and over many programs.
 LARGE = [(2, 70, 33, 33), (700, 200, 3, 3)]
+KINDS = (*FOREIGN, *ATTENTIONS)
 SHAPES = [(3, 6, 5, 7), (2, 70, 9, 9), (1, 5, 1100), (2, 4, 3, 2, 3)]
 # Fewer and more samples and channels than a program handles; a kernel wider than the channels.
 SIZES = [(1, 5), (70, 37), (3, 600)]
@@ -66,9 +72,75 @@ def table(device: str) -> dict[str, tuple[float, float]]:
     return found | {f"infinite {name}": (error, 1e-12) for name, error in infinite.items()}
 
 
+class Launches:
+    """Counts the launches of whole sites, of the forward and of the backward."""
+
+    def __init__(self):
+        self.run, self.seen = Call.__call__, 0
+
+    def __enter__(self) -> "Launches":
+        def counted(*given):
+            self.seen += 1
+            return self.run(*given)
+
+        Call.__call__ = counted
+        return self
+
+    def __exit__(self, *error) -> None:
+        Call.__call__ = self.run
+
+    def of_step(self, site, shape) -> list[int]:
+        """Return the launches of a step."""
+        x, self.seen = torch.randn(shape, dtype=torch.float64, requires_grad=True), 0
+        y = site.joint(x, None, "triton")
+        before, self.seen = self.seen, 0
+        y.sum().backward()
+        return [before, self.seen]
+
+
+def launches() -> dict[str, list[int]]:
+    """Return the launches of a site, forward and backward, by attention; of both orders."""
+    shape, found = SHAPES[0], {}
+    with Launches() as counter:
+        for name in ATTENTIONS:
+            found[name] = counter.of_step(build(shape, name, relu=True), shape)
+        for name in KINDS:
+            site = activated_regions.build(shape, "silu", attention=name)
+            found[f"silu, {name}"] = counter.of_step(site, shape)
+        for parts in ("norm", "norm_attention"):
+            site = activated_regions.build(shape, "identity", parts=parts)
+            found[f"identity, {parts}"] = counter.of_step(site, shape)
+    return found
+
+
+def sites() -> dict[str, tuple[float, float]]:
+    """Return the largest difference of whole sites from the modules, and the tolerance."""
+    found = {}
+    ends = [{}, {"relu": True}, {"shortcut": True, "relu": True}]
+    for i, (name, training) in enumerate(itertools.product(ATTENTIONS, (True, False))):
+        for shape in (SHAPES[0], (5, 37, 3, 2)):
+            case = build(shape, name, training=training, gate=GATES[i % 4], **ends[i % 3])
+            errors_of = differences(case, shape, "triton", last=training, steps=2)
+            found[f"{name} {training} {shape}"] = (max(errors_of.values()), 1e-12)
+    for i, (name, training) in enumerate(itertools.product(KINDS, (True, False))):
+        for activation in ("silu", "identity", "elu"):
+            site = activated_regions.build(SHAPES[0], activation, attention=name, training=training)
+            errors_of = activated_regions.differences(site, SHAPES[0], "triton", i % 2 == 0)
+            found[f"{activation} {name} {training}"] = (max(errors_of.values()), 1e-12)
+    for parts, activation in (("norm", "relu"), ("norm", "identity"), ("norm_attention", "relu")):
+        for shortcut in (True, False):
+            site = activated_regions.build(
+                SHAPES[0], activation, parts=parts, shortcut=shortcut and activation != "silu"
+            )
+            errors_of = activated_regions.differences(site, SHAPES[0], "triton", True)
+            found[f"{parts} {activation} {shortcut}"] = (max(errors_of.values()), 1e-12)
+    return found
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     found = table("cpu")
     shape = SHAPES[0]
     whole = differences(build(shape, relu=True, shortcut=True), shape, "triton", last=True)
-    print(json.dumps(found | {"whole": (max(whole.values()), 1e-12)}))
+    found |= sites() | {"whole": (max(whole.values()), 1e-12)}
+    print(json.dumps({"errors": found, "launches": launches()}))

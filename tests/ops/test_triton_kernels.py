@@ -17,7 +17,9 @@ from composer_attn.ops.excitations import neighbours, one_layer, two_layers
 from composer_attn.ops.norm_kinds import settings
 from composer_attn.ops.region_layers import layers_of
 from tests.commands import ROOT
+from tests.ops.activated_regions import FOREIGN
 from tests.ops.calls import calls_between, calls_of_activations, calls_of_passes
+from tests.ops.regions import ATTENTIONS
 
 triton = pytest.importorskip("triton")
 
@@ -30,10 +32,19 @@ def test_the_interpreted_kernels_agree_with_the_reference():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) > 200
-    assert {name: error for name, (error, allowed) in found.items() if not error <= allowed} == {}
+    errors = found["errors"]
+    assert len(errors) > 300
+    assert {name: error for name, (error, allowed) in errors.items() if not error <= allowed} == {}
+    assert found["launches"] == {
+        **{name: [4, 5] if name == "eca" else [5, 5] for name in ATTENTIONS},
+        **{f"silu, {name}": LAUNCHES.get(name, [6, 5]) for name in (*FOREIGN, *ATTENTIONS)},
+        "identity, norm": [3, 3],
+        "identity, norm_attention": [5, 5],
+    }
 
 
+# Of a norm, SiLU and an attention, where those are not six and five.
+LAUNCHES = {"eca": [5, 5], "neighbours": [5, 5], "one": [5, 4]}
 _TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", int: "i32"}
 
 

@@ -19,7 +19,7 @@ _BLOCK = 16
 # By size of a number: how many products are added at a time; in the gradients of the layers,
 # samples, channels, and hidden channels at a time.
 _INNER = {4: 32, 8: 16}
-_AT_A_TIME = {4: (16, 32, 32), 8: (16, 16, 16)}
+_AT_A_TIME = {4: (16, 16, 32), 8: (16, 16, 16)}
 _WARPS = 4
 
 
