@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 import triton
 from torch import Tensor, cuda
 
@@ -18,9 +17,6 @@ _DIRECT = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 ALIGNED = 16
 _Launcher = Callable[..., None]
 _launchers: dict[tuple, _Launcher] = {}
-# Absent from a torch without CUDA.
-_device: Any = getattr(torch._C, "_cuda_getDevice", None)
-_stream_of: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 
 # Triton's own versions of these are made for its compiler, and slow outside of it.
@@ -89,8 +85,13 @@ def launch(
         compiled = kernel[programs, 1, 1](*tensors, *numbers, num_warps=warps, **constants)
         _launchers[key] = launcher = _launcher(compiled, programs)
     else:
-        launcher(_stream_of(device), pointers, (*numbers, *constants.values()))
+        launcher(_stream_on(device), pointers, (*numbers, *constants.values()))
     return launcher
+
+
+def _stream_on(device: int) -> int:
+    """Return the handle of the current stream, as Triton itself asks for it."""
+    return triton.runtime.driver.active.get_current_stream(device)
 
 
 def _launcher(compiled: Any, programs: int) -> _Launcher:
@@ -139,7 +140,7 @@ class Call:
             combined |= each
         aligned = combined % ALIGNED == 0
         if aligned and self.launcher is not None:
-            self.launcher(_stream_of(_device()), pointers, self.rest)
+            self.launcher(_stream_on(cuda.current_device()), pointers, self.rest)
             return
         found = self.on(*[_at(each, holders) for each in pointers])
         if aligned:

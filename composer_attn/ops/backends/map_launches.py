@@ -76,7 +76,7 @@ class MapLaunches:
 
     def here(self) -> AbstractContextManager:
         """Return a context in which the map's device is the current one."""
-        if self.device < 0 or self.device == torch._C._cuda_getDevice():
+        if self.device < 0 or self.device == cuda.current_device():
             return _HERE
         return cuda.device(self.device)
 
