@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from composer_attn.ops.activated_functions import spread_out
-from composer_attn.ops.backends import cpp, cpp_site
 from composer_attn.ops.fused_functions import AttendThenNormalize, Scaled
 from composer_attn.ops.pending_region import Finished, PendingRegion
 from composer_attn.ops.region_functions import FinishedSite, recompute_site
@@ -74,7 +73,7 @@ def _recompute_output(node: Any) -> Tensor:
 
 def _recompute_site(node: Any) -> Tensor:
     x, _, work, *_ = node.saved_tensors
-    return cpp_site.write(node.site, work, x, None, node.relu)
+    return node.calls.write(node.site, work, x, None, node.relu)
 
 
 def _finished(node: Any) -> Tensor:
@@ -94,7 +93,7 @@ def _scaled(node: Any) -> Tensor:
 def _scaled_site(node: Any) -> Tensor:
     x, work, *_ = node.saved_tensors
     s = node.site.views(work)[2]
-    return cpp.affine(x, s, torch.zeros_like(s), None, False)
+    return node.passes.affine(x, s, torch.zeros_like(s), None, False)
 
 
 class _Region(NamedTuple):

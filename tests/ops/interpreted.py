@@ -5,10 +5,12 @@ import json
 
 import torch
 
+from composer_attn.ops import attend
 from composer_attn.ops.backends import activated_reference as activated
 from composer_attn.ops.backends import activated_triton_kernels, triton_kernels
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.launch import Call
+from composer_attn.ops.recompute import recipe_of
 from tests.attention.attentions import GATES
 from tests.ops import activated_regions
 from tests.ops.activated_regions import FOREIGN
@@ -22,7 +24,7 @@ from tests.ops.calls import (
     spread,
     strided,
 )
-from tests.ops.regions import ATTENTIONS, build, differences
+from tests.ops.regions import ATTENTIONS, build, differences, distance, draw
 
 # On a GPU, also sums over many positions and over many programs.
 LARGE = [(2, 70, 33, 33), (700, 200, 3, 3)]
@@ -127,6 +129,21 @@ def sites() -> dict[str, tuple[float, float]]:
             site = activated_regions.build(SHAPES[0], activation, attention=name, training=training)
             errors_of = activated_regions.differences(site, SHAPES[0], "triton", i % 2 == 0)
             found[f"{activation} {name} {training}"] = (max(errors_of.values()), 1e-12)
+    for name in ATTENTIONS:
+        case, x = build(SHAPES[0], name, relu=True), draw(SHAPES[0]).requires_grad_()
+        of_region = activated_regions.build(SHAPES[0], "silu", attention=name)
+        outputs = {
+            "norm": case.joint(x, None, "triton"),
+            "alone": attend(x, case.attention, "triton"),
+            "activation": of_region.joint(x, None, "triton"),
+        }
+        for end, y in outputs.items():
+            again = recipe_of(y)()
+            found[f"{name} {end} recomputed"] = (0.0 if torch.equal(again, y) else 1.0, 0.0)
+        parameters, dy = [x, *case.attention.parameters()], torch.randn_like(x)
+        right = torch.autograd.grad(case.attention(x), parameters, dy)
+        alone = torch.autograd.grad(outputs["alone"], parameters, dy)
+        found[f"{name} alone"] = (max(map(distance, alone, right)), 1e-12)
     for parts, activation in (("norm", "relu"), ("norm", "identity"), ("norm_attention", "relu")):
         for shortcut in (True, False):
             site = activated_regions.build(
