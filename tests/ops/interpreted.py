@@ -24,7 +24,7 @@ from tests.ops.calls import (
     spread,
     strided,
 )
-from tests.ops.regions import ATTENTIONS, build, differences, distance, draw
+from tests.ops.regions import ATTENTIONS, build, differences, distance, draw, from_copies
 
 # On a GPU, also sums over many positions and over many programs.
 LARGE = [(2, 70, 33, 33), (700, 200, 3, 3)]
@@ -151,6 +151,13 @@ def sites() -> dict[str, tuple[float, float]]:
             )
             errors_of = activated_regions.differences(site, SHAPES[0], "triton", True)
             found[f"{parts} {activation} {shortcut}"] = (max(errors_of.values()), 1e-12)
+    others = {
+        "site": build(SHAPES[0], relu=True),
+        "region": activated_regions.build(SHAPES[0]),
+        "sum": activated_regions.build(SHAPES[0], "relu", parts="norm", shortcut=True),
+    }
+    for name, each in others.items():
+        found[f"copies, {name}"] = (from_copies(each, "triton"), 1e-12)
     return found
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
@@ -66,6 +67,25 @@ def draw(shape, dtype=torch.float64, last: bool = False, mean: float = 3) -> Ten
     if last:
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     return x.to(dtype)
+
+
+def in_copies() -> saved_tensors_hooks:
+    """Keep contiguous copies for backward, as torch's ``save_on_cpu`` does in pinned memory."""
+    return saved_tensors_hooks(
+        lambda saved: saved.detach().clone(memory_format=torch.contiguous_format),
+        lambda kept: kept,
+    )
+
+
+def from_copies(case, backend: str) -> float:
+    """Largest difference of a gradient from the modules', if copies of other strides are kept."""
+    x, shortcut, dy = (draw(SMALL, last=True) for _ in range(3))
+    wanted = [x.requires_grad_(), *case.parameters()]
+    shortcut = shortcut if case.shortcut else None
+    right = torch.autograd.grad(case.plain(x, shortcut), wanted, dy)
+    with in_copies():
+        y = case.joint(x, shortcut, backend)
+    return max(map(distance, torch.autograd.grad(y, wanted, dy), right))
 
 
 def results(case: Case, function, x, shortcut, dy) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from composer_attn.ops.backends import cpp_region
 from composer_attn.ops.pending_region import PendingRegion, excitation_of
 from composer_attn.ops.region_sites import PendingSite, begin
 from tests.ops.activated_regions import FOREIGN, build, differences
-from tests.ops.regions import ATTENTIONS, SMALL, distance, draw
+from tests.ops.regions import ATTENTIONS, SMALL, distance, draw, from_copies
 from tests.ops.test_activated_gradients import kept
 
 KINDS = (*FOREIGN, *ATTENTIONS)
@@ -145,6 +145,15 @@ def test_the_numbers_of_the_forward_are_freed():
     del pending
     assert numbers() is None
     y.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "site",
+    [build(SMALL), build(SMALL, parts="norm"), build(SMALL, "relu", parts="norm", shortcut=True)],
+    ids=["attention", "activation", "addition"],
+)
+def test_what_is_kept_may_return_in_another_layout(site):
+    assert from_copies(site, "cpp") < 1e-12
 
 
 def test_frozen_and_unused_parts_get_no_gradient(region_calls):

@@ -10,10 +10,21 @@ from torch import nn
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
 from composer_attn.ops import attend
 from composer_attn.ops.backends import cpp_site
+from composer_attn.ops.recompute import recipe_of
 from composer_attn.ops.sites import ExcitedSite, NormalizedSite, excite
 from composer_attn.ops.stages import Excited, Normalized
 from tests.attention.attentions import GATES, STARTS
-from tests.ops.regions import ATTENTIONS, SMALL, build, differences, distance, draw, results
+from tests.ops.regions import (
+    ATTENTIONS,
+    SMALL,
+    build,
+    differences,
+    distance,
+    draw,
+    from_copies,
+    in_copies,
+    results,
+)
 from tests.ops.test_own_logits import Independent
 
 each_attention = pytest.mark.parametrize("attention", ATTENTIONS)
@@ -137,6 +148,18 @@ def test_the_gradient_can_be_taken_twice():
     y, dy = case.joint(x, None, "cpp"), torch.randn(SMALL, dtype=torch.float64)
     first, second = (torch.autograd.grad(y, x, dy, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_what_is_kept_may_return_in_another_layout(shortcut):
+    assert from_copies(build(SMALL, relu=True, shortcut=shortcut), "cpp") < 1e-12
+
+
+def test_so_may_what_an_output_is_computed_again_from():
+    case, x = build(SMALL, relu=True), draw(SMALL, last=True)
+    with in_copies():
+        y = case.joint(x, None, "cpp")
+    assert torch.equal(recipe_of(y)(), y)
 
 
 def test_only_what_is_needed_is_differentiated():

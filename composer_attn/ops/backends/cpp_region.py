@@ -151,7 +151,7 @@ def gradient(
 ) -> tuple[Tensor | None, Tensor, Parameters]:
     """Differentiate it in one call (:meth:`.region_interface.RegionCalls.gradient`)."""
     samples, channels, _, last, _ = sizes
-    dy = like(dy, last)
+    dy, x = like(dy, last), like(x, last)
     described = _NO_LAYERS if layers is None else _described(layers)
     hidden = samples * described[1] if described[0] == _KINDS["two"] else 0
     scratch = line.new_empty(8 * samples * channels + 2 * hidden)
@@ -180,7 +180,7 @@ def sum_gradient(
 ) -> tuple[Tensor | None, Tensor, Parameters]:
     """Differentiate it in one call (:meth:`.region_interface.RegionCalls.sum_gradient`)."""
     samples, channels, _, last, _ = sizes
-    dy = like(dy, last)
+    dy, x = like(dy, last), like(x, last)
     scratch = statistics.new_empty(4 * samples * channels)
     dx = torch.empty_like(x) if needs_dx else None
     g = dy if y is None else torch.empty_like(x)

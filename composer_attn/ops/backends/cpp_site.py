@@ -134,8 +134,10 @@ def normalize(
 
 def write(site: CppSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Write the normalized map, after an addition and a ReLU."""
+    last = site.sizes[3]
+    x = like(x, last)
     y = torch.empty_like(x)
-    shortcut = None if shortcut is None else like(shortcut, site.sizes[3])
+    shortcut = None if shortcut is None else like(shortcut, last)
     step = site.sizes[0] * site.sizes[1] * work.element_size()
     scale = work.data_ptr() + 3 * step
     joined = None if shortcut is None else shortcut.data_ptr()
@@ -173,7 +175,8 @@ def gradient(
     Returns:
         The gradient of ``x``, that of the sum before the ReLU, and those of weight, bias, layers.
     """
-    dy = like(dy, site.sizes[3])
+    last = site.sizes[3]
+    dy, x = like(dy, last), like(x, last)
     samples, channels, *_ = site.sizes
     whole = samples * channels
     rest = max(whole, 0 if site.is_kernel else samples * site.width)
@@ -182,7 +185,7 @@ def gradient(
     g = dy if y is None else torch.empty_like(x)
     of_norm = work.new_empty((2, channels)).unbind()
     of_layers = [None if each is None else torch.empty_like(each) for each in parameters]
-    given = (dy, x, None if y is None else like(y, site.sizes[3]), work, scratch, weight)
+    given = (dy, x, None if y is None else like(y, last), work, scratch, weight)
     layers = (parameters[0], None if site.is_kernel else parameters[2])
     tensors = (*given, *layers, g, dx, *of_norm, *of_layers, *[None] * (4 - len(of_layers)))
     pointers = [None if each is None else each.data_ptr() for each in tensors]

@@ -152,7 +152,8 @@ class SiteCalls(Protocol):
 
     A site, of any type, has ``views(work)``: views of a workspace, which are mean, variance,
     scales, scale and shift ``(N, C)``; mean and inverse deviation of the norm ``(C,)``; and what
-    the layers keep for the gradient.
+    the layers keep for the gradient. Except in ``excite``, the map may be in any layout: hooks on
+    saved tensors may have changed it.
 
     Attributes:
         GATES: the numbers of gates, by start and name.

@@ -121,7 +121,7 @@ class RegionCalls(Protocol):
 
         Args:
             dy: gradient of the output.
-            x: the map that was read.
+            x: the map that was read, in any layout: hooks on saved tensors may have changed it.
             y: the output if it ends in a ReLU, which masks the gradient.
             statistics: those of the numbers.
             line: that of the numbers.

@@ -165,7 +165,7 @@ def gradient(
     needs_dx: bool,
 ) -> tuple[Tensor | None, Tensor, Parameters]:
     """Differentiate it (:meth:`.region_interface.RegionCalls.gradient`)."""
-    of, channels = sizes, sizes.sizes[1]
+    of, channels, x = sizes, sizes.sizes[1], like(x, sizes.last)
     g = like(dy if y is None else torch.where(y <= 0, 0, dy), of.last)
     offsets = of.once(_scratch_offsets, _hidden_of(of, layers))
     scratch = torch.empty(offsets[-1], dtype=of.of_numbers, device=x.device)
@@ -246,7 +246,7 @@ def sum_gradient(
     needs_dx: bool,
 ) -> tuple[Tensor | None, Tensor, Parameters]:
     """Differentiate a norm and an addition (:meth:`.region_interface.RegionCalls.sum_gradient`)."""
-    of, channels = sizes, sizes.sizes[1]
+    of, channels, x = sizes, sizes.sizes[1], like(x, sizes.last)
     dy, y = like(dy, of.last), None if y is None else like(y, of.last)
     g, dx = dy if y is None else torch.empty_like(x), None
     offsets = of.once(_scratch_offsets, 0)

@@ -132,7 +132,9 @@ def normalize(
 
 def write(site: TritonSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
     """Write the normalized map, after an addition and a ReLU."""
-    of, y = site.of, torch.empty_like(x)
+    of = site.of
+    x = like(x, of.last)
+    y = torch.empty_like(x)
     joined = None if shortcut is None else like(shortcut, of.last)
     _, _, _, scale, shift, *_ = addresses(work, of.once(_offsets, site.hidden))
     holders = (x, work, y) if joined is None else (x, work, y, joined)
@@ -156,6 +158,7 @@ def gradient(
 ) -> tuple[Tensor | None, Tensor, Parameters]:
     """Differentiate all of it (:func:`.cpp_site.gradient`)."""
     of = site.of
+    x = like(x, of.last)
     dy, y = like(dy, of.last), None if y is None else like(y, of.last)
     offsets = of.once(_scratch_offsets, site.hidden)
     scratch = torch.empty(offsets[-1], dtype=work.dtype, device=work.device)
