@@ -151,6 +151,8 @@ def sites() -> dict[str, tuple[float, float]]:
             )
             errors_of = activated_regions.differences(site, SHAPES[0], "triton", True)
             found[f"{parts} {activation} {shortcut}"] = (max(errors_of.values()), 1e-12)
+    for name in KINDS:
+        found[f"autocast, {name}"] = (in_autocast(name), 0.0)
     others = {
         "site": build(SHAPES[0], relu=True),
         "region": activated_regions.build(SHAPES[0]),
@@ -159,6 +161,16 @@ def sites() -> dict[str, tuple[float, float]]:
     for name, each in others.items():
         found[f"copies, {name}"] = (from_copies(each, "triton"), 1e-12)
     return found
+
+
+def in_autocast(attention: str) -> float:
+    """Return the largest change of gradients if autocast is enabled in backward."""
+    site = activated_regions.build(SHAPES[0], attention=attention, dtype=torch.float32)
+    x, dy = draw(SHAPES[0], torch.float32), draw(SHAPES[0], torch.float32)
+    y, wanted = site.joint(x, None, "triton"), site.parameters()
+    right = torch.autograd.grad(y, wanted, dy, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        return max(map(distance, torch.autograd.grad(y, wanted, dy), right))
 
 
 if __name__ == "__main__":

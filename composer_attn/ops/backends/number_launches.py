@@ -12,6 +12,7 @@ from composer_attn.ops.backends.launch import Call
 from composer_attn.ops.backends.layout import all_like
 from composer_attn.ops.backends.map_launches import MapLaunches, pointer
 from composer_attn.ops.normalization import Running
+from composer_attn.ops.recorded import in_full_precision
 
 Parameters = tuple[Tensor | None, ...]
 
@@ -73,6 +74,14 @@ def layer_gradients(
     results = [pointer(each) for each in found]
     run((d_logits, d_hidden, hidden, means, w1, d_means, *results), holders)
     return found
+
+
+def single_layer_gradients(d_logits: Tensor, means: Tensor, parameters: Parameters) -> Parameters:
+    """Return the gradients of a single layer's weight and bias."""
+    weight, bias = parameters
+    with in_full_precision(means):
+        d_weight = torch.mm(d_logits.t(), means).view_as(cast(Tensor, weight))
+        return d_weight, None if bias is None else d_logits.sum(0)
 
 
 def kernel_gradient(

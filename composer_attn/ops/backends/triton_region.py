@@ -28,6 +28,7 @@ from composer_attn.ops.backends.number_launches import (
     layer,
     layer_gradients,
     norm_launch,
+    single_layer_gradients,
 )
 from composer_attn.ops.backends.region_interface import Parameters, RegionLayers, RegionNumbers
 from composer_attn.ops.backends.region_kernels import norm_gradient, normalized_means
@@ -218,21 +219,20 @@ def _layer_gradients(
         channels = of.sizes[1]
         run = of.once(layer, channels, channels, False, IDENTITY, IDENTITY, NO_GATE, True)
         run((d_logits, first.data_ptr(), 0, 0, d_m), (*numbers, first))
-        return _outer(of, *numbers, first, parameters[1])
+        return _outer(of, *numbers, parameters)
     at = (d_logits, d_hidden, hidden, m, d_m)
     return tuple(layer_gradients(of, parameters, numbers, at, layers.inner, added=False))
 
 
 def _outer(
-    of: MapLaunches, attended: Tensor, scratch: Tensor, weight: Tensor | None, bias: Tensor | None
+    of: MapLaunches, attended: Tensor, scratch: Tensor, parameters: Parameters
 ) -> Parameters:
     """Return the gradients of a single layer's parameters."""
     samples, channels, _ = of.sizes
     whole, at = samples * channels, of.once(_scratch_offsets, 0)[2]
     m = attended[:whole].view(samples, channels)
     d_logits = scratch[at : at + whole].view(samples, channels)
-    d_weight = torch.mm(d_logits.t(), m).view_as(cast(Tensor, weight))
-    return d_weight, None if bias is None else d_logits.sum(0)
+    return single_layer_gradients(d_logits, m, parameters)
 
 
 def sum_gradient(
