@@ -39,7 +39,9 @@ _IS_KERNEL: dict[Any, bool] = {Bottleneck: False, Neighbours: True}
 class ExcitedSite:
     """An attention computed up to its scales, as :class:`~composer_attn.ops.stages.Excited`."""
 
-    __slots__ = ("backend", "calls", "excitation", "parameters", "passes", "site", "work", "x")
+    __slots__ = (
+        "backend", "calls", "excitation", "has_norm", "parameters", "passes", "site", "work", "x",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class ExcitedSite:
     ):
         self.x, self.calls, self.passes, self.site, self.work = x, calls, passes, site, work
         self.excitation, self.parameters, self.backend = excitation, parameters, backend
+        # Whether a norm has written its numbers to the workspace, which has space for one.
+        self.has_norm = False
 
     def general(self) -> Excited:
         """Return the general stage."""
@@ -78,10 +82,15 @@ class ExcitedSite:
         if not isinstance(norm, BATCH_NORMS):
             return self.general().normalized(norm)
         of_norm, weight, bias = settings(norm, self.x.shape)
-        if of_norm.averaging is not None or not self.calls.normalize(
-            self.site, self.work, weight, bias, of_norm.eps, of_norm.running
+        if (
+            self.has_norm
+            or of_norm.averaging is not None
+            or not self.calls.normalize(
+                self.site, self.work, weight, bias, of_norm.eps, of_norm.running
+            )
         ):
             return self.general().normalized_by(of_norm, weight, bias)
+        self.has_norm = True
         return NormalizedSite(self, of_norm, weight, bias)
 
 

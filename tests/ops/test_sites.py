@@ -162,6 +162,18 @@ def test_so_may_what_an_output_is_computed_again_from():
     assert torch.equal(recipe_of(y)(), y)
 
 
+def test_two_norms_of_one_attended_map_keep_their_own_numbers():
+    case, x, dy = build(SMALL), draw(SMALL).requires_grad_(), draw(SMALL)
+    attended = case.attention(x)
+    fixed = copy.deepcopy(case.norm).eval()
+    norms = (case.norm, fixed)
+    right = [torch.autograd.grad(n(attended), x, dy, retain_graph=True)[0] for n in norms]
+    excited = excite(x, case.attention, "cpp")
+    outputs = [excited.normalized(norm).result() for norm in norms]
+    found = [torch.autograd.grad(y, x, dy)[0] for y in outputs]
+    assert max(map(distance, found, right)) < 1e-12
+
+
 def test_only_what_is_needed_is_differentiated():
     case = build(SMALL, relu=True)
     y = case.joint(draw(SMALL), None, "cpp")
