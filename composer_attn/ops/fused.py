@@ -150,7 +150,7 @@ def attend(x: Tensor, attention: "ChannelAttention", backend: str = "reference")
 
 def _fused(x, order, attention, norm, backend, activation, shortcut) -> Tensor:
     rest = (IDENTITY, None)
-    if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
+    if shortcut is not None and not is_alike(shortcut, x):
         rest, activation, shortcut = (activation, shortcut), IDENTITY, None
     elif shortcut is not None and activation not in (IDENTITY, RELU):
         # Its derivative needs the sum, which cannot be recomputed from the output.
@@ -201,6 +201,11 @@ def plain_enough(x: Tensor, attention: "ChannelAttention") -> bool:
 def takes(x: Tensor, channels: int) -> bool:
     """Return whether the passes support ``x`` with this number of channels."""
     return 3 <= x.dim() <= 5 and x.is_floating_point() and x.shape[1] == channels and x.numel() > 0
+
+
+def is_alike(shortcut: Tensor, x: Tensor) -> bool:
+    """Return whether a shortcut is like ``x``, so that a pass can add it."""
+    return (shortcut.shape, shortcut.dtype, shortcut.device) == (x.shape, x.dtype, x.device)
 
 
 def joinable(x: Tensor, attention: "ChannelAttention", norm: nn.Module) -> bool:

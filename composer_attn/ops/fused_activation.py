@@ -110,8 +110,8 @@ def normalize_activate(
         return phi(z if shortcut is None else z + shortcut, activation)
     if shortcut is None:
         return _region(x, norm, activation, None, backend)
-    other = (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype)
-    if autograd_path.traced() or other or activation not in (RELU, IDENTITY):
+    alike = fused.is_alike(shortcut, x)
+    if autograd_path.traced() or not alike or activation not in (RELU, IDENTITY):
         return phi(_region(x, norm, IDENTITY, None, backend, shortcut), activation)
     return begin(x, norm, backend).result(activation == RELU, shortcut)
 
@@ -156,7 +156,7 @@ def _region(
 ) -> Tensor:
     """Compute the given parts fused; the caller has checked that they support it."""
     rest = None
-    if shortcut is not None and (shortcut.shape, shortcut.dtype) != (x.shape, x.dtype):
+    if shortcut is not None and not fused.is_alike(shortcut, x):
         rest, shortcut = shortcut, None
     if autograd_path.traced():
         y = _traced(x, norm, activation, attention, shortcut)

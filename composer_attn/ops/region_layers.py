@@ -15,7 +15,7 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def layers_of(
-    excitation: Excitation, parameters: Parameters, channels: int, dtype: torch.dtype
+    excitation: Excitation, parameters: Parameters, channels: int, numbers: Tensor
 ) -> RegionLayers | None:
     """Describe the layers of an attention; None if they, or their parameters, are not supported.
 
@@ -23,13 +23,10 @@ def layers_of(
         excitation: layers and gate.
         parameters: the parameters of the layers.
         channels: number of channels of the feature map.
-        dtype: dtype of the statistics.
+        numbers: a tensor in the dtype of the statistics, on the map's device.
     """
-    if excitation.known is None:
+    if excitation.known is None or not are_plain(parameters, numbers.dtype, numbers.device):
         return None
-    for each in parameters:
-        if each is not None and not _is_plain(each, dtype):
-            return None
     layers = excitation.layers
     if layers is Neighbours:
         return RegionLayers(
@@ -45,10 +42,9 @@ def layers_of(
         inner = layers.activation
     else:
         return None
-    first, of_first, second, of_second = parameters
-    width = cast(Tensor, first).size(0)
-    fit = _fits(first, of_first, channels, width) and _fits(second, of_second, width, channels)
-    return RegionLayers("two", width, inner, excitation.known) if fit else None
+    if not two_layers_fit(parameters, channels):
+        return None
+    return RegionLayers("two", cast(Tensor, parameters[0]).size(0), inner, excitation.known)
 
 
 def general_numbers(
@@ -64,15 +60,28 @@ def general_numbers(
     return s, m, hidden.relu() if excitation.layers is Bottleneck else hidden
 
 
+def are_plain(parameters: Parameters, dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether parameters' memory, on a device, holds their values in order, in a dtype."""
+    for each in parameters:
+        if each is not None and not (
+            type(each) in _PLAIN
+            and each.dtype is dtype
+            and each.device == device
+            and each.is_contiguous()
+            and not each.is_neg()
+        ):
+            return False
+    return True
+
+
+def two_layers_fit(parameters: Parameters, channels: int) -> bool:
+    """Return whether two layers lead from a number of channels back to it."""
+    first, of_first, second, of_second = parameters
+    width = cast(Tensor, first).size(0)
+    return _fits(first, of_first, channels, width) and _fits(second, of_second, width, channels)
+
+
 def _fits(weight: Any, bias: Tensor | None, inputs: int, outputs: int) -> bool:
-    return weight.numel() == inputs * outputs and (bias is None or bias.numel() == outputs)
-
-
-def _is_plain(parameter: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether a parameter's memory holds its values in order, in a dtype."""
-    return (
-        type(parameter) in _PLAIN
-        and parameter.dtype is dtype
-        and parameter.is_contiguous()
-        and not parameter.is_neg()
-    )
+    if weight.size(0) != outputs or weight.numel() != inputs * outputs:
+        return False
+    return bias is None or bias.numel() == outputs

@@ -170,7 +170,7 @@ class PendingSite:
         if self.activation == IDENTITY and self.activated_by is activated_reference:
             return self.activated(IDENTITY).attended(excitation, parameters)
         of = self.of
-        layers = layers_of(excitation, parameters, self.x.size(1), of.numbers.work.dtype)
+        layers = layers_of(excitation, parameters, self.x.size(1), of.numbers.work)
         if layers is None:
             return self.general().attended(excitation, parameters)
         given = (of.bias, of.norm.fixed, self.activation, layers, parameters)

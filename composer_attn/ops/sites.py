@@ -28,6 +28,7 @@ from composer_attn.ops.logits import Bottleneck, Neighbours
 from composer_attn.ops.manual_gradients import AttentionFirst, Norm
 from composer_attn.ops.norm_kinds import BATCH_NORMS, settings
 from composer_attn.ops.recorded import Recorded, differentiable_once
+from composer_attn.ops.region_layers import are_plain, two_layers_fit
 from composer_attn.ops.stages import Excited, Make, Normalized
 
 if TYPE_CHECKING:  # a circular import at run time
@@ -217,11 +218,13 @@ def excite(
     calls = None if called else find_sites(backend, x)
     # Of a map in another layout there would be a copy, which has another history.
     usual = calls is not None and not x.is_neg() and (not last or is_last(x))
-    layers, parameters = (usual and attention.by_hand(statistics_dtype(x))) or (None, ())
+    dtype = statistics_dtype(x)
+    layers, parameters = (usual and attention.by_hand(dtype)) or (None, ())
     if (
         calls is None
         or layers not in _IS_KERNEL
-        or not all(p is None or p.is_contiguous() for p in parameters)
+        or not are_plain(parameters, dtype, x.device)
+        or not (_IS_KERNEL[layers] or two_layers_fit(parameters, x.size(1)))
     ):
         return stages.excite(x, attention, backend, called)
     gate = calls.GATES[attention.start, attention.gate]

@@ -157,7 +157,10 @@ def sites() -> dict[str, tuple[float, float]]:
         "site": build(SHAPES[0], relu=True),
         "region": activated_regions.build(SHAPES[0]),
         "sum": activated_regions.build(SHAPES[0], "relu", parts="norm", shortcut=True),
+        "negative": build(SHAPES[0], "se_bias"),
     }
+    for parameter in others["negative"].parameters():
+        parameter.data = torch._neg_view(parameter.data)
     for name, each in others.items():
         found[f"copies, {name}"] = (from_copies(each, "triton"), 1e-12)
     return found

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from composer_attn.attention import SqueezeExcitation
+from composer_attn.ops import normalize_activate_attend
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends import cpp_region
 from composer_attn.ops.pending_region import PendingRegion, excitation_of
 from composer_attn.ops.region_sites import PendingSite, begin
-from tests.ops.activated_regions import FOREIGN, build, differences
+from tests.ops.activated_regions import FOREIGN, Foreign, build, differences
 from tests.ops.regions import ATTENTIONS, SMALL, distance, draw, from_copies
+from tests.ops.regions import build as of_attention_first
 from tests.ops.test_activated_gradients import kept
 
 KINDS = (*FOREIGN, *ATTENTIONS)
@@ -47,6 +49,12 @@ def strided() -> torch.Tensor:
     return draw((3, 6, 10, 14))[..., ::2, ::2]
 
 
+def negative() -> nn.Module:
+    norm = nn.BatchNorm2d(6).double()
+    norm.weight = nn.Parameter(torch._neg_view(norm.weight.detach()))
+    return norm
+
+
 @pytest.mark.parametrize(
     ("x", "norm"),
     [
@@ -56,8 +64,9 @@ def strided() -> torch.Tensor:
         (draw(SMALL, torch.float16), nn.BatchNorm2d(6)),
         (strided(), nn.BatchNorm2d(6).double()),
         (torch._neg_view(draw(SMALL)), nn.BatchNorm2d(6).double()),
+        (draw(SMALL), negative()),
     ],
-    ids=["group", "cumulative", "16 bits", "half", "strided", "negative"],
+    ids=["group", "cumulative", "16 bits", "half", "strided", "negative", "negative weight"],
 )
 def test_other_norms_and_maps_take_the_general_stages(region_calls, x, norm):
     assert type(begin(x, norm, "cpp")) is PendingRegion
@@ -107,6 +116,30 @@ def test_other_attentions_take_the_general_stages_after_the_norm(region_calls, m
     assert max(differences(site, SMALL, "cpp").values()) < 1e-12
     assert "attend" not in region_calls
     assert region_calls[0] == "normalize"
+
+
+def test_so_do_layers_elsewhere():
+    layers = Foreign(6, "two", dtype=torch.float64).to("meta").described(6)
+    with pytest.raises(RuntimeError, match="device"):
+        normalize_activate_attend(draw(SMALL), nn.BatchNorm2d(6).double(), "silu", layers, "cpp")
+
+
+def test_layers_that_do_not_fit_are_refused_as_by_torch():
+    attention = SqueezeExcitation(6, 3, dtype=torch.float64)
+    attention.fc2 = nn.Linear(6, 3, bias=False).double()
+    site = build(SMALL)
+    site.attention = attention
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        site.joint(draw(SMALL), None, "cpp")
+
+
+@pytest.mark.parametrize("parts", ["norm_attention", "norm", "attention"])
+def test_a_shortcut_elsewhere_is_refused_as_by_torch(parts):
+    shortcut = draw(SMALL).to("meta")
+    with pytest.raises(RuntimeError, match="device"):
+        build(SMALL, "relu", parts=parts).joint(draw(SMALL), shortcut, "cpp")
+    with pytest.raises(RuntimeError, match="device"):
+        of_attention_first(SMALL).joint(draw(SMALL), shortcut, "cpp")
 
 
 def test_layers_in_16_bits_do_too(region_calls):

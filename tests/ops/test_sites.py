@@ -49,20 +49,36 @@ def transposed() -> SqueezeExcitation:
     return built
 
 
+def negative() -> SqueezeExcitation:
+    built = SqueezeExcitation(6, 3, dtype=torch.float64)
+    built.fc1.weight = nn.Parameter(torch._neg_view(built.fc1.weight.detach()))
+    return built
+
+
 @pytest.mark.parametrize(
     ("x", "attention", "options"),
     [
         (draw(SMALL), Independent(), {}),
         (draw(SMALL), transposed(), {}),
+        (draw(SMALL), negative(), {}),
+        (draw(SMALL), SqueezeExcitation(6, 3, dtype=torch.float64, device="meta"), {}),
         (draw((3, 6, 14, 14))[..., ::2, ::2], SqueezeExcitation(6, 3, dtype=torch.float64), {}),
         (draw(SMALL, torch.float16), SqueezeExcitation(6, 3), {}),
         (draw(SMALL), SqueezeExcitation(6, 3, dtype=torch.float64), {"called": True}),
         (draw(SMALL), SqueezeExcitation(6, 3, dtype=torch.float64), {"backend": "reference"}),
     ],
-    ids=["own", "transposed", "strided", "half", "hooks", "reference"],
+    ids=[*("own", "transposed", "negative", "elsewhere", "strided", "half", "hooks", "reference")],
 )
 def test_the_general_stages_are_used_otherwise(x, attention, options):
     assert stage(x, attention, **options) is Excited
+
+
+@pytest.mark.parametrize("second", [nn.Linear(5, 6), nn.Linear(6, 3, bias=False)])
+def test_layers_that_do_not_fit_are_refused_as_by_torch(second):
+    attention = SqueezeExcitation(6, 3, dtype=torch.float64)
+    attention.fc2 = second.double()
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        attend(draw(SMALL), attention, "cpp")
 
 
 def test_without_a_blas_the_general_stages_are_used(monkeypatch):

@@ -167,7 +167,7 @@ class regions:  # noqa: N801  # in place of a module
             parameters = tuple(
                 p if p is None else p.detach().to(wide) for p in attention.parameters
             )
-            layers = layers_of(attention.excitation, parameters, shape[1], wide)
+            layers = layers_of(attention.excitation, parameters, shape[1], line)
             given = (norm.bias, False, activation, layers, parameters)
             attended = triton_region.attend(x, numbers, *given)
         triton_region.write(x, numbers, attended, x, activation)

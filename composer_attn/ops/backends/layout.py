@@ -78,6 +78,8 @@ def all_like(mean: Tensor, *parameters: Tensor | None) -> bool:
     """Return whether parameters are in the dtype of the statistics, as except in 16-bit models."""
     dtype = mean.dtype
     for each in parameters:
-        if each is not None and (each.dtype is not dtype or not each.is_contiguous()):
+        if each is not None and (
+            each.dtype is not dtype or not each.is_contiguous() or each.is_neg()
+        ):
             return False
     return True

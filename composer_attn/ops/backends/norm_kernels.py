@@ -218,10 +218,11 @@ def _between(
 
 def _in_kernel(running: Running) -> bool:
     """Return whether a kernel can update the statistics: momentum must be a constant."""
-    kept = (running.mean, running.variance)
-    return not isinstance(running.momentum, Tensor) and all(k.is_contiguous() for k in kept)
+    if isinstance(running.momentum, Tensor):
+        return False
+    return all(k.is_contiguous() and not k.is_neg() for k in (running.mean, running.variance))
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
     """Return a tensor, or ``other`` as a placeholder that no kernel accesses."""
-    return other if tensor is None else tensor.contiguous()
+    return other if tensor is None else tensor.resolve_neg().contiguous()
