@@ -1,4 +1,4 @@
-"""Run everything that needs a CUDA device: its tests, then its benchmarks in docs/benchmarks.md.
+"""Run everything that needs a CUDA device: its benchmarks in docs/benchmarks.md, and its tests.
 
 python -m benchmarks.cuda --seconds 400
 """

@@ -1,7 +1,7 @@
 """Activations supported by the passes: ``phi`` and its derivative, in plain torch.
 
 To add one, add a line here, a struct in ``backends/cpp_sources/activations.h``, its name in
-``backends/cpp_sources/region.h`` and a branch in ``backends/activated_triton_kernels.py``. All
+``backends/cpp_sources/region.h`` and a branch in ``backends/elementwise_kernels.py``. All
 operations, backends, dtypes and tests then cover it.
 
 ===========  =======================================  ==================================

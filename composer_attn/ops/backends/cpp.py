@@ -153,7 +153,7 @@ def normalization(
     s, mean, variance = numbers(mean, mean.dtype, s, mean, variance)
     found = plain.empty_results(mean)
     tensors = (s, mean, variance, weight, bias, *kept, *found)
-    load()["normalization", s.dtype](*_pointers(tensors), eps, *rates, *s.shape)
+    load()["normalization", s.dtype](*pointers(*tensors), eps, *rates, *s.shape)
     return found
 
 
@@ -184,8 +184,8 @@ def normalization_gradient(
         return plain.normalization_gradient(*given, mu, inverse, weight, fixed)
     dense_ones = numbers(mean, mean.dtype, *given)
     found = plain.empty_gradients(dense_ones[3])  # contiguous
-    pointers = _pointers((*dense_ones, mu, inverse, weight, *found))
-    load()["normalization_gradient", mean.dtype](*pointers, fixed, *mean.shape)
+    addresses = pointers(*dense_ones, mu, inverse, weight, *found)
+    load()["normalization_gradient", mean.dtype](*addresses, fixed, *mean.shape)
     return found
 
 
@@ -207,8 +207,9 @@ def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[
 
 
 def _on_channels(name: str, *tensors: Tensor, size: int) -> None:
-    load()[name, tensors[0].dtype](*_pointers(tensors), size, *tensors[0].shape)
+    load()[name, tensors[0].dtype](*pointers(*tensors), size, *tensors[0].shape)
 
 
-def _pointers(tensors: tuple[Tensor | None, ...]) -> list[int | None]:
+def pointers(*tensors: Tensor | None) -> list[int | None]:
+    """Return the addresses of tensors."""
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

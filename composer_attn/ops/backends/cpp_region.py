@@ -17,7 +17,8 @@ from composer_attn.ops.backends.cpp_blas import give_blas, has_blas
 from composer_attn.ops.backends.cpp_build import build
 from composer_attn.ops.backends.layout import all_like, is_last, like
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.region_interface import Parameters, RegionLayers, RegionNumbers
+from composer_attn.ops.backends.region_interface import RegionLayers, RegionNumbers, four
+from composer_attn.ops.logits import Parameters
 from composer_attn.ops.manual_gradients import Norm
 
 _OF_LAYERS = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_int]
@@ -75,7 +76,7 @@ def normalize(
     whole, values = samples * channels, x.numel()
     sizes = (samples, channels, values // whole, last, cpp.threads(values))
     work, line = statistics.new_empty(5 * whole), torch.empty_like(statistics)
-    given = _addresses(x, weight, bias, *running, work, statistics, line)
+    given = cpp.pointers(x, weight, bias, *running, work, statistics, line)
     load()["region_normalize", x.dtype](*given, norm.eps, *rates, *sizes)
     return RegionNumbers(work, statistics, line, sizes)
 
@@ -94,8 +95,8 @@ def attend(
     hidden = samples * layers.width if layers.kind == "two" else 0
     attended = numbers.work.new_empty(2 * samples * channels + hidden)
     scratch = numbers.work.new_empty(hidden) if hidden else None
-    given = _addresses(
-        *(x, numbers.work, numbers.statistics, bias, attended, scratch), *_four(parameters)
+    given = cpp.pointers(
+        *(x, numbers.work, numbers.statistics, bias, attended, scratch), *four(parameters)
     )
     run = _load_for(activation.name)["region_attend", x.dtype]
     run(*given, activation.alpha, fixed, *_described(layers), *sizes)
@@ -116,7 +117,7 @@ def write(
     s = one if attended is None else attended.data_ptr() + step
     y = torch.empty_like(x)
     joined = None if shortcut is None else like(shortcut, last)
-    first, *of_maps = _addresses(x, joined, y)
+    first, *of_maps = cpp.pointers(x, joined, y)
     run = activated_cpp.load(activation.name)["activate", x.dtype]
     run(first, one + step, one + 2 * step, s, *of_maps, activation.alpha, *sizes)
     return y
@@ -129,7 +130,7 @@ def write_sum(x: Tensor, numbers: RegionNumbers, shortcut: Tensor | None, relu: 
     scale = numbers.work.data_ptr() + 3 * step
     y = torch.empty_like(x)
     joined = None if shortcut is None else like(shortcut, last)
-    first, *of_maps = _addresses(x, joined, y)
+    first, *of_maps = cpp.pointers(x, joined, y)
     cpp.load()["affine", x.dtype](first, scale, scale + step, *of_maps, relu, *sizes)
     return y
 
@@ -158,11 +159,11 @@ def gradient(
     dx = torch.empty_like(x) if needs_dx else None
     g = dy if y is None else torch.empty_like(x)
     of_norm = line.new_empty((2, channels)).unbind()
-    first, _, second, _ = _four(parameters)
+    first, _, second, _ = four(parameters)
     of_layers = tuple([None if p is None else torch.empty_like(p) for p in parameters])
     mask = None if y is None else like(y, last)
     given = (dy, x, mask, statistics, line, attended, scratch, weight, first, second, g, dx)
-    addresses = _addresses(*given, *of_norm, *_four(of_layers))
+    addresses = cpp.pointers(*given, *of_norm, *four(of_layers))
     run = _load_for(activation.name)["region_gradient", x.dtype]
     run(*addresses, activation.alpha, fixed, *described, *sizes)
     return dx, g, (*of_norm, *of_layers)
@@ -186,7 +187,7 @@ def sum_gradient(
     g = dy if y is None else torch.empty_like(x)
     d_weight, d_bias = statistics.new_empty((2, channels)).unbind()
     mask = None if y is None else like(y, last)
-    given = _addresses(dy, x, mask, statistics, scratch, weight, g, dx, d_weight, d_bias)
+    given = cpp.pointers(dy, x, mask, statistics, scratch, weight, g, dx, d_weight, d_bias)
     load()["sum_gradient", x.dtype](*given, fixed, *sizes)
     return dx, g, (d_weight, d_bias)
 
@@ -195,11 +196,3 @@ def _described(layers: RegionLayers) -> tuple[int, int, int, float, int]:
     inner = layers.inner
     number = ACTIVATIONS.index(inner.name)
     return _KINDS[layers.kind], layers.width, number, inner.alpha, cpp.GATES[layers.gate]
-
-
-def _four(parameters: Parameters) -> Parameters:
-    return (*parameters, *(None,) * (4 - len(parameters)))
-
-
-def _addresses(*tensors: Tensor | None) -> list[int | None]:
-    return [None if each is None else each.data_ptr() for each in tensors]

@@ -17,6 +17,7 @@ from composer_attn.ops.backends.cpp_blas import give_blas
 from composer_attn.ops.backends.cpp_build import build
 from composer_attn.ops.backends.layout import all_like, like
 from composer_attn.ops.backends.reference import statistics_dtype
+from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running
 
 _ARGUMENTS = {
@@ -26,7 +27,6 @@ _ARGUMENTS = {
     + [ctypes.c_int64, ctypes.c_int, ctypes.c_bool]
     + cpp.SIZES,
 }
-Parameters = tuple[Tensor | None, ...]
 GATES = cpp.GATES
 
 

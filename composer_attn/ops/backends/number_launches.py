@@ -11,10 +11,9 @@ from composer_attn.ops.backends.elementwise_kernels import NO_GATE
 from composer_attn.ops.backends.launch import Call
 from composer_attn.ops.backends.layout import all_like
 from composer_attn.ops.backends.map_launches import MapLaunches, pointer
+from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running
 from composer_attn.ops.recorded import in_full_precision
-
-Parameters = tuple[Tensor | None, ...]
 
 
 def norm_launch(

@@ -10,9 +10,13 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from composer_attn.ops.activations import Activation
+from composer_attn.ops.logits import Parameters
 from composer_attn.ops.manual_gradients import Norm
 
-Parameters = tuple[Tensor | None, ...]
+
+def four(parameters: Parameters) -> Parameters:
+    """Return weights and biases of two layers, with None for those that an attention lacks."""
+    return (*parameters, *(None,) * (4 - len(parameters)))
 
 
 class RegionNumbers(NamedTuple):

@@ -149,21 +149,20 @@ def find_activated(name: str, x: Tensor, activation: Activation) -> ActivatedPas
 def find_region(name: str, x: Tensor) -> RegionCalls | None:
     """Return the calls for whole stages (:mod:`.region_interface`), if the backend has them."""
     name = _chosen(name, x)
-    backend = _TABLE[name]
-    # If the passes are unavailable, which is warned of elsewhere, so are these.
-    if not backend.region or not backend.takes(x) or _ready(name) is reference:
-        return None
-    found = _ready_calls(name, backend.region)
-    return found if found is not None and found.is_available() else None
+    return _calls(name, x, _TABLE[name].region)
 
 
 def find_sites(name: str, x: Tensor) -> SiteCalls | None:
     """Return the calls for whole sites (:class:`.interface.SiteCalls`) likewise."""
     name = _chosen(name, x)
-    backend = _TABLE[name]
-    if not backend.sites or not backend.takes(x) or _ready(name) is reference:
+    return _calls(name, x, _TABLE[name].sites)
+
+
+def _calls(name: str, x: Tensor, file: str) -> Any:
+    # If the passes are unavailable, which is warned of elsewhere, so are these.
+    if not file or not _TABLE[name].takes(x) or _ready(name) is reference:
         return None
-    found = _ready_calls(name, backend.sites)
+    found = _ready_calls(name, file)
     return found if found is not None and found.is_available() else None
 
 

@@ -30,8 +30,9 @@ from composer_attn.ops.backends.number_launches import (
     norm_launch,
     single_layer_gradients,
 )
-from composer_attn.ops.backends.region_interface import Parameters, RegionLayers, RegionNumbers
+from composer_attn.ops.backends.region_interface import RegionLayers, RegionNumbers, four
 from composer_attn.ops.backends.region_kernels import norm_gradient, normalized_means
+from composer_attn.ops.logits import Parameters
 from composer_attn.ops.manual_gradients import Norm
 
 _NO_LAYERS = RegionLayers("none", 0, IDENTITY, ("", ""))
@@ -90,7 +91,7 @@ def attend(
     attended = torch.empty(offsets[-1], dtype=of.of_numbers, device=x.device)
     m, s, hidden, _ = addresses(attended, offsets)
     scale, shift = addresses(numbers.line, (0, channels))
-    first, b1, second, b2 = _four(parameters)
+    first, b1, second, b2 = four(parameters)
     holders = (x, numbers.line, attended, *[each for each in parameters if each is not None])
     gate = GATES[layers.gate]
     with of.here():
@@ -269,10 +270,6 @@ def sum_gradient(
             of_map = (slope, mu, d_mean, d_variance, 0)
             run((g.data_ptr(), x.data_ptr(), *of_map, dx.data_ptr()), (*holders, dx))
     return dx, g, tuple(of_norm)
-
-
-def _four(parameters: Parameters) -> Parameters:
-    return (*parameters, *(None,) * (4 - len(parameters)))
 
 
 def _hidden_of(of: MapLaunches, layers: RegionLayers | None) -> int:

@@ -23,13 +23,13 @@ from composer_attn.ops.backends.map_launches import (
     pointer,
 )
 from composer_attn.ops.backends.number_launches import (
-    Parameters,
     convolved,
     kernel_gradient,
     layer,
     layer_gradients,
     norm_launch,
 )
+from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running
 
 __all__ = [
