@@ -94,7 +94,8 @@ def modules_in(path: str) -> frozenset[str]:
             if isinstance(given, ast.Constant):
                 modules.add(given.value.partition(".")[0])
     own = {"composer_attn", "tests", "benchmarks"}
-    return frozenset(modules - set(sys.stdlib_module_names) - own - BROUGHT_BY_TORCH)
+    standard = {*sys.stdlib_module_names, "tomllib"}  # since Python 3.11, where alone it is used
+    return frozenset(modules - standard - own - BROUGHT_BY_TORCH)
 
 
 def imported(path: str) -> set[str]:

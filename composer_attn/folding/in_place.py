@@ -5,68 +5,31 @@ one of the tensors is another than before.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from composer_attn.ops.backends.table import find_excited
 from composer_attn.ops.logits import Bottleneck, Neighbours
-
-# A module's table of tensors or children, a name in it, and what it holds.
-_Entry = tuple[dict[str, Any], str, Any]
+from composer_attn.ops.recalled import Entry, Recalled, entries_of
 
 # The layers that a backend computes between its passes.
 _LAYERS = (Bottleneck, Neighbours)
 
 
-class Prepared:
+class Prepared(NamedTuple):
     """A prepared call, and everything that it depends on.
 
     Attributes:
         call: an :class:`.excited_cpp.PreparedCall`; None if no backend computes this attention.
+        dtype: the dtype of the maps.
+        recalled: the tensors, and the layers.
     """
 
-    __slots__ = (
-        "_addresses", "_attention", "_counts", "_dtype", "_held", "_layers", "_tensors", "call",
-    )  # fmt: skip
-
-    def __init__(self, call: Any, dtype: torch.dtype, attention: Any, held: list[_Entry]):
-        self.call = call
-        self._dtype = dtype
-        self._attention = attention
-        self._held = held
-        self._layers = [vars(each) for each in attention._modules.values() if each is not None]
-        self._tensors = [value for _, _, value in held if isinstance(value, Tensor)]
-        self._addresses, self._counts = self._memory()
-
-    def _memory(self) -> tuple[list[int], list[int]]:
-        tensors = self._tensors
-        return list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
-
-    def holds(self, dtype: torch.dtype) -> bool:
-        """Return whether all tensors are those that it was prepared with."""
-        if dtype is not self._dtype:
-            return False
-        for table, name, value in self._held:
-            if table.get(name) is not value:
-                return False
-        return self._memory() == (self._addresses, self._counts)
-
-    def is_watched(self) -> bool:
-        """Return whether something sees the scales, or a layer has to be called for its result."""
-        if self._attention.observer is not None:
-            return True
-        # As fusion.handoff.has_watched_layers; this runs at every call.
-        for own in self._layers:
-            if own["_forward_hooks"] or own["_forward_pre_hooks"]:
-                return True
-            if own["_backward_hooks"] or own["_backward_pre_hooks"] or "forward" in own:
-                return True
-            if own.get("_compiled_call_impl") is not None:
-                return True
-        return False
+    call: Any
+    dtype: Any
+    recalled: Recalled
 
 
 # Not attributes of the sites, which are copied and pickled.
@@ -85,11 +48,12 @@ def prepared_call(site: Any, backend: str, x: Tensor) -> Any:
         An :class:`.excited_cpp.PreparedCall`; None if there is none, or the attention is watched.
     """
     found = _prepared.get(site)
-    if found is None or not found.holds(x.dtype):
-        held = list(_entries(site))
-        found = Prepared(_call_of(site, backend, x), x.dtype, site.attention, held)
-        _prepared[site] = found
-    return None if found.call is None or found.is_watched() else found.call
+    if found is None or found.dtype is not x.dtype or not found.recalled.holds():
+        recalled = Recalled(_entries(site), site.attention.children())
+        found = _prepared[site] = Prepared(_call_of(site, backend, x), x.dtype, recalled)
+    if found.call is None or site.attention.observer is not None or found.recalled.is_watched():
+        return None
+    return found.call
 
 
 def _call_of(site: Any, backend: str, x: Tensor) -> Any:
@@ -104,13 +68,9 @@ def _call_of(site: Any, backend: str, x: Tensor) -> Any:
     )
 
 
-def _entries(site: nn.Module) -> Iterator[_Entry]:
+def _entries(site: nn.Module) -> Iterator[Entry]:
     """Yield everything that a prepared call depends on."""
-    attention = site._modules["attention"]
-    yield site._modules, "attention", attention
+    yield site._modules, "attention"
     for name in ("folded_inverse", "folded_post", "folded_shift"):
-        yield site._buffers, name, site._buffers[name]
-    for module in attention.modules() if attention is not None else ():
-        for table in (module._modules, module._parameters):
-            for name, held in table.items():
-                yield table, name, held
+        yield site._buffers, name
+    yield from entries_of(site._modules["attention"])

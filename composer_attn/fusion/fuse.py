@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -28,11 +29,12 @@ from composer_attn.surgery.attend import attention_of, is_attended, original_cla
 
 _ROLES = (AttendedNorm, NextNorm, DeferringNorm, DeferringNormAct, OwnAttention, Recomputing)
 _ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_expects", "_attn_own")
-# The outputs of these modules are new tensors, referenced by nothing else.
+# The outputs of modules with these methods are new tensors, referenced by nothing else.
 _FRESH = {
-    getattr(nn, f"{kind}{dimensions}d").forward
+    (module.forward, getattr(module, "_conv_forward", None))
     for kind in ("Conv", "ConvTranspose")
     for dimensions in (1, 2, 3)
+    for module in (getattr(nn, f"{kind}{dimensions}d"),)
 }
 
 
@@ -183,7 +185,8 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
     elif site is norm:
         set_class(norm, fused_class(type(norm), AttendedNorm))
     else:
-        fresh = original_class(site).forward in _FRESH
+        original: Any = original_class(site)
+        fresh = (original.forward, getattr(original, "_conv_forward", None)) in _FRESH
         vars(site)["_attn_fused"].link = vars(norm)["_attn_takes"] = Link(fresh)
         set_class(norm, fused_class(type(norm), NextNorm))
     if found.addition or (found.activation and not found.last):

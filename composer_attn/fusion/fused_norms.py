@@ -29,7 +29,7 @@ from composer_attn.fusion.handoff import (
     needs_plain_operations,
 )
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
-from composer_attn.ops.fused import fits_norm, joinable
+from composer_attn.ops.fused import joinable
 from composer_attn.ops.module_calls import keeping
 from composer_attn.ops.norm_kinds import BATCH_NORMS
 from composer_attn.ops.normalization import uses_batch
@@ -146,8 +146,10 @@ class NextNorm(FusedNorm):
             return attend_then_normalize(x, attention, self, backend)
         if type(input) is Deferred:
             excited: Any = input.take_stage(Excited, ExcitedSite)
-            if excited is not None and fits_norm(excited.x, self):
-                return self._finished(excited.normalized(self), input.exposed())
+            if excited is not None:
+                normalized = self._attn_takes.normalized(excited, self)
+                if normalized is not None:
+                    return self._finished(normalized, input.exposed())
         return super().forward(input)
 
 

@@ -6,7 +6,7 @@ operations, and a :class:`Link` tells the norm what its input was computed from;
 removes the operations whose results are unused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from composer_attn.attention.base import ChannelAttention
 from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.ops import attend as attend_alone
+from composer_attn.ops import stages
 from composer_attn.ops.autograd_path import exported, traced
 from composer_attn.ops.backends.layout import is_last
-from composer_attn.ops.fused import plain_enough
+from composer_attn.ops.fused import fits_norm, plain_enough
 from composer_attn.ops.pending_region import PendingRegion, excitation_of
+from composer_attn.ops.prepared_norm import PreparedNorm, prepare_norm
+from composer_attn.ops.prepared_site import PreparedSite, prepare
 from composer_attn.ops.region_sites import PendingSite
-from composer_attn.ops.sites import excite
+from composer_attn.ops.sites import ExcitedSite, NormalizedSite
+from composer_attn.ops.stages import Excited, Normalized
 from composer_attn.surgery.attend import Attends
 
 
@@ -38,6 +42,7 @@ class Link:
     def __init__(self, fresh: bool = False):
         self.fresh = fresh
         self.traced: tuple[Tensor, Tensor, Attends] | None = None
+        self._prepared: PreparedNorm | None = None
 
     def __reduce__(self):
         return Link, (self.fresh,)
@@ -46,6 +51,19 @@ class Link:
         """Return the input and the producer of an attended output; None for other tensors."""
         given, self.traced = self.traced, None
         return given[1:] if given is not None and given[0] is y else None
+
+    def normalized(
+        self, excited: Excited | ExcitedSite, norm: nn.Module
+    ) -> Normalized | NormalizedSite | None:
+        """Normalize an attended output; ``None`` if the norm itself must be called."""
+        x = excited.x
+        if type(excited) is ExcitedSite:
+            prepared = self._prepared
+            if prepared is None or not prepared.fits(x, norm):
+                prepared = self._prepared = prepare_norm(x, norm)
+            if prepared is not None:
+                return excited.normalized(norm, prepared)
+        return excited.normalized(norm) if fits_norm(x, norm) else None
 
 
 @dataclass(frozen=True)
@@ -70,9 +88,26 @@ class Producer:
 
     backend: str
     link: Link | None = None
+    _prepared: PreparedSite | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __reduce__(self):
+        return Producer, (self.backend, self.link)
+
+    def attend_prepared(self, module: Attends, x: Any, is_output: bool) -> Tensor | None:
+        """Do as :meth:`attend`, in what an earlier call has prepared; ``None`` if it cannot."""
+        if traced():
+            return None
+        prepared = self._prepared
+        if prepared is None or not prepared.fits(x, module._modules["attention"]):
+            return None
+        link = self.link if is_output else None
+        if link is not None and link.fresh and prepared.attend_in_place(x):
+            return x
+        return _handed_over(prepared.excite(x), x, link)
 
     def attend(self, module: Attends, x: Any, is_output: bool) -> Any:
         """Return ``x`` (the module's output or input) attended; an output may be deferred."""
+        link = self.link if is_output else None
         if needs_plain_operations() or not isinstance(x, Tensor):
             return module.attention(x)
         if not can_be_fused(module.attention):
@@ -81,30 +116,37 @@ class Producer:
             found = _fused_with_norm(module, x) if is_output else None
             if found is not None:
                 return found
-        link = self.link if is_output else None
         if not torch.compiler.is_compiling():
-            return _attended(module.attention, x, self.backend, link)
+            return self._attended(module.attention, x, link)
         y = attend_alone(x, module.attention, self.backend)
         if link is not None:
             link.traced = (y, x, module)
         return y
 
+    def _attended(self, attention: ChannelAttention, x: Tensor, link: Link | None) -> Tensor:
+        """Return ``x`` attended; given a link, as a deferred tensor for a norm to consume."""
+        watched = is_watched(attention)
 
-def _attended(
-    attention: ChannelAttention, x: Tensor, backend: str, link: Link | None = None
-) -> Tensor:
+        def begin(x: Tensor) -> Tensor:
+            if not can_be_deferred(x) or not plain_enough(x, attention):
+                return type(attention).forward(attention, x)
+            called = has_watched_layers(attention)
+            prepared = prepare(x, attention, self.backend, called)
+            if prepared is None:
+                return _handed_over(stages.excite(x, attention, self.backend, called), x, link)
+            if not watched:
+                self._prepared = prepared.remember()
+            return _handed_over(prepared.excite(x), x, link)
+
+        # Through the module's __call__ if it has hooks, so that they see its input and output.
+        return attention(x, begin=begin) if watched else begin(x)
+
+
+def _handed_over(excited: Excited | ExcitedSite, x: Tensor, link: Link | None) -> Tensor:
     """Return ``x`` attended; given a link, as a deferred tensor for a norm to consume."""
-
-    def begin(x: Tensor) -> Tensor:
-        if not can_be_deferred(x) or not plain_enough(x, attention):
-            return type(attention).forward(attention, x)
-        excited = excite(x, attention, backend, has_watched_layers(attention))
-        if link is None or not (link.fresh or keeps_versions(x)):
-            return excited.result()
-        return Deferred.of(excited, exposed=() if link.fresh else (x,))
-
-    # Through the module's __call__ if it has hooks, so that they see its input and output.
-    return attention(x, begin=begin) if is_watched(attention) else begin(x)
+    if link is None or not (link.fresh or keeps_versions(x)):
+        return excited.result()
+    return Deferred.of(excited, exposed=() if link.fresh else (x,))
 
 
 def _fused_with_norm(module: Attends, x: Deferred) -> Tensor | None:

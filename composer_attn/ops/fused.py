@@ -13,7 +13,8 @@ from composer_attn.ops.backends.reference import spread
 from composer_attn.ops.backends.table import check_backend, find_activated
 from composer_attn.ops.manual_gradients import AttentionFirst, NormFirst
 from composer_attn.ops.norm_kinds import BATCH_NORMS, BatchKind, kind_of
-from composer_attn.ops.sites import NormalizedSite, excite
+from composer_attn.ops.prepared_site import excite
+from composer_attn.ops.sites import NormalizedSite
 from composer_attn.ops.squeeze_and_scale import scale_channels
 from composer_attn.ops.stages import normalize
 

@@ -7,7 +7,7 @@ from the general stages, which consist of views of the same numbers.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +15,17 @@ from torch import Tensor, nn
 from composer_attn.ops import stages
 from composer_attn.ops.activations import RELU, Activation
 from composer_attn.ops.backends.interface import Passes, SiteCalls
-from composer_attn.ops.backends.layout import is_last
-from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.table import find_passes, find_sites
 from composer_attn.ops.fused_functions import (
     attend_then_normalize_gradients,
     in_dtypes_of,
     needs_plain_passes,
     scaled_gradients,
 )
-from composer_attn.ops.logits import Bottleneck, Neighbours
 from composer_attn.ops.manual_gradients import AttentionFirst, Norm
 from composer_attn.ops.norm_kinds import BATCH_NORMS, settings
+from composer_attn.ops.prepared_norm import PreparedNorm
 from composer_attn.ops.recorded import Recorded, differentiable_once
-from composer_attn.ops.region_layers import are_plain, two_layers_fit
 from composer_attn.ops.stages import Excited, Make, Normalized
-
-if TYPE_CHECKING:  # a circular import at run time
-    from composer_attn.attention.base import ChannelAttention
-
-_IS_KERNEL: dict[Any, bool] = {Bottleneck: False, Neighbours: True}
 
 
 class ExcitedSite:
@@ -78,19 +69,25 @@ class ExcitedSite:
             return make()
         return ScaledSite.apply(self, make, self.x, *self.parameters)
 
-    def normalized(self, norm: nn.Module) -> "NormalizedSite | Normalized":
-        """Return the stage of a norm called on it, up to writing the output."""
-        if not isinstance(norm, BATCH_NORMS):
+    def normalized(
+        self, norm: nn.Module, prepared: PreparedNorm | None = None
+    ) -> "NormalizedSite | Normalized":
+        """Return the stage of a norm called on it, up to writing the output.
+
+        ``prepared`` is the same norm, if it fits the map.
+        """
+        if prepared is not None:
+            of_norm, weight, bias = prepared.settings(self.x), prepared.weight, prepared.bias
+            call = prepared.call(of_norm, self.calls, self.work)
+        elif isinstance(norm, BATCH_NORMS):
+            of_norm, weight, bias = settings(norm, self.x.shape)
+            call = self.calls.prepare_norm(self.work, weight, bias, of_norm.eps, of_norm.running)
+        else:
             return self.general().normalized(norm)
-        of_norm, weight, bias = settings(norm, self.x.shape)
-        if (
-            self.has_norm
-            or of_norm.averaging is not None
-            or not self.calls.normalize(
-                self.site, self.work, weight, bias, of_norm.eps, of_norm.running
-            )
-        ):
+        if call is None or self.has_norm:
             return self.general().normalized_by(of_norm, weight, bias)
+        number = 2 if of_norm.running is None else of_norm.running.number
+        self.calls.normalize(self.site, self.work, call, number)
         self.has_norm = True
         return NormalizedSite(self, of_norm, weight, bias)
 
@@ -208,28 +205,3 @@ def _general_gradients(ctx: Any, dy: Tensor, needs_dx: bool) -> tuple[Tensor | N
         *(ctx.passes, AttentionFirst, ctx.norm, ctx.excitation, ctx.joined, dy),
         *(of_map, tuple(parameters), kept, needs_dx),
     )
-
-
-def excite(
-    x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False
-) -> ExcitedSite | Excited:
-    """Compute an attention up to scaling the map, as :func:`composer_attn.ops.stages.excite`."""
-    last, passes = not x.is_contiguous(), find_passes(backend, x)
-    calls = None if called else find_sites(backend, x)
-    # Of a map in another layout there would be a copy, which has another history.
-    usual = calls is not None and not x.is_neg() and (not last or is_last(x))
-    dtype = statistics_dtype(x)
-    layers, parameters = (usual and attention.by_hand(dtype)) or (None, ())
-    if (
-        calls is None
-        or layers not in _IS_KERNEL
-        or not are_plain(parameters, dtype, x.device)
-        or not (_IS_KERNEL[layers] or two_layers_fit(parameters, x.size(1)))
-    ):
-        return stages.excite(x, attention, backend, called)
-    gate = calls.GATES[attention.start, attention.gate]
-    site, work = calls.excite(x, last, _IS_KERNEL[layers], gate, parameters)
-    if attention.observer is not None:
-        attention.observer(site.views(work)[2])
-    excitation = stages.excitation_by_hand(attention, layers)
-    return ExcitedSite(x, calls, passes, site, work, excitation, parameters, backend)

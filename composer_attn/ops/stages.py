@@ -31,6 +31,7 @@ from composer_attn.ops.fused_functions import (
 from composer_attn.ops.manual_gradients import AttentionFirst, Excitation, Norm, NormFirst, Order
 from composer_attn.ops.module_calls import Called
 from composer_attn.ops.norm_kinds import settings
+from composer_attn.ops.recalled import holds_weights
 from composer_attn.ops.recorded import PlainArithmetic
 
 if TYPE_CHECKING:  # a circular import at run time
@@ -231,7 +232,7 @@ def excite(x: Tensor, attention: "ChannelAttention", backend: str, called: bool 
         called: whether to call the layers as modules, so that their hooks run.
     """
     found = find_passes(backend, x)
-    by_hand = attention.by_hand(passes.statistics_dtype(x))
+    by_hand = _by_hand(x, attention, called)
     if by_hand is None:
         region = Region(found, relu=False)
         mean, variance, way = Moments.apply(x, region)
@@ -257,7 +258,7 @@ def normalize(
     Arguments are those of :func:`excite`, with the batch norm ``norm``.
     """
     found = find_passes(backend, x)
-    by_hand = attention.by_hand(passes.statistics_dtype(x))
+    by_hand = _by_hand(x, attention, called)
     if by_hand is None:
         region = Region(found, relu=False)
         mean, variance, way = Moments.apply(x, region)
@@ -277,6 +278,12 @@ def normalize(
     hand = ByHand(NormFirst, of_norm, excitation, kept)
     parameters = (weight, bias, *parameters)
     return Normalized(x, found, mean, scale, shift, hand, parameters, backend=backend)
+
+
+def _by_hand(x: Tensor, attention: "ChannelAttention", called: bool) -> Any:
+    # Weights that hooks compute, as those of pruning do, are differentiated in the layers' calls.
+    plain = not called or holds_weights(attention)
+    return attention.by_hand(passes.statistics_dtype(x)) if plain else None
 
 
 def _excitation(attention: "ChannelAttention", called: bool, layers: Any, parameters: tuple):

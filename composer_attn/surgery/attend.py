@@ -49,6 +49,10 @@ class FusedAttention(Protocol):
 
     backend: str
 
+    def attend_prepared(self, module: "Attends", x: Any, is_output: bool) -> Any:
+        """Do as ``attend``, in what an earlier call has prepared; ``None`` if it does not fit."""
+        ...
+
     def attend(self, module: "Attends", x: Any, is_output: bool) -> Any:
         """Return ``x``, the module's output or (unless ``is_output``) its input, rescaled."""
         ...
@@ -78,10 +82,13 @@ class Attends(_Module):
         return kwargs[self._attn_input], rest
 
     def _attend(self, x, is_output=False):
+        fused = self._attn_fused
+        if fused is not None:
+            found = fused.attend_prepared(self, x, is_output)
+            if found is not None:
+                return found
         follow_pruning(self, x)
-        if self._attn_fused is None:
-            return self.attention(x)
-        return self._attn_fused.attend(self, x, is_output)
+        return self.attention(x) if fused is None else fused.attend(self, x, is_output)
 
     def _attend_sample(self, x, given):
         """Attend ``x``, computed from ``given``, which may be a single unbatched sample."""

@@ -23,6 +23,7 @@ from tests.ops.calls import (
 SHAPES = [
     *[(2, 8, 1, 1), (3, 37, 1, 1), (4, 16, 1, 3), (3, 37, 2, 2), (1, 5, 2, 7), (5, 7, 3, 5)],
     *[(2, 16, 4, 4), (3, 6, 4, 5), (1, 70, 9, 9)],
+    (1, 70, 16, 16),  # a single sample that is large enough to be divided, in channels last
 ]
 
 
@@ -113,8 +114,28 @@ def test_numbers_of_another_dtype_or_shape_are_read_as_what_they_are():
     torch.testing.assert_close(cpp.affine(x, scale, shift, None, False), expected)
 
 
-def test_sums_do_not_depend_on_the_number_of_threads():
-    calls = calls_of_passes((64, 130, 2, 2), torch.float32, False, "cpu")
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_infinite_values_of_a_divided_sample_keep_to_themselves(value):
+    x = torch.randn(1, 70, 16, 16).contiguous(memory_format=torch.channels_last)
+    expected = passes.moments(x)
+    x[0, 3, 9, 9] = value
+    for found, known, wanted in zip(cpp.moments(x), expected, (value, torch.nan), strict=True):
+        torch.testing.assert_close(found[0, 3], torch.tensor(wanted), equal_nan=True)
+        others = torch.arange(70) != 3
+        torch.testing.assert_close(found[:, others], known[:, others])
+
+
+def test_a_large_mean_of_a_divided_sample_costs_no_digits():
+    x = torch.randn(1, 70, 16, 16).contiguous(memory_format=torch.channels_last)
+    x += 1000 * torch.randn(70, 1, 1)
+    _, variance = cpp.moments(x)
+    _, exact = passes.moments(x.double())
+    torch.testing.assert_close(variance.double(), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("shape", "last"), [((64, 130, 2, 2), False), ((1, 130, 16, 16), True)])
+def test_sums_do_not_depend_on_the_number_of_threads(shape, last):
+    calls = calls_of_passes(shape, torch.float32, last, "cpu")
     threads, results = torch.get_num_threads(), []
     try:
         for number in (1, 3):

@@ -10,8 +10,9 @@ from torch import nn
 from composer_attn.attention import EfficientChannelAttention, SqueezeExcitation
 from composer_attn.ops import attend
 from composer_attn.ops.backends import cpp_site
+from composer_attn.ops.prepared_site import excite
 from composer_attn.ops.recompute import recipe_of
-from composer_attn.ops.sites import ExcitedSite, NormalizedSite, excite
+from composer_attn.ops.sites import ExcitedSite, NormalizedSite
 from composer_attn.ops.stages import Excited, Normalized
 from tests.attention.attentions import GATES, STARTS
 from tests.ops.regions import (

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from composer_attn.ops.backends.elementwise_kernels import NO_GATE, gate
 from composer_attn.ops.backends.launch import Call, ceil_divide
+from composer_attn.ops.backends.layout import contiguous
 
 _WARPS = 4
 # Elements per program: of one row in the convolution, of all rows in its kernel's gradient.
@@ -47,12 +48,12 @@ def _kernel_gradient(d_logits, means, parts, size, C, numel, B: tl.constexpr):
 
 def convolve(means: Tensor, kernel: Tensor) -> Tensor:
     """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
-    return _convolved(means.contiguous(), kernel.contiguous(), flipped=False)
+    return _convolved(contiguous(means), contiguous(kernel), flipped=False)
 
 
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate :func:`convolve` (:func:`composer_attn.ops.logits.convolve_gradient`)."""
-    d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
+    d_logits, means, kernel = map(contiguous, (d_logits, means, kernel))
     samples, channels = means.shape
     of_kernel = kernel_gradient(samples, channels, kernel.numel())
     parts = means.new_empty(of_kernel.programs, kernel.numel())

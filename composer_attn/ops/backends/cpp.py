@@ -15,7 +15,14 @@ from torch import Tensor
 
 from composer_attn.ops import normalization as plain
 from composer_attn.ops.backends.cpp_build import build
-from composer_attn.ops.backends.layout import all_like, dense, empty_numbers, like, numbers
+from composer_attn.ops.backends.layout import (
+    all_like,
+    contiguous,
+    dense,
+    empty_numbers,
+    like,
+    numbers,
+)
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.normalization import Running
 
@@ -191,7 +198,7 @@ def normalization_gradient(
 
 def convolve(means: Tensor, kernel: Tensor) -> Tensor:
     """Convolve along the channels (:func:`composer_attn.ops.logits.convolve`)."""
-    means, kernel = means.contiguous(), kernel.contiguous()
+    means, kernel = contiguous(means), contiguous(kernel)
     logits = torch.empty_like(means)
     _on_channels("convolve", means, kernel, logits, size=kernel.numel())
     return logits
@@ -199,7 +206,7 @@ def convolve(means: Tensor, kernel: Tensor) -> Tensor:
 
 def convolve_gradient(d_logits: Tensor, means: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate :func:`convolve` (:func:`composer_attn.ops.logits.convolve_gradient`)."""
-    d_logits, means, kernel = (each.contiguous() for each in (d_logits, means, kernel))
+    d_logits, means, kernel = map(contiguous, (d_logits, means, kernel))
     d_means, d_kernel = torch.empty_like(means), torch.empty_like(kernel)
     tensors = (d_logits, means, kernel, d_means, d_kernel)
     _on_channels("convolve_gradient", *tensors, size=kernel.numel())

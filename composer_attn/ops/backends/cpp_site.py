@@ -21,13 +21,52 @@ from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running
 
 _ARGUMENTS = {
-    "excite": [ctypes.c_void_p] * 6 + [ctypes.c_bool, ctypes.c_int64, ctypes.c_int] + cpp.SIZES,
+    "excite": [ctypes.c_void_p] * 3 + cpp.SIZES,
+    "attend": [ctypes.c_void_p] * 2 + cpp.SIZES,
     "site_gradient": [ctypes.c_void_p] * 16
     + [ctypes.c_bool] * 2
     + [ctypes.c_int64, ctypes.c_int, ctypes.c_bool]
     + cpp.SIZES,
 }
+_NUMBERS_ARGUMENTS = {"site_normalize": [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3}
 GATES = cpp.GATES
+# Values of a map that is attended in place in evaluation (benchmarks/inference.py, batch 1).
+_SMALL = 1 << 20
+
+
+# Structures of ``cpp_sources/site.h``: what stays the same from call to call is converted once.
+class _Layers(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("w1", "b1", "w2", "b2")),
+        ("width", ctypes.c_int64),
+        ("gate", ctypes.c_int),
+        ("is_kernel", ctypes.c_bool),
+    ]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in ("weight", "bias", "running_mean", "running_variance")),
+        *((name, ctypes.c_double) for name in ("eps", "momentum")),
+        ("fixed", ctypes.c_bool),
+    ]
+
+
+class CppLayers(NamedTuple):
+    """The layers and gate of an attention, as addresses: no tensor may be moved meanwhile."""
+
+    is_kernel: bool
+    width: int
+    gate: int
+    structure: _Layers
+    address: int
+
+
+class CppNorm(NamedTuple):
+    """A batch norm likewise."""
+
+    structure: _Norm
+    address: int
 
 
 class CppSite(NamedTuple):
@@ -74,62 +113,76 @@ def is_available() -> bool:
 
 @cache
 def _load() -> dict[tuple[str, torch.dtype], cpp.Function]:
-    return cpp.functions(_library(), _ARGUMENTS, cpp.DTYPES)
+    of_maps = cpp.functions(_library(), _ARGUMENTS, cpp.DTYPES)
+    return of_maps | cpp.functions(_library(), _NUMBERS_ARGUMENTS, (torch.float32, torch.float64))
 
 
-def excite(
-    x: Tensor, last: bool, is_kernel: bool, gate: int, parameters: Parameters
-) -> tuple[CppSite, Tensor]:
+def prepare_layers(is_kernel: bool, gate: int, parameters: Parameters) -> CppLayers:
+    """Prepare the layers of an attention.
+
+    Args:
+        is_kernel: whether the one parameter is a kernel; otherwise there are two linear layers.
+        gate: number of the gate in :data:`.cpp.GATES`.
+        parameters: contiguous parameters, in the dtype of the statistics.
+    """
+    first = cast(Tensor, parameters[0])  # only biases can be absent
+    width = first.numel() if is_kernel else first.size(0)
+    pointers = cpp.pointers(*parameters)
+    structure = _Layers(*pointers, *[None] * (4 - len(pointers)), width, gate, is_kernel)
+    return CppLayers(is_kernel, width, gate, structure, ctypes.addressof(structure))
+
+
+def excite(x: Tensor, last: bool, layers: CppLayers) -> tuple[CppSite, Tensor]:
     """Compute moments and scales of a feature map.
 
     Args:
         x: the map ``(N, C, *spatial)``, dense.
         last: whether it is channels last, not NCHW.
-        is_kernel: whether the one parameter is a kernel; otherwise there are two linear layers.
-        gate: number of the gate in :data:`.cpp.GATES`.
-        parameters: contiguous parameters, in the dtype of the statistics.
+        layers: the prepared layers.
 
     Returns:
         The site, and the workspace.
     """
-    first = cast(Tensor, parameters[0])  # only biases can be absent
-    width = first.numel() if is_kernel else first.size(0)
+    is_kernel, width, gate, _, address = layers
     samples, channels, *_ = x.shape
     whole, values = samples * channels, x.numel()
     sizes = (samples, channels, values // whole, last, cpp.threads(values))
-    site = CppSite(is_kernel, width, gate, sizes)
     size = 5 * whole + 2 * channels + (0 if is_kernel else samples * width)
     work = x.new_empty(size, dtype=statistics_dtype(x))
-    pointers = [None if each is None else each.data_ptr() for each in parameters]
-    pointers += [None] * (4 - len(pointers))
-    of_layers = (is_kernel, width, gate)
-    run = _load()["excite", x.dtype]
-    run(x.data_ptr(), *pointers, work.data_ptr(), *of_layers, *site.sizes)
-    return site, work
+    _load()["excite", x.dtype](x.data_ptr(), address, work.data_ptr(), *sizes)
+    return CppSite(is_kernel, width, gate, sizes), work
 
 
-def normalize(
-    site: CppSite,
-    work: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    running: Running | None,
-) -> bool:
-    """Normalize the scaled map, up to scale and shift; return whether it could be done."""
-    kept, rates = cpp.running_arguments(running)
-    if isinstance(rates[0], Tensor) or not all_like(work, weight, bias, *kept):
+def attend(x: Tensor, last: bool, layers: CppLayers) -> bool:
+    """Replace a small feature map by the attended one; return whether it is small enough.
+
+    In a large one, the pass that this takes is slower than to leave the scales to the norm after
+    it; in a small one, it is faster than the Python that this takes.
+    """
+    values = x.numel()
+    if values > _SMALL:
         return False
-    samples, channels, *_ = site.sizes
-    step = samples * channels * work.element_size()
-    mean = work.data_ptr()
-    variance, s, scale, shift, mu = (mean + step * i for i in range(1, 6))
-    inverse = mu + channels * work.element_size()
-    of_norm = [None if each is None else each.data_ptr() for each in (weight, bias, *kept)]
-    cpp.load()["normalization", work.dtype](
-        *(s, mean, variance, *of_norm, scale, shift, mu, inverse, eps, *rates, samples, channels)
-    )
+    samples, channels, *_ = x.shape
+    sizes = (samples, channels, values // (samples * channels), last, cpp.threads(values))
+    _load()["attend", x.dtype](x.data_ptr(), layers.address, *sizes)
     return True
+
+
+def prepare_norm(
+    work: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, running: Running | None
+) -> CppNorm | None:
+    """Prepare a batch norm, unless the dtype of its tensors or its momentum rule it out."""
+    kept, (momentum, _, fixed) = cpp.running_arguments(running)
+    if isinstance(momentum, Tensor) or not all_like(work, weight, bias, *kept):
+        return None
+    structure = _Norm(*cpp.pointers(weight, bias, *kept), eps, momentum, fixed)
+    return CppNorm(structure, ctypes.addressof(structure))
+
+
+def normalize(site: CppSite, work: Tensor, norm: CppNorm, number: int) -> None:
+    """Normalize the scaled map, up to scale and shift, with a number of values per channel."""
+    samples, channels, *_ = site.sizes
+    _load()["site_normalize", work.dtype](norm.address, work.data_ptr(), number, samples, channels)
 
 
 def write(site: CppSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:

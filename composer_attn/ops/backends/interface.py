@@ -172,27 +172,33 @@ class SiteCalls(Protocol):
         """Return whether the calls can be used."""
         ...
 
-    def excite(
-        self,
-        x: Tensor,
-        last: bool,
-        is_kernel: bool,
-        gate: int,
-        parameters: tuple[Tensor | None, ...],
-    ) -> tuple[Any, Tensor]:
+    def prepare_layers(
+        self, is_kernel: bool, gate: int, parameters: tuple[Tensor | None, ...]
+    ) -> Any:
+        """Prepare layers and gate of an attention, for any number of calls."""
+        ...
+
+    def excite(self, x: Tensor, last: bool, layers: Any) -> tuple[Any, Tensor]:
         """Compute moments and scales of a feature map; return site and workspace."""
         ...
 
-    def normalize(
+    def attend(self, x: Tensor, last: bool, layers: Any) -> bool:
+        """Replace a feature map by the attended one if that is faster; return whether it was."""
+        ...
+
+    def prepare_norm(
         self,
-        site: Any,
         work: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
         running: Running | None,
-    ) -> bool:
-        """Normalize the scaled map, up to scale and shift; return whether it could be done."""
+    ) -> Any:
+        """Prepare a batch norm, for calls on workspaces like this one; ``None`` if it cannot be."""
+        ...
+
+    def normalize(self, site: Any, work: Tensor, norm: Any, number: int) -> None:
+        """Normalize the scaled map, up to scale and shift, with a number of values per channel."""
         ...
 
     def write(

@@ -34,6 +34,11 @@ def dense(x: Tensor) -> tuple[Tensor, bool]:
     return x.contiguous(), False
 
 
+def contiguous(x: Tensor) -> Tensor:
+    """Return a tensor of any shape whose memory holds its values in order."""
+    return x.resolve_neg().contiguous()
+
+
 def like(x: Tensor, last: bool) -> Tensor:
     """Return ``x`` in the given layout, copied only if necessary."""
     x = x.resolve_neg()

@@ -16,27 +16,31 @@ from composer_attn.ops.normalization import Running
 from composer_attn.ops.recorded import in_full_precision
 
 
+def takes_norm(
+    numbers: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None
+) -> bool:
+    """Return whether the momentum of a norm, and the dtype of its parameters, permit a launch."""
+    kept = () if running is None else running[:2]
+    momentum = None if running is None else running.momentum
+    return not isinstance(momentum, Tensor) and all_like(numbers, weight, bias, *kept)
+
+
 def norm_launch(
     of: MapLaunches,
-    numbers: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
     running: Running | None,
     unit: bool = False,
-) -> tuple[Call, list[int], list[Tensor]] | None:
-    """Prepare a norm, unless its momentum or the dtype of its parameters rule it out.
+) -> tuple[Call, list[int], list[Tensor]]:
+    """Prepare a norm that :func:`takes_norm` accepts.
 
     Returns:
         The launch, the addresses of the norm's tensors, and the tensors.
     """
     given = (weight, bias, *(running[:2] if running is not None else (None, None)))
-    if not all_like(numbers, *given):
-        return None
     flags: tuple[float | bool, ...] = (2, 0.0, False)
     if running is not None:
-        if isinstance(running.momentum, Tensor):
-            return None
         flags = (running.number, float(running.momentum), running.fixed)
     described = (weight is not None, bias is not None, running is not None, unit)
     call = of.once(_normalizing, float(eps), *flags, *described)

@@ -29,6 +29,7 @@ from composer_attn.ops.backends.number_launches import (
     layer_gradients,
     norm_launch,
     single_layer_gradients,
+    takes_norm,
 )
 from composer_attn.ops.backends.region_interface import RegionLayers, RegionNumbers, four
 from composer_attn.ops.backends.region_kernels import norm_gradient, normalized_means
@@ -58,10 +59,9 @@ def normalize(
     of = launches_of(x, last)
     samples, channels, _ = of.sizes
     statistics = torch.empty(2 * channels, dtype=of.of_numbers, device=x.device)
-    found = norm_launch(of, statistics, weight, bias, norm.eps, norm.running, unit=True)
-    if found is None:
+    if not takes_norm(statistics, weight, bias, norm.running):
         return None
-    run, given, holders = found
+    run, given, holders = norm_launch(of, weight, bias, norm.eps, norm.running, unit=True)
     whole = samples * channels
     work = torch.empty(5 * whole, dtype=of.of_numbers, device=x.device)
     line = torch.empty_like(statistics)

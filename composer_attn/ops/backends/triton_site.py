@@ -28,18 +28,24 @@ from composer_attn.ops.backends.number_launches import (
     layer,
     layer_gradients,
     norm_launch,
+    takes_norm,
 )
 from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running
 
 __all__ = [
     "GATES",
+    "TritonLayers",
+    "TritonNorm",
     "TritonSite",
+    "attend",
     "excite",
     "gradient",
     "is_available",
     "load",
     "normalize",
+    "prepare_layers",
+    "prepare_norm",
     "write",
 ]
 
@@ -86,12 +92,26 @@ def is_available() -> bool:
     return True
 
 
-def excite(
-    x: Tensor, last: bool, is_kernel: bool, gate: int, parameters: Parameters
-) -> tuple[TritonSite, Tensor]:
-    """Compute moments and scales of a feature map (:func:`.cpp_site.excite`)."""
+class TritonLayers(NamedTuple):
+    """The layers and gate of an attention."""
+
+    is_kernel: bool
+    width: int
+    gate: int
+    parameters: Parameters
+
+
+def prepare_layers(is_kernel: bool, gate: int, parameters: Parameters) -> TritonLayers:
+    """Prepare the layers of an attention (:func:`.cpp_site.prepare_layers`)."""
     first = cast(Tensor, parameters[0])  # only biases can be absent
-    of, width = launches_of(x, last), first.numel() if is_kernel else first.size(0)
+    width = first.numel() if is_kernel else first.size(0)
+    return TritonLayers(is_kernel, width, gate, parameters)
+
+
+def excite(x: Tensor, last: bool, layers: TritonLayers) -> tuple[TritonSite, Tensor]:
+    """Compute moments and scales of a feature map (:func:`.cpp_site.excite`)."""
+    is_kernel, width, gate, parameters = layers
+    of, first = launches_of(x, last), cast(Tensor, parameters[0])
     site = TritonSite(of, is_kernel, width, gate)
     offsets = of.once(_offsets, site.hidden)
     work = torch.empty(offsets[-1], dtype=of.of_numbers, device=x.device)
@@ -110,24 +130,39 @@ def excite(
     return site, work
 
 
-def normalize(
-    site: TritonSite,
-    work: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    running: Running | None,
-) -> bool:
-    """Normalize the scaled map, up to scale and shift; return whether it could be done."""
-    found = norm_launch(site.of, work, weight, bias, eps, running)
-    if found is None:
-        return False
-    run, given, holders = found
+def attend(x: Tensor, last: bool, layers: TritonLayers) -> bool:
+    """Leave the scales to the norm after the attention (:meth:`.interface.SiteCalls.attend`)."""
+    return False
+
+
+class TritonNorm(NamedTuple):
+    """A batch norm, with the running statistics of one call."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    running: Running | None
+
+
+def prepare_norm(
+    work: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, running: Running | None
+) -> TritonNorm | None:
+    """Prepare a batch norm (:func:`.cpp_site.prepare_norm`)."""
+    if not takes_norm(work, weight, bias, running):
+        return None
+    return TritonNorm(weight, bias, eps, running)
+
+
+def normalize(site: TritonSite, work: Tensor, norm: TritonNorm, number: int) -> None:
+    """Normalize the scaled map, up to scale and shift (:func:`.cpp_site.normalize`)."""
+    weight, bias, eps, running = norm
+    if running is not None and running.number != number:
+        running = running._replace(number=number)
+    run, given, holders = norm_launch(site.of, weight, bias, eps, running)
     offsets = site.of.once(_offsets, site.hidden)
     mean, variance, s, scale, shift, mu, inverse, _, _ = addresses(work, offsets)
     with site.of.here():
         run((s, mean, variance, *given, scale, shift, mu, inverse, 0), (work, *holders))
-    return True
 
 
 def write(site: TritonSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:

@@ -7,6 +7,24 @@
 namespace {
 enum Mask { NONE, COMPUTED, OUTPUT };
 
+// The moments' first half.
+template <class T> struct Averages {
+  using S = typename Type<T>::S; using V = typename Type<T>::V;
+  static const int params = 0, rows = 4, sums = 1, blocks = 4;
+  const T* x; const S* p[1]; S* mean; S inverse;  // inverse: of the number of positions
+  void begin(i64, i64, i64, i64) const {}
+  void end(i64 at, i64 count) const { for (i64 c = at; c < at + count; ++c) mean[c] *= inverse; }
+  void fetch(i64 from, i64 to) const {
+    for (i64 i = from; i < to; i += 64 / sizeof(T)) __builtin_prefetch(x + i);
+  }
+  template <int lanes, bool Again = false> void add(const V*, i64 i, i64 n, V* sum) const {
+    V u = load<T, lanes>(x + i, n);
+    if (Again) u = without_first<S>(u, n);
+    if (lanes == FIRST) u = first_lanes<S>(u, n);
+    sum[0] += u;
+  }
+};
+
 template <class T> struct Moments {
   using S = typename Type<T>::S; using V = typename Type<T>::V;
   static const int params = 1, rows = 4, sums = 2, blocks = 4;

@@ -4,6 +4,7 @@
 // depends on the shape alone, never on the number of threads.
 #pragma once
 #include <algorithm>
+#include <vector>
 #include "vectors.h"
 
 namespace {
@@ -146,5 +147,19 @@ void reduce(const K& k, i64 N, i64 C, i64 L, bool last, int threads,
       k.end(row, 1);
     }
   }
+}
+
+// A single sample in channels last is taken as several, of some of its rows each: a thread then reads
+// rows that the convolution before has left in its cache, not a share of the channels of all.
+const i64 PARTS = 4, DIVISIBLE = 1 << 14;
+inline bool in_parts(i64 N, i64 C, i64 L, bool last) {
+  return N == 1 && last && L % PARTS == 0 && L * C >= DIVISIBLE;
+}
+
+// Memory of the calling thread, for numbers of a call.
+template <class S> S* scratch(i64 count) {
+  static thread_local std::vector<S> kept;
+  if (i64(kept.size()) < count) kept.resize(count);
+  return kept.data();
 }
 }  // namespace

@@ -23,10 +23,13 @@
   }
 
 #define SITE(NAME, T, S)                                                                          \
-  void excite_##NAME(const T* x, const S* w1, const S* b1, const S* w2, const S* b2, S* work,     \
-                     bool is_kernel, i64 width, int gate, i64 N, i64 C, i64 L, bool last,         \
+  void excite_##NAME(const T* x, const Layers<S>* layers, S* work, i64 N, i64 C, i64 L,           \
+                     bool last, int threads) {                                                    \
+    excite<T>(x, *layers, work, N, C, L, last, threads);                                          \
+  }                                                                                               \
+  void attend_##NAME(T* x, const Layers<S>* layers, i64 N, i64 C, i64 L, bool last,               \
                      int threads) {                                                               \
-    excite<T>(x, {w1, b1, w2, b2, is_kernel, width}, work, gate, N, C, L, last, threads);         \
+    attend<T>(x, *layers, N, C, L, last, threads);                                                \
   }                                                                                               \
   void site_gradient_##NAME(const T* dy, const T* x, const T* y, S* work, S* scratch,             \
                             const S* weight, const S* w1, const S* w2, T* g, T* dx, S* d_weight,  \
@@ -34,7 +37,7 @@
                             bool is_kernel, i64 width, int gate, bool fixed, i64 N, i64 C, i64 L, \
                             bool last, int threads) {                                             \
     site_gradient<T>(dy, x, y, relu, work, scratch, weight,                                       \
-                     {w1, nullptr, w2, nullptr, is_kernel, width}, gate, fixed, g, dx,            \
+                     {w1, nullptr, w2, nullptr, width, gate, is_kernel}, fixed, g, dx,            \
                      {d_weight, d_bias, d_w1, d_b1, d_w2, d_b2}, N, C, L, last, threads);         \
   }
 
@@ -53,7 +56,10 @@
                     L, last, threads);                                                            \
   }
 
-#define HEAD(NAME, S)                                                                    \
+#define HEAD(NAME, S)                                                                             \
+  void site_normalize_##NAME(const Norm<S>* norm, S* work, i64 number, i64 N, i64 C) {            \
+    normalize(*norm, work, number, N, C);                                                         \
+  }                                                                                               \
   void normalization_##NAME(const S* s, const S* mean, const S* variance, const S* weight,        \
                             const S* bias, S* running_mean, S* running_variance, S* scale,        \
                             S* shift, S* mu, S* inverse, double eps, double momentum,             \

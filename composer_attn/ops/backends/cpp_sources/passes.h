@@ -4,11 +4,44 @@
 #include "loops.h"
 
 namespace {
+// Sums over parts of a single sample, about one shift.
+template <class T> struct PartOfMoments : Moments<T> {
+  i64 channels, middle;  // middle: where the row of the shift begins
+  void begin(i64 at, i64 count, i64, i64) const {
+    Moments<T>::begin(at, count, middle + at % channels, 1);
+  }
+  void end(i64, i64) const {}
+};
+
+template <class T, class S = typename Type<T>::S>
+void moments_of_parts(const T* x, S* mean, S* variance, i64 C, i64 L, int threads) {
+  S *first = scratch<S>(3 * PARTS * C), *second = first + PARTS * C, *shift = second + PARTS * C;
+  Moments<T> whole{x, {shift}, mean, variance, shift, S(1) / L};
+  reduce(PartOfMoments<T>{whole, C, L / 2 * C}, PARTS, C, L / PARTS, true, threads, {first, second});
+  for (i64 c = 0; c < C; ++c) {
+    mean[c] = variance[c] = 0;
+    for (i64 i = c; i < PARTS * C; i += C) { mean[c] += first[i]; variance[c] += second[i]; }
+  }
+  whole.end(0, C);
+}
+
 template <class T>
 void moments(const T* x, typename Type<T>::S* mean, typename Type<T>::S* variance,
              typename Type<T>::S* shift, i64 N, i64 C, i64 L, bool last, int threads) {
+  if (in_parts(N, C, L, last)) return moments_of_parts(x, mean, variance, C, L, threads);
   Moments<T> k{x, {shift}, mean, variance, shift, typename Type<T>::S(1) / L};
   reduce(k, N, C, L, last, threads, {mean, variance});
+}
+
+// Means over space; there is space for the sums of parts, PARTS C.
+template <class T, class S = typename Type<T>::S>
+void means(const T* x, S* mean, S* parts, i64 N, i64 C, i64 L, bool last, int threads) {
+  if (!in_parts(N, C, L, last))
+    return reduce(Averages<T>{x, {}, mean, S(1) / L}, N, C, L, last, threads, {mean});
+  reduce(Averages<T>{x, {}, parts, S(1) / L}, PARTS, C, L / PARTS, last, threads, {parts});
+  std::copy(parts, parts + C, mean);
+  for (i64 i = C; i < PARTS * C; i += C)
+    for (i64 c = 0; c < C; ++c) mean[c] += parts[i + c];
 }
 
 template <class T, class S = typename Type<T>::S>

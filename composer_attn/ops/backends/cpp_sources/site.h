@@ -3,6 +3,7 @@
 #pragma once
 #include "gates.h"
 #include "head.h"
+#include "linear.h"
 #include "passes.h"
 
 namespace {
@@ -41,11 +42,22 @@ template <class S> struct Workspace {
         shift(scale + N * C), mu(shift + N * C), inverse(mu + C), hidden(inverse + C) {}
 };
 
+// What stays the same from call to call, of cpp_site.py: addresses, null if absent, and settings.
+
 // The layers of an attention: SE's, or the kernel of ECA, which is w1, with its size as width.
 template <class S> struct Layers {
   const S *w1, *b1, *w2, *b2;
-  bool is_kernel;
   i64 width;
+  int gate;
+  bool is_kernel;
+};
+
+// A batch norm: its running statistics are not updated but used if they are fixed.
+template <class S> struct Norm {
+  const S *weight, *bias;
+  S *running_mean, *running_variance;
+  double eps, momentum;
+  bool fixed;
 };
 
 template <class S> void add_rows(S* to, const S* row, i64 N, i64 C) {
@@ -60,21 +72,50 @@ template <class S> void sum_rows(const S* from, S* row, i64 N, i64 C) {
     for (i64 c = 0; c < C; ++c) row[c] += from[c];
 }
 
+// Scales from means.
+template <class S>
+void scales(const Layers<S>& of, const S* mean, S* hidden, S* s, i64 N, i64 C, int threads) {
+  if (of.is_kernel) {
+    convolve(mean, of.w1, s, of.width, N, C);
+  } else if (N == 1) {
+    linear(mean, of.w1, of.b1, hidden, true, N, C, of.width, threads);
+    linear(hidden, of.w2, of.b2, s, false, N, of.width, C, threads);
+  } else {
+    multiply(NO, YES, N, of.width, C, mean, of.w1, hidden);
+    add_rows(hidden, of.b1, N, of.width);
+    for (i64 i = 0; i < N * of.width; ++i) hidden[i] = hidden[i] < 0 ? 0 : hidden[i];
+    multiply(NO, YES, N, C, of.width, hidden, of.w2, s);
+    add_rows(s, of.b2, N, C);
+  }
+  gate(of.gate, s, N * C);
+}
+
 template <class T, class S = typename Type<T>::S>
-void excite(const T* x, const Layers<S>& of, S* work, int kind, i64 N, i64 C, i64 L, bool last,
-            int threads) {
+void excite(const T* x, const Layers<S>& of, S* work, i64 N, i64 C, i64 L, bool last, int threads) {
   Workspace<S> w(work, N, C);
   moments(x, w.mean, w.variance, w.shift, N, C, L, last, threads);
-  if (of.is_kernel) {
-    convolve(w.mean, of.w1, w.s, of.width, N, C);
-  } else {
-    multiply(NO, YES, N, of.width, C, w.mean, of.w1, w.hidden);
-    add_rows(w.hidden, of.b1, N, of.width);
-    for (i64 i = 0; i < N * of.width; ++i) w.hidden[i] = w.hidden[i] < 0 ? 0 : w.hidden[i];
-    multiply(NO, YES, N, C, of.width, w.hidden, of.w2, w.s);
-    add_rows(w.s, of.b2, N, C);
-  }
-  gate(kind, w.s, N * C);
+  scales(of, w.mean, w.hidden, w.s, N, C, threads);
+}
+
+// The attended map in place, without what a norm or a gradient would need.
+template <class T, class S = typename Type<T>::S>
+void attend(T* x, const Layers<S>& of, i64 N, i64 C, i64 L, bool last, int threads) {
+  const i64 whole = N * C;
+  S *mean = scratch<S>(3 * whole + N * of.width + PARTS * C), *s = mean + whole, *zero = s + whole,
+    *hidden = zero + whole;
+  means(x, mean, hidden + N * of.width, N, C, L, last, threads);
+  scales(of, mean, hidden, s, N, C, threads);
+  std::fill(zero, zero + whole, S(0));
+  using K = Affine<T, false, false>;
+  map<K, true>(K{x, nullptr, x, {s, zero}}, N, C, L, last, threads);
+}
+
+// The scaled map up to scale and shift, with a number of values per channel.
+template <class S> void normalize(const Norm<S>& of, S* work, i64 number, i64 N, i64 C) {
+  Workspace<S> w(work, N, C);
+  normalization(w.s, w.mean, w.variance, of.weight, of.bias, of.running_mean, of.running_variance,
+                w.scale, w.shift, w.mu, w.inverse, of.eps, of.momentum, number / (number - 1.0),
+                of.fixed, N, C);
 }
 
 // Gradients of the parameters, with null for absent ones.
@@ -82,9 +123,9 @@ template <class S> struct Gradients { S *weight, *bias, *w1, *b1, *w2, *b2; };
 
 // d_s, of the scales, becomes that of the logits; what flows back to the means is added to d_mean.
 template <class S>
-void excitation_gradient(const Layers<S>& of, const Workspace<S>& w, int kind, S* d_s, S* d_mean,
-                         S* rest, const Gradients<S>& d, i64 N, i64 C) {
-  gate_gradient(kind, d_s, w.s, N * C);
+void excitation_gradient(const Layers<S>& of, const Workspace<S>& w, S* d_s, S* d_mean, S* rest,
+                         const Gradients<S>& d, i64 N, i64 C) {
+  gate_gradient(of.gate, d_s, w.s, N * C);
   if (of.is_kernel) {
     convolve_gradient(d_s, w.mean, of.w1, rest, d.w1, of.width, N, C);
     for (i64 i = 0; i < N * C; ++i) d_mean[i] += rest[i];
@@ -103,7 +144,7 @@ void excitation_gradient(const Layers<S>& of, const Workspace<S>& w, int kind, S
 // The whole gradient. If y is given, its ReLU masks dy into g; otherwise a ReLU is recomputed.
 template <class T, class S = typename Type<T>::S>
 void site_gradient(const T* dy, const T* x, const T* y, bool relu, S* work, S* scratch,
-                   const S* weight, const Layers<S>& of, int kind, bool fixed, T* g, T* dx,
+                   const S* weight, const Layers<S>& of, bool fixed, T* g, T* dx,
                    const Gradients<S>& d, i64 N, i64 C, i64 L, bool last, int threads) {
   Workspace<S> w(work, N, C);
   S *d_shift = scratch, *d_scale = d_shift + N * C, *d_s = d_scale + N * C, *d_mean = d_s + N * C,
@@ -113,7 +154,7 @@ void site_gradient(const T* dy, const T* x, const T* y, bool relu, S* work, S* s
                 last, threads);
   normalization_gradient(d_scale, d_shift, w.s, w.mean, w.variance, w.mu, w.inverse, weight, d_s,
                          d_mean, d_variance, d.weight, d.bias, fixed, N, C);
-  excitation_gradient(of, w, kind, d_s, d_mean, rest, d, N, C);
+  excitation_gradient(of, w, d_s, d_mean, rest, d, N, C);
   if (dx)
     input_gradient(y ? g : dy, x, w.scale, w.mean, d_mean, fixed ? nullptr : d_variance, shift, dx,
                    N, C, L, last, threads);

@@ -1,0 +1,136 @@
+"""An attention as the calls for a whole site take it, prepared once for many calls.
+
+Finding out whether and how a backend computes an attention takes longer than computing it on a
+small feature map: a fused module keeps what was found, as long as nothing of it changes.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from composer_attn.ops import stages
+from composer_attn.ops.backends.interface import SiteCalls
+from composer_attn.ops.backends.layout import is_last
+from composer_attn.ops.backends.reference import statistics_dtype
+from composer_attn.ops.backends.table import find_passes, find_sites
+from composer_attn.ops.logits import Bottleneck, Neighbours, Parameters
+from composer_attn.ops.recalled import Recalled, entries_of, holds_weights
+from composer_attn.ops.region_layers import are_plain, two_layers_fit
+from composer_attn.ops.sites import ExcitedSite
+from composer_attn.ops.stages import Excited
+
+if TYPE_CHECKING:  # a circular import at run time
+    from composer_attn.attention.base import ChannelAttention
+
+_IS_KERNEL: dict[Any, bool] = {Bottleneck: False, Neighbours: True}
+# Attributes of an attention that determine how it is computed.
+_SETTINGS = ("squeeze", "gate", "start", "_gate", "observer")
+
+
+class PreparedSite:
+    """What the calls for a site take besides the map: found once, and used while it is the same.
+
+    Attributes:
+        backend: name of the backend.
+        calls: its calls for whole sites.
+        passes: its passes.
+        excitation: layers and gate of the attention.
+        parameters: those of the layers.
+    """
+
+    __slots__ = (
+        "_attention", "_device", "_dim", "_dtype", "_layers", "_recalled", "backend", "calls",
+        "excitation", "parameters", "passes",
+    )  # fmt: skip
+
+    def __init__(
+        self, x: Tensor, attention: "ChannelAttention", calls: SiteCalls, layers: Any,
+        parameters: Parameters, backend: str,
+    ):  # fmt: skip
+        self._attention = attention
+        self._dim, self._device, self._dtype = x.dim(), x.device, x.dtype
+        self.calls, self.passes, self.backend = calls, find_passes(backend, x), backend
+        self.excitation = stages.excitation_by_hand(attention, layers)
+        self.parameters = parameters
+        gate = calls.GATES[attention.start, attention.gate]
+        self._layers = calls.prepare_layers(_IS_KERNEL[layers], gate, parameters)
+        self._recalled: Recalled | None = None
+
+    def remember(self) -> "PreparedSite | None":
+        """Remember what it depends on, for other maps; ``None`` if changes could not be seen.
+
+        The attention must have no hooks.
+        """
+        attention = self._attention
+        if not holds_weights(attention):
+            return None
+        settings_of = ((vars(attention), name) for name in _SETTINGS)
+        self._recalled = Recalled((*settings_of, *entries_of(attention)), attention.modules())
+        return self
+
+    def fits(self, x: Any, attention: Any) -> bool:
+        """Return whether it can be used for another feature map of the same kind."""
+        return (
+            attention is self._attention
+            and type(x) is Tensor
+            and x.dim() == self._dim
+            and x.dtype is self._dtype
+            and x.device == self._device
+            and x.size(1) == attention.channels
+            and x.numel() > 0
+            and (x.is_contiguous() or is_last(x))
+            and not x.is_neg()
+            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+            and self._recalled is not None
+            and self._recalled.holds()
+            and not self._recalled.is_watched()
+        )
+
+    def attend_in_place(self, x: Tensor) -> bool:
+        """Replace ``x`` by the attended map where only numbers are asked for and that is faster.
+
+        Returns:
+            Whether it was done.
+        """
+        if torch.is_grad_enabled() or self.excitation.observer is not None:
+            return False
+        return self.calls.attend(x, not x.is_contiguous(), self._layers)
+
+    def excite(self, x: Tensor) -> ExcitedSite:
+        """Compute the attention up to its scales."""
+        last = not x.is_contiguous()
+        site, work = self.calls.excite(x, last, self._layers)
+        if self.excitation.observer is not None:
+            self.excitation.observer(site.views(work)[2])
+        return ExcitedSite(
+            *(x, self.calls, self.passes, site, work, self.excitation, self.parameters),
+            self.backend,
+        )
+
+
+def prepare(
+    x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False
+) -> PreparedSite | None:
+    """Prepare the calls for a site; ``None`` if only the general stages can compute it."""
+    calls = None if called else find_sites(backend, x)
+    # Of a map in another layout there would be a copy, which has another history.
+    if calls is None or x.is_neg() or not (x.is_contiguous() or is_last(x)):
+        return None
+    dtype = statistics_dtype(x)
+    layers, parameters = attention.by_hand(dtype) or (None, ())
+    if layers not in _IS_KERNEL or not are_plain(parameters, dtype, x.device):
+        return None
+    if not (_IS_KERNEL[layers] or two_layers_fit(parameters, x.size(1))):
+        return None
+    return PreparedSite(x, attention, calls, layers, parameters, backend)
+
+
+def excite(
+    x: Tensor, attention: "ChannelAttention", backend: str, called: bool = False
+) -> ExcitedSite | Excited:
+    """Compute an attention up to scaling the map, as :func:`composer_attn.ops.stages.excite`."""
+    prepared = prepare(x, attention, backend, called)
+    if prepared is None:
+        return stages.excite(x, attention, backend, called)
+    return prepared.excite(x)
