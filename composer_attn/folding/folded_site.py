@@ -14,6 +14,7 @@ from composer_attn.folding.beforehand import Windows, output_means, windows_of
 from composer_attn.folding.folded_norm import refuse_training
 from composer_attn.folding.in_place import prepared_call
 from composer_attn.ops.autograd_path import traced
+from composer_attn.ops.beforehand import LARGE_FOR_CALLS, pays_off
 from composer_attn.surgery.attend import Attends, set_class, staying
 from composer_attn.surgery.feature_maps import is_sample
 from composer_attn.surgery.folding import refuse_fuse_modules
@@ -25,8 +26,6 @@ BUFFERS = {"shift": "folded_shift", "inverse": "folded_inverse", "post": "folded
 _EXACT = (torch.float32, torch.float64)
 # Elements of an output that does not stay in a processor's cache from one pass to the next.
 _LARGE = 1 << 21
-# For convolutions of size 1, whose scaled weights come from one call.
-_LARGE_FOR_CALLS = 1 << 17
 _PLAIN_FORWARDS = {nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
 _folded_classes: "WeakValueDictionary[type, type[FoldedSite]]" = WeakValueDictionary()
 
@@ -72,17 +71,11 @@ class FoldedSite(_Site):
         attends the output in one call, only if that is large, too.
         """
         conv: Any = self
-        values, width, channels = x.numel(), conv.in_channels, conv.out_channels
-        least = 0 if call is None else _LARGE_FOR_CALLS
-        # Without a stride, the output has as many positions. At most sites, that is enough to know.
-        most = values // width * channels
-        if most < least or values + 3 * width * channels // conv.groups >= most:
-            return None
-        if not self._is_linear(x):
+        if not pays_off(x, conv, 0 if call is None else LARGE_FOR_CALLS) or not self._is_linear(x):
             return None
         windows = windows_of(conv, x)
-        output = channels * prod(window.number for window in windows)
-        if values + 3 * conv.weight.numel() >= output:
+        output = conv.out_channels * prod(window.number for window in windows)
+        if x.numel() + 3 * conv.weight.numel() >= output:
             return None
         if call is None:
             return self._scaled_beforehand(x, windows)

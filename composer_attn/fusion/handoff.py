@@ -18,6 +18,12 @@ from composer_attn.ops import attend as attend_alone
 from composer_attn.ops import stages
 from composer_attn.ops.autograd_path import exported, traced
 from composer_attn.ops.backends.layout import is_last
+from composer_attn.ops.beforehand import (
+    LARGE_FOR_CALLS,
+    attend_in_place,
+    attended_output,
+    pays_off,
+)
 from composer_attn.ops.fused import fits_norm, plain_enough
 from composer_attn.ops.pending_region import PendingRegion, excitation_of
 from composer_attn.ops.prepared_norm import PreparedNorm, prepare_norm
@@ -93,16 +99,29 @@ class Producer:
     def __reduce__(self):
         return Producer, (self.backend, self.link)
 
+    def attend_beforehand(self, module: Any, x: Any) -> Tensor | None:
+        """Return the attended output of a convolution, given its input, if that is faster."""
+        prepared, link = self._prepared, self.link
+        if torch.is_grad_enabled() or traced() or prepared is None or link is None:
+            return None
+        call = prepared.for_numbers
+        if call is None or not link.fresh or type(x) is not Tensor or x.shape[:1] != (1,):
+            return None
+        if module.transposed or not pays_off(x, module, LARGE_FOR_CALLS):
+            return None
+        if not prepared.fits(x, module._modules["attention"], module.out_channels):
+            return None
+        return attended_output(x, module, call)
+
     def attend_prepared(self, module: Attends, x: Any, is_output: bool) -> Tensor | None:
         """Do as :meth:`attend`, in what an earlier call has prepared; ``None`` if it cannot."""
-        if traced():
+        prepared, link = self._prepared, self.link if is_output else None
+        if traced() or prepared is None or not prepared.fits(x, module._modules["attention"]):
             return None
-        prepared = self._prepared
-        if prepared is None or not prepared.fits(x, module._modules["attention"]):
-            return None
-        link = self.link if is_output else None
-        if link is not None and link.fresh and prepared.attend_in_place(x):
-            return x
+        if link is not None and link.fresh and not torch.is_grad_enabled():
+            call = prepared.for_numbers
+            if call is not None and attend_in_place(x, call):
+                return x
         return _handed_over(prepared.excite(x), x, link)
 
     def attend(self, module: Attends, x: Any, is_output: bool) -> Any:
@@ -135,7 +154,7 @@ class Producer:
             if prepared is None:
                 return _handed_over(stages.excite(x, attention, self.backend, called), x, link)
             if not watched:
-                self._prepared = prepared.remember()
+                self._prepared = prepared.remember(x)
             return _handed_over(prepared.excite(x), x, link)
 
         # Through the module's __call__ if it has hooks, so that they see its input and output.

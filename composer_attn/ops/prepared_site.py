@@ -13,7 +13,7 @@ from composer_attn.ops import stages
 from composer_attn.ops.backends.interface import SiteCalls
 from composer_attn.ops.backends.layout import is_last
 from composer_attn.ops.backends.reference import statistics_dtype
-from composer_attn.ops.backends.table import find_passes, find_sites
+from composer_attn.ops.backends.table import find_excited, find_passes, find_sites
 from composer_attn.ops.logits import Bottleneck, Neighbours, Parameters
 from composer_attn.ops.recalled import Recalled, entries_of, holds_weights
 from composer_attn.ops.region_layers import are_plain, two_layers_fit
@@ -24,8 +24,6 @@ if TYPE_CHECKING:  # a circular import at run time
     from composer_attn.attention.base import ChannelAttention
 
 _IS_KERNEL: dict[Any, bool] = {Bottleneck: False, Neighbours: True}
-# Attributes of an attention that determine how it is computed.
-_SETTINGS = ("squeeze", "gate", "start", "_gate", "observer")
 
 
 class PreparedSite:
@@ -40,8 +38,8 @@ class PreparedSite:
     """
 
     __slots__ = (
-        "_attention", "_device", "_dim", "_dtype", "_layers", "_recalled", "backend", "calls",
-        "excitation", "parameters", "passes",
+        "_attention", "_device", "_dim", "_dtype", "_for_numbers", "_layers", "_recalled",
+        "backend", "calls", "excitation", "parameters", "passes",
     )  # fmt: skip
 
     def __init__(
@@ -55,29 +53,38 @@ class PreparedSite:
         self.parameters = parameters
         gate = calls.GATES[attention.start, attention.gate]
         self._layers = calls.prepare_layers(_IS_KERNEL[layers], gate, parameters)
+        self._for_numbers: Any = None
         self._recalled: Recalled | None = None
 
-    def remember(self) -> "PreparedSite | None":
+    def remember(self, x: Tensor) -> "PreparedSite | None":
         """Remember what it depends on, for other maps; ``None`` if changes could not be seen.
 
-        The attention must have no hooks.
+        The attention must have no hooks. ``x`` is the map that it was prepared for.
         """
         attention = self._attention
         if not holds_weights(attention):
             return None
-        settings_of = ((vars(attention), name) for name in _SETTINGS)
-        self._recalled = Recalled((*settings_of, *entries_of(attention)), attention.modules())
+        self._recalled = Recalled(entries_of(attention), attention.modules())
+        found = find_excited(self.backend, x)
+        if found is not None:
+            self._for_numbers = found.PreparedCall(self._layers.structure, x.dtype, x.size(1))
         return self
 
-    def fits(self, x: Any, attention: Any) -> bool:
-        """Return whether it can be used for another feature map of the same kind."""
+    def fits(self, x: Any, attention: Any, channels: int | None = None) -> bool:
+        """Return whether it can be used for another feature map of the same kind.
+
+        Args:
+            x: the map, or the input of the convolution that computes it.
+            attention: the attention.
+            channels: number of channels of the map if ``x`` is not the map.
+        """
         return (
             attention is self._attention
             and type(x) is Tensor
             and x.dim() == self._dim
+            and (x.size(1) if channels is None else channels) == attention.channels
             and x.dtype is self._dtype
             and x.device == self._device
-            and x.size(1) == attention.channels
             and x.numel() > 0
             and (x.is_contiguous() or is_last(x))
             and not x.is_neg()
@@ -87,15 +94,13 @@ class PreparedSite:
             and not self._recalled.is_watched()
         )
 
-    def attend_in_place(self, x: Tensor) -> bool:
-        """Replace ``x`` by the attended map where only numbers are asked for and that is faster.
+    @property
+    def for_numbers(self) -> Any:
+        """The :class:`.backends.excited_cpp.PreparedCall` where only numbers are asked for.
 
-        Returns:
-            Whether it was done.
+        ``None`` if there is none, or the scales are observed.
         """
-        if torch.is_grad_enabled() or self.excitation.observer is not None:
-            return False
-        return self.calls.attend(x, not x.is_contiguous(), self._layers)
+        return self._for_numbers if self.excitation.observer is None else None
 
     def excite(self, x: Tensor) -> ExcitedSite:
         """Compute the attention up to its scales."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 Entry = tuple[dict[str, Any], str]
 _Memory = tuple[int, int, torch.dtype, bool, bool]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Attributes of an attention of this package.
+_SETTINGS = ("squeeze", "gate", "start", "_gate", "observer")
 # Attributes of a module that replace its forward.
 _REPLACED = ("forward", "_compiled_call_impl")
 
@@ -67,13 +69,16 @@ class Recalled:
         ]
 
 
-def entries_of(*modules: nn.Module | None) -> Iterator[Entry]:
-    """Yield the entries of all children and parameters of modules, and of their children."""
-    for module in modules:
-        for each in module.modules() if module is not None else ():
-            for table in (each._modules, each._parameters):
-                for name in table:
-                    yield table, name
+def entries_of(attention: nn.Module | None) -> Iterator[Entry]:
+    """Yield what determines how an attention is computed: settings, layers, their parameters."""
+    if attention is None:
+        return
+    for name in _SETTINGS:
+        yield vars(attention), name
+    for each in attention.modules():
+        for table in (each._modules, each._parameters):
+            for name in table:
+                yield table, name
 
 
 def holds_parameters(module: nn.Module, *names: str) -> bool:

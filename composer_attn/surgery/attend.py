@@ -49,6 +49,10 @@ class FusedAttention(Protocol):
 
     backend: str
 
+    def attend_beforehand(self, module: "Attends", x: Any) -> Any:
+        """Return the module's attended output, given its input, or ``None``."""
+        ...
+
     def attend_prepared(self, module: "Attends", x: Any, is_output: bool) -> Any:
         """Do as ``attend``, in what an earlier call has prepared; ``None`` if it does not fit."""
         ...
@@ -115,6 +119,10 @@ class AttendsOutput(Attends):
 
     def forward(self, *args, **kwargs):
         """Run the original forward, then scale the channels of its output."""
+        if self._attn_fused is not None and len(args) == 1 and not kwargs:
+            found = self._attn_fused.attend_beforehand(self, args[0])
+            if found is not None:
+                return found
         x = super().forward(*args, **kwargs)
         given = args[0] if args else next(iter(kwargs.values()), None)
         if is_sample(given, self._attn_dimensions):

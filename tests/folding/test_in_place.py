@@ -150,6 +150,20 @@ def test_without_a_compiler_it_warns_and_computes_the_same(applying, runs, monke
     assert not runs
 
 
+@each_attention
+@torch.no_grad()
+def test_another_gate_is_seen(applying, runs):
+    model, plain, x = folded(applying)
+    close(model(x), plain(x))
+    runs.clear()
+    for net in (model, plain):
+        attention = net[0].attention
+        other = type(attention)(24, gate="hard_sigmoid")
+        attention.gate, attention._gate = other.gate, other._gate
+    close(model(x), plain(x))
+    assert len(runs) == 1
+
+
 def test_an_unknown_backend_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
     with pytest.raises(ArgumentError, match="backend must be one of auto"):

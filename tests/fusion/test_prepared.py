@@ -10,8 +10,9 @@ from torch.nn.utils import parametrize, prune
 
 from composer_attn.attention import SqueezeExcitation
 from composer_attn.functional import apply_eca, apply_squeeze_excite, fuse_attention
+from composer_attn.fusion import handoff
 from composer_attn.fusion.handoff import Producer
-from composer_attn.ops.backends import cpp_site
+from composer_attn.ops import beforehand
 from composer_attn.ops.prepared_site import PreparedSite
 from tests.fusion.test_norm_attributes import network, outcome
 
@@ -192,7 +193,7 @@ def test_it_is_prepared_once(monkeypatch):
     plain, fused = prepared("se", False)
     made = []
     remember = PreparedSite.remember
-    monkeypatch.setattr(PreparedSite, "remember", lambda site: made.append(1) or remember(site))
+    monkeypatch.setattr(PreparedSite, "remember", lambda *given: made.append(1) or remember(*given))
     for _ in range(3):
         agree(plain, fused, draw())
     assert not made
@@ -246,44 +247,100 @@ def test_only_new_tensors_are_attended_in_place():
         assert torch.equal(x, given)
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("attention", ["se", "eca"])
-def test_maps_attended_in_place_are_those_of_the_modules(
-    attention, dtype, memory_format, monkeypatch
-):
-    plain, fused = (net.to(dtype) for net in prepared(attention, False))
-    if dtype == torch.bfloat16:
-        for net in (plain, fused):
-            net[0].attention.float()
-    attended, attend = [], cpp_site.attend
-    monkeypatch.setattr(
-        cpp_site, "attend", lambda x, *given: attend(x, *given) and not attended.append(x.shape)
-    )
-    for shape in ((1, 3, 66, 58), (1, 3, 8, 7), (3, 3, 12, 9)):
-        x = torch.randn(shape, dtype=dtype).contiguous(memory_format=memory_format)
-        tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
-        with torch.no_grad():
-            found, expected = fused(x), plain.double()(x.double())
-        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
-        plain.to(dtype)
-    assert len(attended) >= 2
-
-
-def test_large_maps_leave_the_scales_to_the_norm(monkeypatch):
-    plain, fused = prepared("se", False)
-    monkeypatch.setattr(cpp_site, "_SMALL", 10)
-    monkeypatch.setattr(cpp_site, "attend", counted := Counted(cpp_site.attend))
-    x = draw()
-    with torch.no_grad():
-        torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
-    assert counted.results == [False]
-
-
 class Counted:
+    """A function, and what its calls returned."""
+
     def __init__(self, function):
         self.function, self.results = function, []
 
     def __call__(self, *given):
         self.results.append(self.function(*given))
         return self.results[-1]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("attention", ["se", "eca"])
+def test_maps_are_attended_in_place(attention, dtype, tolerance, memory_format, monkeypatch):
+    plain, fused = prepared(attention, False)
+    fused.to(dtype)
+    monkeypatch.setattr(handoff, "attend_in_place", counted := Counted(handoff.attend_in_place))
+    for shape in ((1, 3, 66, 58), (1, 3, 8, 7), (3, 3, 12, 9)):
+        x = torch.randn(shape, dtype=dtype).contiguous(memory_format=memory_format)
+        with torch.no_grad():
+            found, expected = fused(x), plain(x.double())
+        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    assert counted.results == [True] * (3 if dtype == torch.float64 else 2)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_large_maps_leave_the_scales_to_the_norm(inference, monkeypatch):
+    plain, fused = prepared("se", False)
+    monkeypatch.setattr(beforehand, "_SMALL", 10)
+    monkeypatch.setattr(handoff, "attend_in_place", counted := Counted(handoff.attend_in_place))
+    x = draw()
+    with torch.inference_mode(inference), torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
+    assert counted.results == [False]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["se", "eca"])
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [({}, True), ({"bias": False}, True), ({"stride": 2}, False), ({"padding": 1}, False),
+     ({"groups": 2}, False), ({"kernel_size": 3}, False)],
+    ids=str,
+)  # fmt: skip
+def test_one_image_is_attended_before_its_convolution_runs(attention, options, known, monkeypatch):
+    conv = nn.Conv2d(4, 24, **{"kernel_size": 1} | options)
+    plain = nn.Sequential(conv, nn.BatchNorm2d(24), nn.ReLU()).double().eval()
+    for value in (*plain[1].parameters(), plain[1].running_mean):
+        nn.init.normal_(value)
+    apply = apply_eca if attention == "eca" else apply_squeeze_excite
+    apply(plain, min_channels=1)
+    fused = copy.deepcopy(plain)
+    fuse_attention(fused, "cpp")
+    monkeypatch.setattr(handoff, "attended_output", counted := Counted(handoff.attended_output))
+    large, small = draw(1, 4, 90, 91), draw(1, 4, 10, 11)
+    for last in (torch.contiguous_format, torch.channels_last):
+        for x in (large, small, large, torch.cat([large, large])):
+            given = x.contiguous(memory_format=last)
+            torch.testing.assert_close(fused(given), plain(given), rtol=1e-11, atol=1e-11)
+
+    def attended() -> int:
+        return len([made for made in counted.results if made is not None])
+
+    # All large images but the first, at which the calls are prepared.
+    assert attended() == 3 * known
+    seen = []
+    fused[0].attention.observer = plain[0].attention.observer = seen.append
+    torch.testing.assert_close(fused(large), plain(large), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(*seen, rtol=1e-11, atol=1e-11)
+    assert attended() == 3 * known
+
+
+@torch.no_grad()
+def test_a_transposed_convolution_is_not_known_before_it_runs():
+    plain = nn.Sequential(nn.ConvTranspose2d(4, 24, 1), nn.BatchNorm2d(24)).double().eval()
+    apply_squeeze_excite(plain, min_channels=1)
+    fused = copy.deepcopy(plain)
+    fuse_attention(fused, "cpp")
+    x = draw(1, 4, 90, 91)
+    for _ in range(2):
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-11, atol=1e-11)
+
+
+@torch.no_grad()
+def test_autocast_casts_the_convolution():
+    plain = nn.Sequential(nn.Conv2d(4, 24, 1), nn.BatchNorm2d(24)).eval()
+    apply_squeeze_excite(plain, min_channels=1)
+    fused = copy.deepcopy(plain)
+    fuse_attention(fused, "cpp")
+    x = torch.randn(1, 4, 90, 91)
+    fused(x)
+    with torch.autocast("cpu"):
+        for _ in range(2):
+            found, expected = fused(x), plain(x)
+            assert found.dtype == expected.dtype
+            torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)

@@ -22,22 +22,28 @@ from composer_attn.ops.normalization import Running
 
 _ARGUMENTS = {
     "excite": [ctypes.c_void_p] * 3 + cpp.SIZES,
-    "attend": [ctypes.c_void_p] * 2 + cpp.SIZES,
     "site_gradient": [ctypes.c_void_p] * 16
     + [ctypes.c_bool] * 2
     + [ctypes.c_int64, ctypes.c_int, ctypes.c_bool]
     + cpp.SIZES,
 }
-_NUMBERS_ARGUMENTS = {"site_normalize": [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3}
+# Of float32 and float64 alone: numbers, or maps in evaluation.
+_WIDE_ARGUMENTS: dict[str, list] = {
+    "site_normalize": [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3,
+    "attend": [ctypes.c_void_p] * 2 + cpp.SIZES,
+    "attended_weights": [ctypes.c_void_p] * 6 + [ctypes.c_int64, *cpp.SIZES[1:]],
+}
 GATES = cpp.GATES
-# Values of a map that is attended in place in evaluation (benchmarks/inference.py, batch 1).
-_SMALL = 1 << 20
+WIDE = (torch.float32, torch.float64)
 
 
 # Structures of ``cpp_sources/site.h``: what stays the same from call to call is converted once.
-class _Layers(ctypes.Structure):
+class LayersStructure(ctypes.Structure):
+    """The layers and gate of an attention, and of a norm that was folded around it."""
+
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("w1", "b1", "w2", "b2")),
+        *((name, ctypes.c_void_p) for name in ("inverse", "post", "shift")),
         ("width", ctypes.c_int64),
         ("gate", ctypes.c_int),
         ("is_kernel", ctypes.c_bool),
@@ -58,7 +64,7 @@ class CppLayers(NamedTuple):
     is_kernel: bool
     width: int
     gate: int
-    structure: _Layers
+    structure: LayersStructure
     address: int
 
 
@@ -112,9 +118,10 @@ def is_available() -> bool:
 
 
 @cache
-def _load() -> dict[tuple[str, torch.dtype], cpp.Function]:
+def functions() -> dict[tuple[str, torch.dtype], cpp.Function]:
+    """Return the functions by name and dtype, building them if necessary."""
     of_maps = cpp.functions(_library(), _ARGUMENTS, cpp.DTYPES)
-    return of_maps | cpp.functions(_library(), _NUMBERS_ARGUMENTS, (torch.float32, torch.float64))
+    return of_maps | cpp.functions(_library(), _WIDE_ARGUMENTS, WIDE)
 
 
 def prepare_layers(is_kernel: bool, gate: int, parameters: Parameters) -> CppLayers:
@@ -125,11 +132,19 @@ def prepare_layers(is_kernel: bool, gate: int, parameters: Parameters) -> CppLay
         gate: number of the gate in :data:`.cpp.GATES`.
         parameters: contiguous parameters, in the dtype of the statistics.
     """
+    structure = layers_of(is_kernel, gate, parameters)
+    address = ctypes.addressof(structure)
+    return CppLayers(is_kernel, structure.width, gate, structure, address)
+
+
+def layers_of(
+    is_kernel: bool, gate: int, parameters: Parameters, folded: Parameters = (None, None, None)
+) -> LayersStructure:
+    """Return the structure; ``folded`` are inverse, post and shift."""
     first = cast(Tensor, parameters[0])  # only biases can be absent
     width = first.numel() if is_kernel else first.size(0)
-    pointers = cpp.pointers(*parameters)
-    structure = _Layers(*pointers, *[None] * (4 - len(pointers)), width, gate, is_kernel)
-    return CppLayers(is_kernel, width, gate, structure, ctypes.addressof(structure))
+    absent = (None,) * (4 - len(parameters))
+    return LayersStructure(*cpp.pointers(*parameters, *absent, *folded), width, gate, is_kernel)
 
 
 def excite(x: Tensor, last: bool, layers: CppLayers) -> tuple[CppSite, Tensor]:
@@ -149,23 +164,8 @@ def excite(x: Tensor, last: bool, layers: CppLayers) -> tuple[CppSite, Tensor]:
     sizes = (samples, channels, values // whole, last, cpp.threads(values))
     size = 5 * whole + 2 * channels + (0 if is_kernel else samples * width)
     work = x.new_empty(size, dtype=statistics_dtype(x))
-    _load()["excite", x.dtype](x.data_ptr(), address, work.data_ptr(), *sizes)
+    functions()["excite", x.dtype](x.data_ptr(), address, work.data_ptr(), *sizes)
     return CppSite(is_kernel, width, gate, sizes), work
-
-
-def attend(x: Tensor, last: bool, layers: CppLayers) -> bool:
-    """Replace a small feature map by the attended one; return whether it is small enough.
-
-    In a large one, the pass that this takes is slower than to leave the scales to the norm after
-    it; in a small one, it is faster than the Python that this takes.
-    """
-    values = x.numel()
-    if values > _SMALL:
-        return False
-    samples, channels, *_ = x.shape
-    sizes = (samples, channels, values // (samples * channels), last, cpp.threads(values))
-    _load()["attend", x.dtype](x.data_ptr(), layers.address, *sizes)
-    return True
 
 
 def prepare_norm(
@@ -182,7 +182,8 @@ def prepare_norm(
 def normalize(site: CppSite, work: Tensor, norm: CppNorm, number: int) -> None:
     """Normalize the scaled map, up to scale and shift, with a number of values per channel."""
     samples, channels, *_ = site.sizes
-    _load()["site_normalize", work.dtype](norm.address, work.data_ptr(), number, samples, channels)
+    given = (norm.address, work.data_ptr(), number, samples, channels)
+    functions()["site_normalize", work.dtype](*given)
 
 
 def write(site: CppSite, work: Tensor, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
@@ -242,7 +243,7 @@ def gradient(
     layers = (parameters[0], None if site.is_kernel else parameters[2])
     tensors = (*given, *layers, g, dx, *of_norm, *of_layers, *[None] * (4 - len(of_layers)))
     pointers = [None if each is None else each.data_ptr() for each in tensors]
-    _load()["site_gradient", x.dtype](
+    functions()["site_gradient", x.dtype](
         *pointers, relu, site.is_kernel, site.width, site.gate, fixed, *site.sizes
     )
     return dx, g, (*of_norm, *of_layers)

@@ -6,39 +6,24 @@ call them than to compute them (``python -m benchmarks.inference --variants fold
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from composer_attn.ops.backends.cpp import FOLDER, GATES, Function, functions, threads
-from composer_attn.ops.backends.cpp_build import build
+from composer_attn.ops.backends import cpp_site
+from composer_attn.ops.backends.cpp import GATES, threads
+from composer_attn.ops.backends.cpp_site import WIDE, LayersStructure, layers_of
 from composer_attn.ops.backends.layout import is_last
 
-DTYPES = (torch.float32, torch.float64)
+DTYPES = WIDE
 # With fewer values, waking other threads takes longer than both passes.
 _ALONE = 1 << 16
-_OF_MAP = [ctypes.c_int64] * 2 + [ctypes.c_bool, ctypes.c_int]
-_ARGUMENTS = {
-    "excite": [ctypes.c_void_p] * 2 + _OF_MAP,
-    "excite_weights": [ctypes.c_void_p] * 6 + _OF_MAP,
-}
 
 
-class _Layers(ctypes.Structure):
-    """Layers of ``excited.cpp``: what stays the same from call to call is converted once."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("inverse", "w1", "b1", "w2", "b2", "post", "shift")),
-        *((name, ctypes.c_int64) for name in ("hidden", "size", "kind", "channels")),
-    ]
-
-
-@cache
-def load() -> dict[tuple[str, torch.dtype], Function]:
-    """Return the functions by name and dtype, building them if necessary."""
-    return functions(build(FOLDER / "excited.cpp"), _ARGUMENTS, DTYPES)
+def load() -> None:
+    """Build what the calls need."""
+    cpp_site.functions()
+    cpp_site.is_available()  # without the BLAS of torch, of which they make use, they are slower
 
 
 class PreparedCall:
@@ -51,12 +36,11 @@ class PreparedCall:
 
     __slots__ = ("_address", "_layers", "_of_maps", "_of_weights", "channels", "dtype")
 
-    def __init__(self, layers: _Layers, dtype: torch.dtype):
-        self.dtype = dtype
-        self.channels: int = layers.channels
+    def __init__(self, layers: LayersStructure, dtype: torch.dtype, channels: int):
+        self.dtype, self.channels = dtype, channels
         self._layers, self._address = layers, ctypes.addressof(layers)
-        found = load()
-        self._of_maps, self._of_weights = found["excite", dtype], found["excite_weights", dtype]
+        found = cpp_site.functions()
+        self._of_maps, self._of_weights = found["attend", dtype], found["attended_weights", dtype]
 
     def attend(self, x: Tensor) -> bool:
         """Replace ``x`` by ``gate(logits(inverse mean(x))) post x + shift``.
@@ -74,8 +58,8 @@ class PreparedCall:
         count = x.numel()
         if count:
             positions = count // (samples * channels)
-            of_map = (samples, positions, last, threads(count, _ALONE))
-            self._of_maps(self._address, x.data_ptr(), *of_map)
+            of_map = (samples, channels, positions, last, threads(count, _ALONE))
+            self._of_maps(x.data_ptr(), self._address, *of_map)
         return True
 
     def weights(
@@ -102,9 +86,9 @@ class PreparedCall:
         scaled, offset = torch.empty_like(weight), weight.new_empty(self.channels)
         width, count = x.shape[1], x.numel()
         self._of_weights(
-            *(self._address, x.data_ptr(), weight.data_ptr()),
+            *(x.data_ptr(), self._address, weight.data_ptr()),
             *(None if bias is None else bias.data_ptr(), scaled.data_ptr(), offset.data_ptr()),
-            *(width, count // width, last, threads(count, _ALONE)),
+            *(width, self.channels, count // width, last, threads(count, _ALONE)),
         )
         return scaled, offset
 
@@ -136,12 +120,10 @@ def prepare(
     channels = shift.numel()
     if not _fit(dtype, channels, parameters, (inverse, post, shift)):
         return None
-    first, *others = cast(tuple[Tensor, ...], parameters)
-    hidden, size = (len(first), 0) if others else (0, first.numel())
-    layers = (first, *others) if others else (first, None, None, None)
-    addresses = [t if t is None else t.data_ptr() for t in (inverse, *layers, post, shift)]
     kind = GATES["identity" if identity else "paper", gate]
-    return PreparedCall(_Layers(*addresses, hidden, size, kind, channels), dtype)
+    folded = (inverse, post, shift)
+    layers = layers_of(len(parameters) == 1, kind, tuple(parameters), folded)
+    return PreparedCall(layers, dtype, channels)
 
 
 def _fit(

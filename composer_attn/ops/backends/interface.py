@@ -182,10 +182,6 @@ class SiteCalls(Protocol):
         """Compute moments and scales of a feature map; return site and workspace."""
         ...
 
-    def attend(self, x: Tensor, last: bool, layers: Any) -> bool:
-        """Replace a feature map by the attended one if that is faster; return whether it was."""
-        ...
-
     def prepare_norm(
         self,
         work: Tensor,

@@ -38,7 +38,6 @@ __all__ = [
     "TritonLayers",
     "TritonNorm",
     "TritonSite",
-    "attend",
     "excite",
     "gradient",
     "is_available",
@@ -128,11 +127,6 @@ def excite(x: Tensor, last: bool, layers: TritonLayers) -> tuple[TritonSite, Ten
                 (hidden, w2, b2, 0, s), holders[1:]
             )
     return site, work
-
-
-def attend(x: Tensor, last: bool, layers: TritonLayers) -> bool:
-    """Leave the scales to the norm after the attention (:meth:`.interface.SiteCalls.attend`)."""
-    return False
 
 
 class TritonNorm(NamedTuple):

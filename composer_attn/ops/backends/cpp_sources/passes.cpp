@@ -27,17 +27,14 @@
                      bool last, int threads) {                                                    \
     excite<T>(x, *layers, work, N, C, L, last, threads);                                          \
   }                                                                                               \
-  void attend_##NAME(T* x, const Layers<S>* layers, i64 N, i64 C, i64 L, bool last,               \
-                     int threads) {                                                               \
-    attend<T>(x, *layers, N, C, L, last, threads);                                                \
-  }                                                                                               \
   void site_gradient_##NAME(const T* dy, const T* x, const T* y, S* work, S* scratch,             \
                             const S* weight, const S* w1, const S* w2, T* g, T* dx, S* d_weight,  \
                             S* d_bias, S* d_w1, S* d_b1, S* d_w2, S* d_b2, bool relu,             \
                             bool is_kernel, i64 width, int gate, bool fixed, i64 N, i64 C, i64 L, \
                             bool last, int threads) {                                             \
-    site_gradient<T>(dy, x, y, relu, work, scratch, weight,                                       \
-                     {w1, nullptr, w2, nullptr, width, gate, is_kernel}, fixed, g, dx,            \
+    const Layers<S> of{w1, nullptr, w2, nullptr, nullptr, nullptr, nullptr, width, gate,          \
+                       is_kernel};                                                                \
+    site_gradient<T>(dy, x, y, relu, work, scratch, weight, of, fixed, g, dx,                     \
                      {d_weight, d_bias, d_w1, d_b1, d_w2, d_b2}, N, C, L, last, threads);         \
   }
 
@@ -57,6 +54,15 @@
   }
 
 #define HEAD(NAME, S)                                                                             \
+  void attend_##NAME(S* x, const Layers<S>* layers, i64 N, i64 C, i64 L, bool last,               \
+                     int threads) {                                                               \
+    attend<S>(x, *layers, N, C, L, last, threads);                                                \
+  }                                                                                               \
+  void attended_weights_##NAME(const S* x, const Layers<S>* layers, const S* weight,              \
+                               const S* bias, S* scaled, S* offset, i64 in, i64 C, i64 L,         \
+                               bool last, int threads) {                                          \
+    attended_weights<S>(x, *layers, weight, bias, scaled, offset, in, C, L, last, threads);       \
+  }                                                                                               \
   void site_normalize_##NAME(const Norm<S>* norm, S* work, i64 number, i64 N, i64 C) {            \
     normalize(*norm, work, number, N, C);                                                         \
   }                                                                                               \

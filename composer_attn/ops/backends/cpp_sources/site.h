@@ -45,8 +45,9 @@ template <class S> struct Workspace {
 // What stays the same from call to call, of cpp_site.py: addresses, null if absent, and settings.
 
 // The layers of an attention: SE's, or the kernel of ECA, which is w1, with its size as width.
+// Folded norms have a factor of the means, one of the scales, and a shift of the output, (C,) each.
 template <class S> struct Layers {
-  const S *w1, *b1, *w2, *b2;
+  const S *w1, *b1, *w2, *b2, *inverse, *post, *shift;
   i64 width;
   int gate;
   bool is_kernel;
@@ -72,12 +73,18 @@ template <class S> void sum_rows(const S* from, S* row, i64 N, i64 C) {
     for (i64 c = 0; c < C; ++c) row[c] += from[c];
 }
 
-// Scales from means.
+template <class S> void multiply_rows(S* to, const S* row, i64 N, i64 C) {
+  for (i64 n = 0; row && n < N; ++n, to += C)
+    for (i64 c = 0; c < C; ++c) to[c] *= row[c];
+}
+
+// Scales from means, which a folded norm's factor multiplies in place.
 template <class S>
-void scales(const Layers<S>& of, const S* mean, S* hidden, S* s, i64 N, i64 C, int threads) {
+void scales(const Layers<S>& of, S* mean, S* hidden, S* s, i64 N, i64 C, int threads) {
+  multiply_rows(mean, of.inverse, N, C);
   if (of.is_kernel) {
     convolve(mean, of.w1, s, of.width, N, C);
-  } else if (N == 1) {
+  } else if (N == 1 || !gemm<S>) {
     linear(mean, of.w1, of.b1, hidden, true, N, C, of.width, threads);
     linear(hidden, of.w2, of.b2, s, false, N, of.width, C, threads);
   } else {
@@ -88,6 +95,7 @@ void scales(const Layers<S>& of, const S* mean, S* hidden, S* s, i64 N, i64 C, i
     add_rows(s, of.b2, N, C);
   }
   gate(of.gate, s, N * C);
+  multiply_rows(s, of.post, N, C);
 }
 
 template <class T, class S = typename Type<T>::S>
@@ -98,16 +106,33 @@ void excite(const T* x, const Layers<S>& of, S* work, i64 N, i64 C, i64 L, bool 
 }
 
 // The attended map in place, without what a norm or a gradient would need.
-template <class T, class S = typename Type<T>::S>
-void attend(T* x, const Layers<S>& of, i64 N, i64 C, i64 L, bool last, int threads) {
-  const i64 whole = N * C;
-  S *mean = scratch<S>(3 * whole + N * of.width + PARTS * C), *s = mean + whole, *zero = s + whole,
-    *hidden = zero + whole;
-  means(x, mean, hidden + N * of.width, N, C, L, last, threads);
+template <class S>
+void attend(S* x, const Layers<S>& of, i64 N, i64 C, i64 L, bool last, int threads) {
+  const i64 whole = N * C, width = of.is_kernel ? 0 : N * of.width;
+  S *mean = scratch<S>(3 * whole + width + PARTS * C), *s = mean + whole, *shift = s + whole,
+    *hidden = shift + whole;
+  means(x, mean, hidden + width, N, C, L, last, threads);
   scales(of, mean, hidden, s, N, C, threads);
-  std::fill(zero, zero + whole, S(0));
-  using K = Affine<T, false, false>;
-  map<K, true>(K{x, nullptr, x, {s, zero}}, N, C, L, last, threads);
+  std::fill(shift, shift + whole, S(0));
+  add_rows(shift, of.shift, N, C);
+  using K = Affine<S, false, false>;
+  map<K, true>(K{x, nullptr, x, {s, shift}}, N, C, L, last, threads);
+}
+
+// The same of a convolution of size 1 that has not run: one image's scales go into its weights.
+template <class S>
+void attended_weights(const S* x, const Layers<S>& of, const S* weight, const S* bias, S* scaled,
+                      S* offset, i64 in, i64 C, i64 L, bool last, int threads) {
+  const i64 width = of.is_kernel ? 0 : of.width;
+  S *seen = scratch<S>(in + 2 * C + width + PARTS * in), *mean = seen + in, *s = mean + C,
+    *hidden = s + C;
+  means(x, seen, hidden + width, 1, in, L, last, threads);
+  linear(seen, weight, bias, mean, false, 1, in, C, threads);
+  scales(of, mean, hidden, s, 1, C, threads);
+  for (i64 c = 0; c < C; ++c) {
+    for (i64 i = 0; i < in; ++i) scaled[c * in + i] = s[c] * weight[c * in + i];
+    offset[c] = (of.shift ? of.shift[c] : 0) + (bias ? s[c] * bias[c] : 0);
+  }
 }
 
 // The scaled map up to scale and shift, with a number of values per channel.
