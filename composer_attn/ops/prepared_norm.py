@@ -8,7 +8,7 @@ from composer_attn.ops.backends.interface import SiteCalls
 from composer_attn.ops.manual_gradients import Norm
 from composer_attn.ops.norm_kinds import BATCH_NORMS, BatchKind
 from composer_attn.ops.normalization import tensors_of
-from composer_attn.ops.recalled import Recalled, holds_parameters
+from composer_attn.ops.recalled import TABLES, Recalled, holds_parameters
 
 # Attributes of a batch norm that determine how it is computed.
 _SETTINGS = ("training", "track_running_stats", "eps", "momentum", "num_features")
@@ -46,7 +46,7 @@ class PreparedNorm:
         self._kind = type(norm)
         self._dim, self._dtype, self._device = x.dim(), x.dtype, x.device
         tables = (
-            (vars(norm), _SETTINGS),
+            (vars(norm), (*_SETTINGS, *TABLES)),
             (norm._parameters, _PARAMETERS),
             (norm._buffers, _STATISTICS),
         )

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 # A table of a module, such as its parameters or attributes, and a name in it.
 Entry = tuple[dict[str, Any], str]
 _Memory = tuple[int, int, torch.dtype, bool, bool]
+# The tables themselves.
+TABLES = ("_modules", "_parameters", "_buffers")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Attributes of an attention of this package.
 _SETTINGS = ("squeeze", "gate", "start", "_gate", "observer")
@@ -41,7 +43,8 @@ class Recalled:
         own = [vars(each) for each in self._modules]
         self._hooks = [each[name] for each in own for name in _HOOKS]
         self._replaced = any(each.get(name) is not None for each in own for name in _REPLACED)
-        every = [*entries, *[(each, name) for each in own for name in (*_HOOKS, *_REPLACED)]]
+        names = (*_HOOKS, *_REPLACED, *TABLES)
+        every = [*entries, *[(each, name) for each in own for name in names]]
         self._tables, self._names = [table for table, _ in every], [name for _, name in every]
         # They are kept alive, so that no other object gets the number of one of them.
         self._values = list(map(dict.get, self._tables, self._names))

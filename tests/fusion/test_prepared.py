@@ -63,6 +63,13 @@ CHANGES = {
     "another weight": lambda net: setattr(
         layer_of(net), "weight", nn.Parameter(layer_of(net).weight.detach() * 3)
     ),
+    "table of weights": lambda net: layer_of(net).__dict__.update(
+        _parameters={name: nn.Parameter(3 * p) for name, p in layer_of(net).named_parameters()}
+        | {"bias": None}
+    ),
+    "table of statistics": lambda net: net[1].__dict__.update(
+        _buffers={name: 3 * value for name, value in net[1].named_buffers()}
+    ),
     "other memory": lambda net: give_memory(layer_of(net).weight, lambda w: w.clone() * 3),
     "strides": lambda net: give_memory(
         layer_of(net).weight, lambda w: w.repeat_interleave(2, -1)[..., ::2] * 3
