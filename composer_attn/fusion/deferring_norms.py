@@ -21,6 +21,7 @@ from composer_attn.fusion.handoff import (
     needs_plain_operations,
 )
 from composer_attn.fusion.own_attention import described_for, known_class
+from composer_attn.ops.beforehand import is_small
 from composer_attn.ops.fused import fits_norm
 from composer_attn.ops.region_sites import begin
 
@@ -51,7 +52,9 @@ class DeferringNorm(FusedNorm):
     def _pending(self, x: Any) -> Tensor | None:
         if torch.compiler.is_compiling() or needs_plain_operations():
             return None
-        if not can_be_deferred(x) or not keeps_versions(x) or not fits_norm(x, self):
+        if not can_be_deferred(x) or not keeps_versions(x) or is_small(x):
+            return None
+        if not fits_norm(x, self):
             return None
         expected, ends = self._attn_expects, self._attn_ends
         pending = begin(x, self, expected.backend)

@@ -118,7 +118,7 @@ class Producer:
         prepared, link = self._prepared, self.link if is_output else None
         if traced() or prepared is None or not prepared.fits(x, module._modules["attention"]):
             return None
-        if link is not None and link.fresh and not torch.is_grad_enabled():
+        if link is not None and link.fresh:
             call = prepared.for_numbers
             if call is not None and attend_in_place(x, call):
                 return x

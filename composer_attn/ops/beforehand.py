@@ -13,6 +13,14 @@ LARGE_FOR_CALLS = 1 << 17
 _SMALL = 1 << 20
 
 
+def is_small(x: Tensor) -> bool:
+    """Return whether plain passes are faster than fewer passes that Python hands numbers to.
+
+    On a CPU, and where only numbers are asked for. On a GPU, each pass is another launch.
+    """
+    return not torch.is_grad_enabled() and x.is_cpu and x.numel() <= _SMALL
+
+
 def pays_off(x: Tensor, conv: Any, least: int) -> bool:
     """Return whether reading a convolution's input and weights is much faster than its output.
 
@@ -47,7 +55,7 @@ def attend_in_place(z: Tensor, call: Any) -> bool:
 
     ``call`` is a :class:`.backends.excited_cpp.PreparedCall`.
     """
-    return z.numel() <= _SMALL and call.attend(z)
+    return is_small(z) and call.attend(z)
 
 
 def attended_output(x: Tensor, conv: Any, call: Any) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize, prune
 from composer_attn.attention import SqueezeExcitation
 from composer_attn.functional import apply_eca, apply_squeeze_excite, fuse_attention
 from composer_attn.fusion import handoff
+from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.fusion.handoff import Producer
 from composer_attn.ops import beforehand
 from composer_attn.ops.prepared_site import PreparedSite
@@ -351,3 +352,20 @@ def test_autocast_casts_the_convolution():
             found, expected = fused(x), plain(x)
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_norms_are_deferred_with_gradients_or_on_large_maps(training, monkeypatch):
+    plain = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU()).double()
+    nn.init.normal_(plain[1].weight)
+    plain.train(training)
+    fused = copy.deepcopy(plain)
+    assert fuse_attention(fused, "cpp", norms=True).norms
+    seen = []
+    fused[1].register_forward_hook(lambda module, given, made: seen.append(type(made)))
+    x = draw()
+    agree(plain, fused, x)
+    monkeypatch.setattr(beforehand, "_SMALL", 10)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-11, atol=1e-11)
+    assert seen == [Deferred, torch.Tensor, Deferred]

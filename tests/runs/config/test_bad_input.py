@@ -281,5 +281,7 @@ def test_a_separate_process_ends_the_same_way(folder):
     assert done.returncode == 2
     assert done.stdout == ""
     says = "composer-attn: train_dataset: images/one holds one class only: 'class0'\n"
-    assert done.stderr == says
+    # Composer's main imports torchao, about whose enums torch 2.14 logs two lines.
+    ours = [line for line in done.stderr.splitlines(True) if "torch/utils/_pytree.py" not in line]
+    assert ours == [says]
     assert listing(folder) == before
