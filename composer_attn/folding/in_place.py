@@ -70,7 +70,8 @@ def _call_of(site: Any, backend: str, x: Tensor) -> Any:
 
 def _entries(site: nn.Module) -> Iterator[Entry]:
     """Yield everything that a prepared call depends on."""
+    attention: Any = site._modules["attention"]
     yield site._modules, "attention"
     for name in ("folded_inverse", "folded_post", "folded_shift"):
         yield site._buffers, name
-    yield from entries_of(site._modules["attention"])
+    yield from entries_of(attention)

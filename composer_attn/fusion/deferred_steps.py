@@ -64,7 +64,7 @@ class Continuable(Tensor):
             made._state = state
             return made
 
-        made = cast(Self, differentiable(make=make) if state.gradients else make())
+        made = differentiable(make=make)
         with no_function():
             state.node = made.grad_fn
             state.version = None if made.is_inference() else made._version
@@ -102,7 +102,7 @@ class Continuable(Tensor):
                 return False
             if state.version is not None and self._version != state.version:
                 return False
-        return (state.numbers is None and not state.exposed) or state.agrees()
+        return state.agrees()
 
     def _activated(self, activation: Activation, in_place: bool) -> Tensor:
         state = self._state

@@ -29,12 +29,18 @@ from composer_attn.surgery.attend import attention_of, is_attended, original_cla
 
 _ROLES = (AttendedNorm, NextNorm, DeferringNorm, DeferringNormAct, OwnAttention, Recomputing)
 _ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_expects", "_attn_own")
+
+
+def _forwards(cls: Any) -> tuple[Any, Any]:
+    """Return the methods that compute a module's output."""
+    return cls.forward, getattr(cls, "_conv_forward", None)
+
+
 # The outputs of modules with these methods are new tensors, referenced by nothing else.
 _FRESH = {
-    (module.forward, getattr(module, "_conv_forward", None))
+    _forwards(getattr(nn, f"{kind}{dimensions}d"))
     for kind in ("Conv", "ConvTranspose")
     for dimensions in (1, 2, 3)
-    for module in (getattr(nn, f"{kind}{dimensions}d"),)
 }
 
 
@@ -185,8 +191,7 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
     elif site is norm:
         set_class(norm, fused_class(type(norm), AttendedNorm))
     else:
-        original: Any = original_class(site)
-        fresh = (original.forward, getattr(original, "_conv_forward", None)) in _FRESH
+        fresh = _forwards(original_class(site)) in _FRESH
         vars(site)["_attn_fused"].link = vars(norm)["_attn_takes"] = Link(fresh)
         set_class(norm, fused_class(type(norm), NextNorm))
     if found.addition or (found.activation and not found.last):

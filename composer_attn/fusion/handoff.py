@@ -107,7 +107,7 @@ class Producer:
         call = prepared.for_numbers
         if call is None or not link.fresh or type(x) is not Tensor or x.shape[:1] != (1,):
             return None
-        if module.transposed or not pays_off(x, module, LARGE_FOR_CALLS):
+        if not pays_off(x, module, LARGE_FOR_CALLS):
             return None
         if not prepared.fits(x, module._modules["attention"], module.out_channels):
             return None

@@ -29,7 +29,7 @@ def pays_off(x: Tensor, conv: Any, least: int) -> bool:
 
     Args:
         x: the input.
-        conv: the convolution, not transposed.
+        conv: the convolution.
         least: the least number of values of its output.
     """
     values, width, channels = x.numel(), conv.in_channels, conv.out_channels
@@ -40,7 +40,8 @@ def pays_off(x: Tensor, conv: Any, least: int) -> bool:
 def is_plain_product(x: Tensor, conv: Any) -> bool:
     """Return whether a convolution multiplies each position, all of them, by its weights."""
     return (
-        conv.groups == 1
+        not conv.transposed
+        and conv.groups == 1
         and set(conv.kernel_size) == {1}
         and set(conv.stride) == {1}
         and (isinstance(conv.padding, str) or not any(conv.padding))
@@ -66,7 +67,7 @@ def attended_output(x: Tensor, conv: Any, call: Any) -> Tensor | None:
 
     Args:
         x: the input ``(1, C_in, *spatial)``.
-        conv: the convolution, not transposed, with the forward of torch.
+        conv: the convolution, with the forward of torch.
         call: a :class:`.backends.excited_cpp.PreparedCall`.
     """
     if not is_plain_product(x, conv):

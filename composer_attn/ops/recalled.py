@@ -72,10 +72,8 @@ class Recalled:
         ]
 
 
-def entries_of(attention: nn.Module | None) -> Iterator[Entry]:
+def entries_of(attention: nn.Module) -> Iterator[Entry]:
     """Yield what determines how an attention is computed: settings, layers, their parameters."""
-    if attention is None:
-        return
     for name in _SETTINGS:
         yield vars(attention), name
     for each in attention.modules():

@@ -17,6 +17,7 @@ from composer_attn.ops.backends.cpp_blas import give_blas
 from composer_attn.ops.backends.cpp_build import build
 from composer_attn.ops.backends.layout import all_like, like
 from composer_attn.ops.backends.reference import statistics_dtype
+from composer_attn.ops.backends.region_interface import four
 from composer_attn.ops.logits import Parameters
 from composer_attn.ops.normalization import Running
 
@@ -143,8 +144,7 @@ def layers_of(
     """Return the structure; ``folded`` are inverse, post and shift."""
     first = cast(Tensor, parameters[0])  # only biases can be absent
     width = first.numel() if is_kernel else first.size(0)
-    absent = (None,) * (4 - len(parameters))
-    return LayersStructure(*cpp.pointers(*parameters, *absent, *folded), width, gate, is_kernel)
+    return LayersStructure(*cpp.pointers(*four(parameters), *folded), width, gate, is_kernel)
 
 
 def excite(x: Tensor, last: bool, layers: CppLayers) -> tuple[CppSite, Tensor]:
