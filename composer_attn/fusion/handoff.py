@@ -101,8 +101,11 @@ class Producer:
 
     def attend_beforehand(self, module: Any, x: Any) -> Tensor | None:
         """Return the attended output of a convolution, given its input, if that is faster."""
+        # First, because a compiled network would guard what it reads, and compile again for it.
+        if traced():
+            return None
         prepared, link = self._prepared, self.link
-        if torch.is_grad_enabled() or traced() or prepared is None or link is None:
+        if torch.is_grad_enabled() or prepared is None or link is None:
             return None
         call = prepared.for_numbers
         if call is None or not link.fresh or type(x) is not Tensor or x.shape[:1] != (1,):
@@ -115,8 +118,10 @@ class Producer:
 
     def attend_prepared(self, module: Attends, x: Any, is_output: bool) -> Tensor | None:
         """Do as :meth:`attend`, in what an earlier call has prepared; ``None`` if it cannot."""
+        if traced():  # first, as above
+            return None
         prepared, link = self._prepared, self.link if is_output else None
-        if traced() or prepared is None or not prepared.fits(x, module._modules["attention"]):
+        if prepared is None or not prepared.fits(x, module._modules["attention"]):
             return None
         if link is not None and link.fresh:
             call = prepared.for_numbers

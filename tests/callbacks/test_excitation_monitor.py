@@ -256,7 +256,6 @@ def test_a_file_that_was_cut_off_reads_as_none(tmp_path):
 def test_compiled_models_are_monitored_without_recompilation():
     from torch._dynamo.utils import counters
 
-    torch._dynamo.reset()  # shapes that earlier tests compiled for make some of these dynamic
     counters.clear()
     _, logged = fit(
         ExcitationMonitor("2ba"), compile_config={"fullgraph": True, "backend": "eager"}

@@ -1,5 +1,7 @@
 """Fused networks in torch.fx, torch.compile, torch.export, torch.jit and ONNX."""
 
+import copy
+
 import onnxruntime
 import pytest
 import torch
@@ -66,6 +68,22 @@ def test_compiled_as_one_graph_it_trains_the_same(case):
     for own, other in zip(fused.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(own.grad, other.grad, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(fused.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("surgery", SURGERIES)
+@pytest.mark.parametrize("placement", ["conv", "norm"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_what_other_calls_prepare_does_not_make_it_compile_again(surgery, placement, training):
+    torch._dynamo.reset()
+    plain, _ = pair(Net, surgery, torch.float32, placement=placement, min_channels=8)
+    plain.train(training)
+    fused = copy.deepcopy(plain)
+    fuse_attention(fused, backend="cpp")
+    compiled = torch.compile(fused, backend="eager", fullgraph=True)
+    x = torch.randn(2, 3, 9, 7)
+    with torch.set_grad_enabled(training), torch._dynamo.config.patch(error_on_recompile=True):
+        for model in (compiled, fused, fused, compiled):
+            torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("part", ["layers.0.bn1", "layers.0", "conv1", "relu"])
