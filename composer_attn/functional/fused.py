@@ -28,8 +28,9 @@ def fuse_attention(
 
     The network's own attention (torchvision's ``SqueezeExcitation``; timm's ``SqueezeExcite``,
     ``SEModule``, ``EffectiveSEModule`` and ``EcaModule``), or the one that replaced it, is fused
-    with the norm and the activation before it: no surgery is needed. Only the convolution's
-    output is kept for backward then, neither the norm's output nor the activation's.
+    with the norm and the activation before it, or with an activation alone: no surgery is needed.
+    Only the convolution's output is kept for backward then, neither the norm's output nor the
+    activation's.
 
     If the output of a fused module is used in any other way, now or later, it has the value of the
     attended output, and hooks see the same values as without fusion (see docs/fusion.md).

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from composer_attn.errors import ModelError
+from composer_attn.ops.pending_output import PendingOutput
 from composer_attn.ops.pending_region import PendingRegion
 from composer_attn.ops.recorded import Recorded
 from composer_attn.ops.region_sites import PendingSite
 from composer_attn.ops.sites import ExcitedSite, NormalizedSite
 from composer_attn.ops.stages import Excited, Normalized
 
-Finishing = Normalized | NormalizedSite | PendingRegion | PendingSite
+Finishing = Normalized | NormalizedSite | PendingOutput | PendingRegion | PendingSite
 Stage = Excited | ExcitedSite | Finishing
 
 

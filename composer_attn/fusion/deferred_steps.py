@@ -19,12 +19,13 @@ from composer_attn.fusion.deferred_state import (
     Stage,
 )
 from composer_attn.ops.activations import RELU, Activation
+from composer_attn.ops.pending_output import PendingOutput
 from composer_attn.ops.pending_region import PendingRegion
 from composer_attn.ops.region_sites import PendingSite
 
 _Kind = TypeVar("_Kind", bound=Stage)
 # A tuple, not a union, which takes longer.
-_REGIONS = (PendingRegion, PendingSite)
+_REGIONS = (PendingRegion, PendingSite, PendingOutput)
 no_function = torch._C.DisableTorchFunctionSubclass
 
 

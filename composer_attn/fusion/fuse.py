@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import nn
 
 from composer_attn.errors import ModelError
+from composer_attn.fusion.class_checks import role_of_deferring_norm
+from composer_attn.fusion.deferring_convolution import DeferringConvolution, is_fresh
 from composer_attn.fusion.deferring_norms import (
     DeferringNorm,
     DeferringNormAct,
@@ -22,26 +23,15 @@ from composer_attn.fusion.fused_norms import (
 )
 from composer_attn.fusion.fusion_plan import FusedSite, FusionPlan
 from composer_attn.fusion.handoff import ExpectedEpilogue, Link, Producer
-from composer_attn.fusion.norm_checks import role_of_deferring_norm
 from composer_attn.fusion.planning import plan
 from composer_attn.fusion.recomputing import Recomputing, can_recompute
 from composer_attn.surgery.attend import attention_of, is_attended, original_class, set_class
 
-_ROLES = (AttendedNorm, NextNorm, DeferringNorm, DeferringNormAct, OwnAttention, Recomputing)
+_ROLES = (
+    *(AttendedNorm, NextNorm, DeferringNorm, DeferringNormAct),
+    *(DeferringConvolution, OwnAttention, Recomputing),
+)
 _ATTRIBUTES = ("_attn_fused", "_attn_takes", "_attn_ends", "_attn_expects", "_attn_own")
-
-
-def _forwards(cls: Any) -> tuple[Any, Any]:
-    """Return the methods that compute a module's output."""
-    return cls.forward, getattr(cls, "_conv_forward", None)
-
-
-# The outputs of modules with these methods are new tensors, referenced by nothing else.
-_FRESH = {
-    _forwards(getattr(nn, f"{kind}{dimensions}d"))
-    for kind in ("Conv", "ConvTranspose")
-    for dimensions in (1, 2, 3)
-}
 
 
 def _fuse(
@@ -183,7 +173,10 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
     site, norm = modules[found.name], modules[found.norm]
     ends = norm
     if found.last:
-        _set_deferring(norm, backend)
+        if found.convolution:
+            _set_deferring_convolution(modules[found.convolution], backend)
+        else:
+            _set_deferring(norm, backend)
         ends = site
         if not is_attended(site):
             vars(site)["_attn_own"] = backend
@@ -191,11 +184,17 @@ def _join(modules: Mapping[str, nn.Module], found: FusedSite, backend: str) -> N
     elif site is norm:
         set_class(norm, fused_class(type(norm), AttendedNorm))
     else:
-        fresh = _forwards(original_class(site)) in _FRESH
+        fresh = is_fresh(original_class(site))
         vars(site)["_attn_fused"].link = vars(norm)["_attn_takes"] = Link(fresh)
         set_class(norm, fused_class(type(norm), NextNorm))
     if found.addition or (found.activation and not found.last):
         vars(ends)["_attn_ends"] = ExpectedEpilogue(bool(found.addition and found.activation))
+
+
+def _set_deferring_convolution(convolution: nn.Module, backend: str) -> None:
+    """Let a convolution defer its output, for the attention of its activation."""
+    vars(convolution)["_attn_expects"] = ExpectedOperations(backend, True)
+    set_class(convolution, fused_class(type(convolution), DeferringConvolution))
 
 
 def _set_deferring(norm: nn.Module, backend: str, pair: FusedSite | None = None) -> None:

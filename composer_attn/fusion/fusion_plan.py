@@ -19,10 +19,12 @@ class FusedSite:
             under the module whose forward calls it); empty if there is none.
         addition: name of the fused addition of a shortcut: its torch.fx node; empty if there is
             none.
-        reason: why no batch norm is fused and the attention is computed alone; empty if one is.
+        reason: why the attention is computed alone; empty if it is not.
         function: the activation function, one of
             :data:`composer_attn.ops.activations.ACTIVATIONS`.
         last: whether the attention follows the norm and the activation.
+        convolution: name of the convolution whose activation and attention are fused if there is no
+            norm between them; empty otherwise.
     """
 
     name: str
@@ -33,10 +35,11 @@ class FusedSite:
     reason: str = ""
     function: str = ""
     last: bool = False
+    convolution: str = ""
 
     @property
     def fused(self) -> bool:
-        """Whether the attention is computed jointly with a batch norm."""
+        """Whether the attention is computed jointly with a norm, or with an activation alone."""
         return not self.reason
 
 
@@ -59,7 +62,7 @@ class FusionPlan:
 
     @property
     def fused(self) -> tuple[FusedSite, ...]:
-        """The sites whose attention is computed jointly with a batch norm."""
+        """The sites whose attention is not computed alone."""
         return tuple(site for site in self.sites if site.fused)
 
     @property
@@ -70,8 +73,8 @@ class FusionPlan:
     def __str__(self) -> str:
         """Format the plan as a table with one row per site, under a line of totals."""
         head = (
-            f"backend {self.backend}: {len(self.fused)} of {len(self.sites)} sites fused "
-            f"with a norm, {_count(self.sites)}"
+            f"backend {self.backend}: {sum(bool(each.norm) for each in self.fused)} of "
+            f"{len(self.sites)} sites fused with a norm, {_count(self.sites)}"
         )
         if self.norms:
             head += f"; {len(self.norms)} other norms, {_count(self.norms)}"

@@ -1,22 +1,23 @@
 """Plan a fusion: what each attention, and each norm, can be fused with, or why it cannot."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
+from composer_attn.fusion.class_checks import (
+    can_defer,
+    can_defer_output,
+    check_class,
+    check_deferring_norm,
+    check_norm,
+)
 from composer_attn.fusion.dataflow import Dataflow, UndeterminedError
 from composer_attn.fusion.deferring_norms import OwnAttention
 from composer_attn.fusion.epilogue import find_epilogue
 from composer_attn.fusion.fused_norms import AttendedNorm, NextNorm
 from composer_attn.fusion.fusion_plan import FusedSite
 from composer_attn.fusion.handoff import is_ours
-from composer_attn.fusion.norm_checks import (
-    can_defer,
-    check_class,
-    check_deferring_norm,
-    check_norm,
-)
 from composer_attn.fusion.own_attention import (
     activation_in,
     activation_of_norm,
@@ -33,16 +34,25 @@ from composer_attn.surgery.stand_ins import is_replacement
 
 @dataclass(frozen=True)
 class Chain:
-    """A norm, the activation that alone uses its output, and the attention that alone uses that."""
+    """A norm, the activation that alone uses its output, and the attention that alone uses that.
+
+    Without a norm, it begins with a convolution.
+    """
 
     norm: str
     activation: str = ""
     attention: str = ""
     function: str = "identity"
+    convolution: str = ""
 
     def described(self, site: FusedSite) -> FusedSite:
         """Return a site with the activation filled in."""
-        return replace(site, activation=self.activation, function=self.function)
+        return replace(
+            site,
+            activation=self.activation,
+            function=self.function,
+            convolution=self.convolution,
+        )
 
 
 def plan(
@@ -71,9 +81,12 @@ class _Planning:
     def found(self, norms: bool) -> tuple[list[FusedSite], list[FusedSite]]:
         """Plan every site, then the remaining norms."""
         chains: dict[str, Chain] = {}
-        if norms or any(map(self._comes_last, self.sites)):
+        last = {self.dataflow.names[m][0] for m in self.sites if self._comes_last(m)}
+        if norms or last:
             chains = {each.norm: each for each in map(self._chain, self._norms()) if each}
         by_attention = {each.attention: each for each in chains.values() if each.attention}
+        if last - by_attention.keys():
+            by_attention |= {each.attention: each for each in self._without_norms()}
         found = [self._site(module, by_attention) for module in self.sites]
         left = [each for each in chains.values() if norms and each.norm not in self.taken]
         pairs = [pair for pair in map(self._pair, left) if pair is not None]
@@ -109,6 +122,31 @@ class _Planning:
                 return None
         return Chain(name, activation, function=function)
 
+    def _without_norms(self) -> Iterator[Chain]:
+        for module, (name, *_) in self.dataflow.names.items():
+            chain = self._from_convolution(name) if can_defer_output(module) else None
+            if chain is not None:
+                yield chain
+
+    def _from_convolution(self, name: str) -> Chain | None:
+        """Follow a convolution to the attention of its activation; ``None`` if there is none."""
+        activation = function = ""
+        try:
+            for use in uses(self.dataflow, name):
+                if use.activation not in (None, IDENTITY):
+                    if activation:
+                        return None
+                    activation, function = use.name, use.activation.name
+                module = self.dataflow.modules[use.name] if use.is_module else None
+                if module is not None and self._comes_last(module):
+                    found = Chain("", activation, use.name, function, convolution=name)
+                    return found if activation else None
+                if use.activation is None or is_attended(module):
+                    return None
+        except UndeterminedError:
+            pass
+        return None
+
     def _comes_last(self, module: nn.Module) -> bool:
         """Return whether a site attends its own input, or an activation of it."""
         if not is_attended(module):
@@ -122,24 +160,35 @@ class _Planning:
         plain = FusedSite(name, kind.__name__)
         try:
             chain = chains.get(name)
-            norm = chain.norm if chain else ""
-            if is_attended(module):
-                check_ours(module)
-                norm = norm or following_norm(self.dataflow, module, name)
-            else:
+            if not is_attended(module):
                 check_own(module)
+            norm = self._norm_of(module, name, chain)
+            if chain is not None and not norm:
+                return chain.described(replace(plain, last=True))
             if not norm:
                 raise UndeterminedError(what_comes_before(self.dataflow, name))
             if norm in self.taken:
                 raise UndeterminedError(f"{norm} is fused with {self.taken[norm]}")
             self.taken[norm] = name
-            if chain is None:
+            if chain is None or not chain.norm:
                 return self._finished(replace(plain, norm=norm), norm)
             site = chain.described(replace(plain, norm=norm, last=True))
             # If an activation precedes the attention, the attention writes the output itself.
             return site if chain.activation else self._finished(site, name)
         except UndeterminedError as error:
             return replace(plain, reason=str(error))
+
+    def _norm_of(self, site: nn.Module, name: str, chain: Chain | None) -> str:
+        """Return the norm to fuse with a site, which may be empty if it follows an activation."""
+        if is_attended(site):
+            check_ours(site)
+            if chain is None or not chain.norm:
+                try:
+                    return following_norm(self.dataflow, site, name)
+                except UndeterminedError:
+                    if chain is None:
+                        raise
+        return chain.norm if chain else ""
 
     def _finished(self, site: FusedSite, name: str) -> FusedSite:
         """Add the expected addition (unless another norm has it) and activation to a site."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from composer_attn.fusion.class_checks import check_class
 from composer_attn.fusion.dataflow import UndeterminedError
 from composer_attn.fusion.fused_norms import FusedModule
-from composer_attn.fusion.norm_checks import check_class
 from composer_attn.ops.recompute import recipe_of
 from composer_attn.surgery.attend import is_attended, original_class
 

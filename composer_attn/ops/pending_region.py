@@ -232,6 +232,21 @@ def begin(
     return PendingRegion(x, backend, stages, found, (weight, bias), kept_of_norm=kept)
 
 
+def activate(x: Tensor, activation: Activation, backend: str) -> PendingRegion:
+    """Begin a region with an activation, of a map that no norm precedes.
+
+    Args:
+        x: feature map ``(N, C, *spatial)``.
+        activation: the activation.
+        backend: name of the backend.
+    """
+    found = (find_passes(backend, x), find_activated(backend, x, activation))
+    stages = Stages(*found, activation, None, None)
+    with PlainArithmetic(x):
+        numbers = normalized(stages, x, None, None)
+    return PendingRegion(x, backend, stages, numbers, (None, None), kept_of_norm=numbers)
+
+
 def _kept(of_norm: Norm, found: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return what the gradient needs of a norm's numbers, as few as possible."""
     _, _, scale, shift, mu, inverse = found

@@ -42,9 +42,12 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
 class Own(nn.Module):
     """A convolution, norm, activation, attention, and a convolution; with a given activation."""
 
-    def __init__(self, attention: nn.Module, activation: nn.Module | None, function=None):
+    def __init__(
+        self, attention: nn.Module, activation: nn.Module | None, function=None, normed=True
+    ):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, CHANNELS, 3), nn.BatchNorm2d(CHANNELS)
+        self.conv = nn.Conv2d(3, CHANNELS, 3)
+        self.norm = nn.BatchNorm2d(CHANNELS) if normed else nn.Identity()
         self.act, self.function = activation, function
         self.attn, self.last = attention, nn.Conv2d(CHANNELS, 4, 1)
 
@@ -114,8 +117,8 @@ def own_pair(model: nn.Module, backend: str = "reference", fused: int = 1, **opt
     return plain, twin
 
 
-def small(kind: str = "torchvision", activation: str = "silu in place") -> Own:
-    return Own(ATTENTIONS[kind](), MODULES[activation]())
+def small(kind: str = "torchvision", activation: str = "silu in place", normed=True) -> Own:
+    return Own(ATTENTIONS[kind](), MODULES[activation](), normed=normed)
 
 
 def everything(model: nn.Module, x: torch.Tensor, call=None) -> dict[str, torch.Tensor]:
@@ -136,3 +139,41 @@ def assert_same(found: dict, expected: dict, tolerance: float = 1e-12) -> None:
     for name, value in expected.items():
         bound = tolerance * max(1, float(value.abs().max()))
         assert float((found[name] - value).abs().max()) <= bound, name
+
+
+class Other(Own):
+    """Does something else with the output of the norm or the activation."""
+
+    def __init__(self, use, activation="silu", kind="torchvision"):
+        super().__init__(ATTENTIONS[kind](), MODULES[activation]())
+        self.use = use
+
+    def forward(self, x):
+        return self.last(self.use(self, self.norm(self.conv(x))))
+
+
+OTHERS = {
+    "the norm's output is used, too": lambda s, z: s.attn(s.act(z)) + z,
+    "the activation's output is used, too": lambda s, z: (lambda u: s.attn(u) * u.mean())(s.act(z)),
+    "attended twice": lambda s, z: (lambda u: s.attn(u) + s.attn(u))(s.act(z)),
+    "activated twice": lambda s, z: s.attn(s.act(s.act(z))),
+    "attention without activation": lambda s, z: s.attn(z),
+    "activation alone": lambda s, z: s.act(z) * 2,
+    "changed in between": lambda s, z: s.attn(s.act(z.mul_(2))),
+    "changed after the activation": lambda s, z: s.attn(s.act(z).add_(1)),
+    "branches on its values": lambda s, z: s.attn(s.act(z)) if z.sum() > 0 else s.act(z),
+    "detached": lambda s, z: s.attn(s.act(z).detach()) + z,
+    "no gradients in between": lambda s, z: _without(s.act, z) + s.attn(s.act(z)),
+    "kept": lambda s, z: (setattr(s, "held", z), s.attn(s.act(z)), s.held)[1] + s.held,
+    "a view": lambda s, z: s.attn(s.act(z)[:, :, 1:]),
+    "added, then activated": lambda s, z: s.attn(s.act(z + z.mean())),
+    "added to a map": lambda s, z: s.attn(s.act(z + z.flip(0))),
+    "keyword": lambda s, z: s.attn(input=s.act(z)),
+    "attended again": lambda s, z: s.attn(s.attn(s.act(z))),
+    "activated after": lambda s, z: s.act(s.attn(s.act(z))),
+}
+
+
+def _without(act, z):
+    with torch.no_grad():
+        return act(z.clone())

@@ -21,6 +21,8 @@ from tests.fusion.own_networks import (
     CHANNELS,
     FUNCTIONS,
     MODULES,
+    OTHERS,
+    Other,
     Own,
     assert_same,
     everything,
@@ -30,6 +32,7 @@ from tests.fusion.own_networks import (
 
 SHAPES = [(2, 3, 9, 7), (3, 3, 3, 3), (1, 3, 8, 5)]
 each_attention = pytest.mark.parametrize("kind", ATTENTIONS)
+with_and_without_norm = pytest.mark.parametrize("normed", [True, False], ids=["norm", "no norm"])
 
 
 def draw(shape=SHAPES[0]) -> torch.Tensor:
@@ -41,11 +44,12 @@ def both(plain: nn.Module, fused: nn.Module, x: torch.Tensor, tolerance: float =
 
 
 @each_attention
+@with_and_without_norm
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("mode", ["training", "evaluation", "frozen"])
-def test_every_attention_agrees(kind, backend, shape, mode):
-    plain, fused = own_pair(small(kind), backend)
+def test_every_attention_agrees(kind, backend, shape, mode, normed):
+    plain, fused = own_pair(small(kind, normed=normed), backend)
     for model in (plain, fused):
         model.train(mode != "evaluation")
         _ = model.norm.eval().requires_grad_(False) if mode == "frozen" else None
@@ -55,18 +59,23 @@ def test_every_attention_agrees(kind, backend, shape, mode):
 
 
 @pytest.mark.parametrize("activation", MODULES)
+@with_and_without_norm
 @pytest.mark.parametrize("training", [True, False])
-def test_every_activation_module_agrees(activation, training):
-    plain, fused = own_pair(small(activation=activation))
+def test_every_activation_module_agrees(activation, training, normed):
+    expected = int(normed or activation != "identity")
+    plain, fused = own_pair(small(activation=activation, normed=normed), fused=expected)
     both(plain.train(training), fused.train(training), draw())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_activation_function_agrees_and_is_found(function):
-    model = Own(ATTENTIONS["SEModule"](), None, FUNCTIONS[function])
+@with_and_without_norm
+def test_every_activation_function_agrees_and_is_found(function, normed):
+    model = Own(ATTENTIONS["SEModule"](), None, FUNCTIONS[function], normed)
     plain, fused = own_pair(model)
     (site,) = fuse_attention(fused, "reference").fused
-    assert (site.name, site.norm, site.last) == ("attn", "norm", True)
+    first = ("norm", "") if normed else ("", "conv")
+    assert (site.norm, site.convolution) == first
+    assert (site.name, site.last) == ("attn", True)
     assert site.activation
     both(plain, fused, draw())
 
@@ -105,8 +114,9 @@ def test_nothing_to_fuse_is_warned_of():
 
 
 @each_attention
-def test_undoing_is_exact_and_nothing_else_has_changed(kind):
-    plain, fused = own_pair(small(kind))
+@with_and_without_norm
+def test_undoing_is_exact_and_nothing_else_has_changed(kind, normed):
+    plain, fused = own_pair(small(kind, normed=normed))
     assert list(fused.state_dict()) == list(plain.state_dict())
     assert all(map(torch.equal, fused.state_dict().values(), plain.state_dict().values()))
     assert isinstance(fused.attn, type(plain.attn))
@@ -118,22 +128,24 @@ def test_undoing_is_exact_and_nothing_else_has_changed(kind):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_stay_fused(copied):
-    plain, fused = own_pair(small("SqueezeExcite"))
+@with_and_without_norm
+def test_copies_stay_fused(copied, normed):
+    plain, fused = own_pair(small("SqueezeExcite", normed=normed))
     other = copied(fused)
-    assert is_fused(other.norm)
+    assert is_fused(other.norm if normed else other.conv)
     assert is_fused(other.attn)
     both(plain, other, draw())
     assert unfuse_attention(other) == ["attn"]
     assert type(other.attn) is type(plain.attn)
 
 
-@pytest.mark.parametrize("watched", ["norm", "act", "attn", "attn.fc1", "attn.activation"])
+@with_and_without_norm
+@pytest.mark.parametrize("watched", ["conv", "norm", "act", "attn", "attn.fc1", "attn.activation"])
 @pytest.mark.parametrize("activation", ["silu", "silu in place"])
 @pytest.mark.parametrize("how", ["forward", "before", "backward"])
-def test_hooks_see_what_they_would_see(watched, activation, how):
+def test_hooks_see_what_they_would_see(watched, activation, how, normed):
     seen = []
-    for model in own_pair(small(activation=activation)):
+    for model in own_pair(small(activation=activation, normed=normed)):
         module, own = model.get_submodule(watched), []
         model.attn.activation.inplace = False  # beside which torch refuses backward hooks
 
@@ -174,49 +186,13 @@ def test_a_hook_on_every_module_sees_the_layers_of_the_attention():
     assert [y for _, y in seen[1]] == pytest.approx([y for _, y in seen[0]], rel=1e-9)
 
 
-class Other(Own):
-    """Does something else with the output of the norm or the activation."""
-
-    def __init__(self, use, activation="silu", kind="torchvision"):
-        super().__init__(ATTENTIONS[kind](), MODULES[activation]())
-        self.use = use
-
-    def forward(self, x):
-        return self.last(self.use(self, self.norm(self.conv(x))))
-
-
-OTHERS = {
-    "the norm's output is used, too": lambda s, z: s.attn(s.act(z)) + z,
-    "the activation's output is used, too": lambda s, z: (lambda u: s.attn(u) * u.mean())(s.act(z)),
-    "attended twice": lambda s, z: (lambda u: s.attn(u) + s.attn(u))(s.act(z)),
-    "activated twice": lambda s, z: s.attn(s.act(s.act(z))),
-    "attention without activation": lambda s, z: s.attn(z),
-    "activation alone": lambda s, z: s.act(z) * 2,
-    "changed in between": lambda s, z: s.attn(s.act(z.mul_(2))),
-    "changed after the activation": lambda s, z: s.attn(s.act(z).add_(1)),
-    "branches on its values": lambda s, z: s.attn(s.act(z)) if z.sum() > 0 else s.act(z),
-    "detached": lambda s, z: s.attn(s.act(z).detach()) + z,
-    "no gradients in between": lambda s, z: _without(s.act, z) + s.attn(s.act(z)),
-    "kept": lambda s, z: (setattr(s, "held", z), s.attn(s.act(z)), s.held)[1] + s.held,
-    "a view": lambda s, z: s.attn(s.act(z)[:, :, 1:]),
-    "added, then activated": lambda s, z: s.attn(s.act(z + z.mean())),
-    "added to a map": lambda s, z: s.attn(s.act(z + z.flip(0))),
-    "keyword": lambda s, z: s.attn(input=s.act(z)),
-    "attended again": lambda s, z: s.attn(s.attn(s.act(z))),
-    "activated after": lambda s, z: s.act(s.attn(s.act(z))),
-}
-
-
-def _without(act, z):
-    with torch.no_grad():
-        return act(z.clone())
-
-
 @pytest.mark.parametrize("activation", ["silu", "silu in place", "identity", "relu in place"])
 @pytest.mark.parametrize("use", OTHERS)
-def test_every_observer_gets_the_right_numbers(use, activation):
+@with_and_without_norm
+def test_every_observer_gets_the_right_numbers(use, activation, normed):
     """The forward differs from the planned one, which is that of Own."""
-    plain, fused = own_pair(small(activation=activation))
+    expected = int(normed or activation != "identity")
+    plain, fused = own_pair(small(activation=activation, normed=normed), fused=expected)
     for model in (plain, fused):
         model.__class__, model.use = Other, OTHERS[use]
     x = draw()
@@ -240,8 +216,10 @@ def test_what_is_used_elsewhere_is_not_planned(use):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("activation", ["silu", "hardswish in place", "identity"])
-def test_checkpointed_activations_agree(reentrant, activation):
-    plain, fused = own_pair(small(activation=activation))
+@with_and_without_norm
+def test_checkpointed_activations_agree(reentrant, activation, normed):
+    expected = int(normed or activation != "identity")
+    plain, fused = own_pair(small(activation=activation, normed=normed), fused=expected)
     x = draw()
 
     def checkpointed(x):
@@ -254,10 +232,11 @@ def test_checkpointed_activations_agree(reentrant, activation):
     assert_same(found, expected)
 
 
-def test_inputs_that_are_refused_are_refused_alike():
-    for shape in [(2, 3, 4), (2, 4, 8, 8), (1, 3, 3, 3), (0, 3, 5, 5)]:
+@with_and_without_norm
+def test_inputs_that_are_refused_are_refused_alike(normed):
+    for shape in [(2, 3, 4), (3, 5, 5), (2, 4, 8, 8), (1, 3, 3, 3), (0, 3, 5, 5)]:
         found = []
-        for model in own_pair(small()):
+        for model in own_pair(small(normed=normed)):
             try:
                 found.append(model(draw(shape)).shape)
             except (RuntimeError, ValueError) as error:
@@ -273,8 +252,9 @@ def test_another_dtype_of_the_attention_is_refused_alike():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_agrees(dtype):
-    plain, fused = own_pair(small())
+@with_and_without_norm
+def test_autocast_agrees(dtype, normed):
+    plain, fused = own_pair(small(normed=normed))
     x = draw((4, 3, 12, 12)).float()
     with torch.autocast("cpu", dtype):
         found, expected = fused.float()(x), plain.float()(x)

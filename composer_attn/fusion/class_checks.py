@@ -1,4 +1,4 @@
-"""Check that a norm computes what the class that it extends does, so that it can be fused."""
+"""Check that a norm or convolution computes what its class does, so that it can be fused."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from composer_attn.fusion.dataflow import UndeterminedError
+from composer_attn.fusion.deferring_convolution import DeferringConvolution, is_fresh
 from composer_attn.fusion.deferring_norms import DeferringNorm, DeferringNormAct
 from composer_attn.fusion.fused_norms import FusedModule, fused_class
 from composer_attn.fusion.own_attention import activation_of_norm, norm_with_activation
@@ -58,6 +59,17 @@ def can_defer(norm: nn.Module) -> bool:
     """Return whether :func:`check_deferring_norm` accepts a norm."""
     try:
         check_deferring_norm(norm)
+    except UndeterminedError:
+        return False
+    return True
+
+
+def can_defer_output(module: nn.Module) -> bool:
+    """Return whether a module is a convolution whose output can be deferred."""
+    if not is_fresh(type(module)) or "forward" in vars(module):
+        return False
+    try:
+        check_class(module, DeferringConvolution)
     except UndeterminedError:
         return False
     return True
