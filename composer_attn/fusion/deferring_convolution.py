@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.fusion.fused_norms import FusedModule
-from composer_attn.fusion.handoff import can_be_deferred, keeps_versions, needs_plain_operations
+from composer_attn.fusion.handoff import keeps_versions, needs_plain_operations
+from composer_attn.ops.backends.layout import is_dense_map
 from composer_attn.ops.beforehand import is_small
 from composer_attn.ops.pending_output import PendingOutput
 
@@ -54,7 +55,7 @@ class DeferringConvolution(FusedModule, _Convolution):
 
     def _defers(self, x: Tensor) -> bool:
         return (
-            can_be_deferred(x)
+            is_dense_map(x)
             and x.dim() == len(self.kernel_size) + 2  # not of a single sample
             and x.is_floating_point()
             and x.numel() > 0

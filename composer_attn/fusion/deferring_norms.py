@@ -16,11 +16,11 @@ from composer_attn.fusion.fused_norms import FusedModule, FusedNorm
 from composer_attn.fusion.handoff import (
     ExpectedEpilogue,
     attended,
-    can_be_deferred,
     keeps_versions,
     needs_plain_operations,
 )
 from composer_attn.fusion.own_attention import described_for, known_class
+from composer_attn.ops.backends.layout import is_dense_map
 from composer_attn.ops.beforehand import is_small
 from composer_attn.ops.fused import fits_norm
 from composer_attn.ops.region_sites import begin
@@ -52,7 +52,7 @@ class DeferringNorm(FusedNorm):
     def _pending(self, x: Any) -> Tensor | None:
         if torch.compiler.is_compiling() or needs_plain_operations():
             return None
-        if not can_be_deferred(x) or not keeps_versions(x) or is_small(x):
+        if not is_dense_map(x) or not keeps_versions(x) or is_small(x):
             return None
         if not fits_norm(x, self):
             return None

@@ -20,7 +20,6 @@ from composer_attn.fusion.handoff import (
     ExpectedEpilogue,
     Link,
     Producer,
-    can_be_deferred,
     can_be_fused,
     has_hooks_before,
     has_watched_layers,
@@ -29,6 +28,7 @@ from composer_attn.fusion.handoff import (
     needs_plain_operations,
 )
 from composer_attn.ops import attend_then_normalize, normalize_then_attend
+from composer_attn.ops.backends.layout import is_dense_map
 from composer_attn.ops.fused import joinable
 from composer_attn.ops.module_calls import keeping
 from composer_attn.ops.norm_kinds import BATCH_NORMS
@@ -116,7 +116,7 @@ class AttendedNorm(FusedNorm):
     def _may_join(self, x: Tensor) -> bool:
         if needs_plain_operations() or not isinstance(x, Tensor):
             return False
-        if not torch.compiler.is_compiling() and not can_be_deferred(x):
+        if not torch.compiler.is_compiling() and not is_dense_map(x):
             return False
         # Forward pre-hooks may change the input.
         if has_hooks_before(self.attention) or not can_be_fused(self.attention):

@@ -17,7 +17,7 @@ from composer_attn.fusion.deferred_tensor import Deferred
 from composer_attn.ops import attend as attend_alone
 from composer_attn.ops import stages
 from composer_attn.ops.autograd_path import exported, traced
-from composer_attn.ops.backends.layout import is_last
+from composer_attn.ops.backends.layout import is_dense_map
 from composer_attn.ops.beforehand import (
     LARGE_FOR_CALLS,
     attend_in_place,
@@ -152,7 +152,7 @@ class Producer:
         watched = is_watched(attention)
 
         def begin(x: Tensor) -> Tensor:
-            if not can_be_deferred(x) or not plain_enough(x, attention):
+            if not is_dense_map(x) or not plain_enough(x, attention):
                 return type(attention).forward(attention, x)
             called = has_watched_layers(attention)
             prepared = prepare(x, attention, self.backend, called)
@@ -197,18 +197,6 @@ def attended(
     if ends is None:
         return found.result()
     return Deferred.of(found, ends.until_relu, given.exposed())
-
-
-def can_be_deferred(x: Tensor) -> bool:
-    """Return whether a deferred tensor can be computed from ``x``: an ordinary dense tensor."""
-    return (
-        type(x) is Tensor
-        and x.layout is torch.strided
-        and not x.is_neg()
-        and 3 <= x.dim() <= 5
-        and (x.is_contiguous() or is_last(x))
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-    )
 
 
 def keeps_versions(x: Tensor) -> bool:

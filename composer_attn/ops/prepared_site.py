@@ -6,12 +6,11 @@ small feature map: a fused module keeps what was found, as long as nothing of it
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from composer_attn.ops import stages
 from composer_attn.ops.backends.interface import SiteCalls
-from composer_attn.ops.backends.layout import is_last
+from composer_attn.ops.backends.layout import is_dense_map, is_last
 from composer_attn.ops.backends.reference import statistics_dtype
 from composer_attn.ops.backends.table import find_excited, find_passes, find_sites
 from composer_attn.ops.logits import Bottleneck, Neighbours, Parameters
@@ -80,15 +79,12 @@ class PreparedSite:
         """
         return (
             attention is self._attention
-            and type(x) is Tensor
+            and is_dense_map(x)
             and x.dim() == self._dim
             and (x.size(1) if channels is None else channels) == attention.channels
             and x.dtype is self._dtype
             and x.device == self._device
             and x.numel() > 0
-            and (x.is_contiguous() or is_last(x))
-            and not x.is_neg()
-            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
             and self._recalled is not None
             and self._recalled.holds()
             and not self._recalled.is_watched()

@@ -5,7 +5,7 @@ contiguous. Kernels get addresses without strides or dtypes, so that all of thei
 converted by these functions.
 """
 
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,18 @@ def is_last(x: Tensor) -> bool:
     if x.dim() == 3:
         return x.transpose(1, 2).is_contiguous()
     return x.is_contiguous(memory_format=_LAST[x.dim()])
+
+
+def is_dense_map(x: object) -> TypeGuard[Tensor]:
+    """Return whether ``x`` is an ordinary dense feature map in one of the two layouts."""
+    return (
+        type(x) is Tensor
+        and x.layout is torch.strided
+        and not x.is_neg()
+        and 3 <= x.dim() <= 5
+        and (x.is_contiguous() or is_last(x))
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
 
 
 def dense(x: Tensor) -> tuple[Tensor, bool]:
