@@ -25,8 +25,8 @@ max_duration: 2ep
 device: cpu
 algorithms: {squeeze_excite: {min_channels: 256}}
 """
-# On images of 32x32, the last norms see four values of a channel on each rank: the rounding of fused
-# and unfused attention, of one thread and two, and of DDP and FSDP2, then decides signs.
+# On images of 32x32, the last norms see four values of a channel on each rank: the rounding of
+# fused and unfused attention, of one thread and two, and of DDP and FSDP2, then decides signs.
 LARGER = ("train_dataset.size=64", "eval_dataset.size=64")
 FSDP2_WORKS = Version(torch.__version__.partition("+")[0]) >= _FSDP2_TORCH
 
