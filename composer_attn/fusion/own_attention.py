@@ -17,7 +17,12 @@ from composer_attn.ops.pending_region import excitation_of
 from composer_attn.surgery.attend import attention_of, find_attended, is_attended, original_class
 
 # timm's classes are matched by name, so that timm need not be installed.
-_TIMMS_ACTIVATIONS = {"Swish": "silu", "Mish": "mish", "HardSwish": "hardswish", "GELU": "gelu"}
+_TIMMS_ACTIVATIONS = {
+    "Swish": Activation("silu"),
+    "Mish": Activation("mish"),
+    "HardSwish": Activation("hardswish", 1.0),  # x relu6(x + 3) / 6, and relu6 is flat at its ends
+    "GELU": Activation("gelu"),
+}
 _NORMS_WITH_ACT = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d", "GroupNormAct")
 _GATES = {nn.Sigmoid: "sigmoid", nn.Hardsigmoid: "hard_sigmoid", nn.Tanh: "tanh", nn.ReLU: "relu"}
 _TIMMS_GATES = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tanh"}
@@ -158,7 +163,7 @@ def activation_in(module: nn.Module) -> Activation | None:
     if "forward" in vars(module):
         return None
     if is_from(kind, "timm", *_TIMMS_ACTIVATIONS):
-        return Activation(_TIMMS_ACTIVATIONS[kind.__name__])
+        return _TIMMS_ACTIVATIONS[kind.__name__]
     return activation_of(module, kind)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer_attn.ops.activations import RELU, Activation
+from composer_attn.ops.activations import HARDSWISH, RELU, Activation
 
 ADDITIONS_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, *ADDITIONS_IN_PLACE}
@@ -64,6 +64,8 @@ def called_activation(func: Any, args: tuple, kwargs: dict) -> tuple[Activation,
     if name == "gelu":
         known = {"none": "gelu", "tanh": "gelu_tanh"}.get(given["approximate"])
         return None if known is None else (Activation(known), in_place)
+    if name == "hardswish":
+        return HARDSWISH, in_place
     alpha = next(iter(given.values()), 0.0)
     return (Activation(name, float(alpha)), in_place) if isinstance(alpha, (int, float)) else None
 

@@ -36,7 +36,9 @@ class Activation(NamedTuple):
 
     Attributes:
         name: a name in the table above.
-        alpha: parameter of ``leaky_relu`` and ``elu``; unused by the others.
+        alpha: parameter of ``leaky_relu`` and ``elu``. Of ``hardswish``, whose derivative jumps at
+            -3 and 3: 1 if it is 0 and 1 there, as outside; 0 if it is -0.5 and 1.5, as inside.
+            Unused by the others.
     """
 
     name: str
@@ -44,6 +46,9 @@ class Activation(NamedTuple):
 
 
 IDENTITY, RELU = Activation("identity"), Activation("relu")
+# Newer versions of torch count -3 and 3 to the outside (2.14 does, 2.7 does not).
+_ONE, _THREE = (torch.full((), number, device="cpu") for number in (1.0, 3.0))
+HARDSWISH = Activation("hardswish", float(torch.ops.aten.hardswish_backward(_ONE, _THREE) == 1))
 
 
 def _gelu_tanh_slope(z: Tensor, alpha: float) -> Tensor:
@@ -69,7 +74,8 @@ def _gelu_slope(z: Tensor, alpha: float) -> Tensor:
 
 
 def _hardswish_slope(z: Tensor, alpha: float) -> Tensor:
-    return torch.where(z > 3, 1.0, torch.where(z < -3, 0.0, z / 3 + 0.5))
+    inside = torch.where(z.abs() == 3, z / 3 + 0.5 - alpha * z / 6, z / 3 + 0.5)
+    return torch.where(z > 3, 1.0, torch.where(z < -3, 0.0, inside))
 
 
 # phi and phi' as functions of z and alpha. At NaN, a ReLU passes the gradient, as in torch.
@@ -104,7 +110,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
     nn.ReLU6: lambda module: Activation("relu6"),
     nn.LeakyReLU: lambda module: Activation("leaky_relu", float(module.negative_slope)),
     nn.SiLU: lambda module: Activation("silu"),
-    nn.Hardswish: lambda module: Activation("hardswish"),
+    nn.Hardswish: lambda module: HARDSWISH,
     nn.GELU: lambda module: Activation({"none": "gelu", "tanh": "gelu_tanh"}[module.approximate]),
     nn.Mish: lambda module: Activation("mish"),
     nn.ELU: lambda module: Activation("elu", float(module.alpha)),
@@ -143,7 +149,7 @@ def find_activation(activation: Activation | str | nn.Module) -> Activation:
         found = activation_of(activation)
     elif isinstance(activation, str):
         # The defaults of torch's functions.
-        defaults = {"leaky_relu": 0.01, "elu": 1.0}
+        defaults = {"leaky_relu": 0.01, "elu": 1.0, "hardswish": HARDSWISH.alpha}
         found = Activation(activation, defaults.get(activation, 0.0))
     if not isinstance(found, Activation) or found.name not in _TABLE:
         raise ArgumentError(

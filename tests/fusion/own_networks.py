@@ -125,7 +125,7 @@ def everything(model: nn.Module, x: torch.Tensor, call=None) -> dict[str, torch.
     """Run forward and backward; return output, all gradients and all state."""
     x = x.detach().clone().requires_grad_()
     model.zero_grad()
-    y = (call or model)(x)
+    y = (model if call is None else call)(x)
     weight = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
     (y * weight).sum().backward()
     found = {"output": y.detach(), "input": x.grad}

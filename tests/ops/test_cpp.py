@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from composer_attn.ops.activations import ACTIVATIONS, find_activation, phi
+from composer_attn.ops.activations import ACTIVATIONS, Activation, find_activation, phi
 from composer_attn.ops.backends import activated_cpp, cpp
 from composer_attn.ops.backends import activated_reference as activated
 from composer_attn.ops.backends import reference as passes
@@ -68,6 +68,16 @@ def test_an_activation_keeps_its_digits_everywhere(name, dtype):
     # Near 0 too, where exp(z) - 1 would lose them.
     near = z.abs() < 0.01
     torch.testing.assert_close(y[0, 0, near].double(), expected[near], rtol=digits, atol=small)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, [-0.5, 1.5]), (1.0, [0.0, 1.0])])
+@pytest.mark.parametrize("backend", [activated, activated_cpp])
+def test_the_derivative_of_hardswish_at_its_ends_is_that_of_either_torch(backend, alpha, expected):
+    x = torch.tensor([[[-3.0, 3.0] * 12]])
+    one, zero = torch.ones(1, 1), torch.zeros(1, 1)
+    numbers = (one, zero, one, zero, zero, zero, None, Activation("hardswish", alpha))
+    dx = backend.activated_gradient(torch.ones_like(x), x, *numbers)
+    torch.testing.assert_close(dx, torch.tensor([[expected * 12]]), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -40,6 +40,15 @@ def assert_same(case: Case, other: Case, backend: str, steps: int = 2, name: obj
     return error
 
 
+def one_statistic_is_refused() -> bool:
+    """Return whether torch's batch norm refuses, in training, to update a mean alone."""
+    try:
+        nn.functional.batch_norm(draw(SMALL), torch.zeros(SMALL[1]).double(), None, training=True)
+    except (ValueError, RuntimeError):
+        return True
+    return False
+
+
 @each_backend
 @either_order
 @pytest.mark.parametrize("training", [True, False])
@@ -51,8 +60,8 @@ def test_the_whole_table_of_attributes(backend, attention_first, training, rows)
         changed(case.norm, row)
         case.norm.train(training)
         errors.add(assert_same(case, copy.deepcopy(case), backend, name=row))
-    # Torch refuses to evaluate by one statistic alone; nothing else.
-    assert len(errors) == (1 if training else 3)
+    # Torch refuses to evaluate by one statistic alone; newer ones (2.14) even to train with it.
+    assert len(errors) == ((2 if one_statistic_is_refused() else 1) if training else 3)
 
 
 @each_backend

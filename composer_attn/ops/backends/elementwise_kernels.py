@@ -85,7 +85,9 @@ def phi(z, PHI: tl.constexpr, ALPHA: tl.constexpr):
     elif PHI == "hardswish":
         inner = tl.where(z < -3, 0, z + 3)
         y = z * tl.where(inner > 6, 6, inner) / 6
-        d = tl.where(z > 3, one, tl.where(z < -3, 0, z / 3 + 0.5))
+        d = z / 3 + 0.5
+        d = tl.where(tl.abs(z) == 3, d - ALPHA * z / 6, d)
+        d = tl.where(z > 3, one, tl.where(z < -3, 0, d))
     elif PHI == "gelu":
         s = 0.5 * (1 + tl.erf(z * 0.7071067811865476))
         y = z * s

@@ -105,11 +105,12 @@ struct silu {
   }
 };
 struct hardswish {
-  template <class S, class V> static V at(V z, S, V& d) {
+  template <class S, class V> static V at(V z, S alpha, V& d) {
     V three = all<S, V>(3), inner = z + three, six = all<S, V>(6);
     inner = inner < 0 ? V{} : inner;
     inner = inner > six ? six : inner;
     d = z * S(1. / 3) + S(0.5);
+    d = (z == three) | (z == -three) ? d - z * (alpha * S(1. / 6)) : d;
     d = z > three ? all<S, V>(1) : d;
     d = z < -three ? V{} : d;
     return z * inner * S(1. / 6);
