@@ -32,8 +32,8 @@ class PendingOutput:
         self.x, self.backend = x, backend
 
     def values(self, relu: bool = False, shortcut: Tensor | None = None) -> Tensor:
-        """Return the map itself, without its history."""
-        return self.x.detach()
+        """Return a copy, which may be changed in place while others still compute from the map."""
+        return self.x.detach().clone()
 
     def result(
         self, relu: bool = False, shortcut: Tensor | None = None, make: Make | None = None

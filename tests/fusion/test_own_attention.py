@@ -354,3 +354,23 @@ def test_what_is_inside_an_added_attention_is_not_the_network_s_own():
     model = nn.Sequential(nn.Conv2d(3, 8, 1))
     apply_attention(model, Wrapper, min_channels=1)
     assert [site.name for site in fuse_attention(model, "reference").sites] == ["0"]
+
+
+@with_and_without_norm
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_is_changed_after_it_was_activated_has_been_activated_before(normed, gradients):
+    def use(model, z):
+        u = model.act(z)
+        z.mul_(2)
+        return model.attn(u) + z
+
+    plain, fused = own_pair(small(activation="relu", normed=normed))
+    for model in (plain, fused):
+        model.__class__, model.use = Other, use
+    x = draw()
+    if gradients:
+        both(plain, fused, x)
+        return
+    with torch.no_grad():
+        x = draw((2, 3, 300, 300))  # more values than are left to the modules
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-12, atol=1e-12)
