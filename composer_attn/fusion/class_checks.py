@@ -66,10 +66,14 @@ def can_defer(norm: nn.Module) -> bool:
 
 def can_defer_output(module: nn.Module) -> bool:
     """Return whether a module is a convolution whose output can be deferred."""
-    if not is_fresh(type(module)) or "forward" in vars(module):
-        return False
+    plain = is_fresh(type(module)) and "forward" not in vars(module)
+    return plain and can_extend(module, DeferringConvolution)
+
+
+def can_extend(module: nn.Module, role: type[FusedModule]) -> bool:
+    """Return whether :func:`check_class` accepts a module."""
     try:
-        check_class(module, DeferringConvolution)
+        check_class(module, role)
     except UndeterminedError:
         return False
     return True

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from composer_attn.fusion.class_checks import check_class
-from composer_attn.fusion.dataflow import UndeterminedError
+from composer_attn.fusion.class_checks import can_extend
 from composer_attn.fusion.fused_norms import FusedModule
 from composer_attn.ops.recompute import recipe_of
 from composer_attn.surgery.attend import is_attended, original_class
@@ -45,13 +44,7 @@ class Recomputing(FusedModule, _Convolution):
 def can_recompute(module: nn.Module) -> bool:
     """Return whether a module is a convolution of torch's, attended or not."""
     cls = original_class(module) if is_attended(module) else type(module)
-    if getattr(cls, "forward", None) not in _CONVOLUTIONS:
-        return False
-    try:
-        check_class(module, Recomputing)
-    except UndeterminedError:
-        return False
-    return True
+    return getattr(cls, "forward", None) in _CONVOLUTIONS and can_extend(module, Recomputing)
 
 
 def _recipe(x: Any) -> Callable[[], Tensor] | None:

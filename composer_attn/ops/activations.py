@@ -74,7 +74,8 @@ def _gelu_slope(z: Tensor, alpha: float) -> Tensor:
 
 
 def _hardswish_slope(z: Tensor, alpha: float) -> Tensor:
-    inside = torch.where(z.abs() == 3, z / 3 + 0.5 - alpha * z / 6, z / 3 + 0.5)
+    inside = z / 3 + 0.5
+    inside = torch.where(z.abs() == 3, inside - alpha * z / 6, inside)
     return torch.where(z > 3, 1.0, torch.where(z < -3, 0.0, inside))
 
 

@@ -80,9 +80,13 @@ def test_every_activation_function_agrees_and_is_found(function, normed):
     both(plain, fused, draw())
 
 
-@pytest.mark.parametrize("activation", ["silu in place", "hardswish", "identity"])
-def test_neither_norm_nor_activation_is_written(activation, monkeypatch):
-    _, fused = own_pair(small(activation=activation))
+@pytest.mark.parametrize(
+    ("activation", "normed"),
+    [(name, True) for name in ("silu in place", "hardswish", "identity")]
+    + [(name, False) for name in ("silu in place", "hardswish", "relu", "gelu")],
+)
+def test_neither_norm_nor_activation_is_written(activation, normed, monkeypatch):
+    _, fused = own_pair(small(activation=activation, normed=normed))
     written = []
     monkeypatch.setattr(Deferred, "_numbers", lambda self: written.append(self))
     fused(draw()).sum().backward()
