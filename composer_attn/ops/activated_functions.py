@@ -1,4 +1,4 @@
-"""One autograd function for norm, activation and attention, with a manual gradient.
+"""The arithmetic of norm, activation and attention, forward and backward.
 
 With ``z = scale x + shift`` the norm's output, ``m = mean(phi(z))``, ``s = gate(logits(m))`` and
 ``y = s phi(z)``, the arithmetic between the passes needs only five sums over space::
@@ -29,7 +29,7 @@ from composer_attn.ops.backends.layout import empty_numbers
 from composer_attn.ops.fused_functions import in_dtypes_of, needs_plain_passes
 from composer_attn.ops.logits import cast_parameters
 from composer_attn.ops.manual_gradients import Excitation, Norm
-from composer_attn.ops.recorded import Recorded, differentiable_once, in_full_precision
+from composer_attn.ops.recorded import in_full_precision
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,6 @@ class Stages:
     def fixed(self) -> bool:
         """Whether the output is independent of the batch statistics."""
         return self.norm is None or self.norm.fixed
-
-
-def compute(
-    stages: Stages,
-    x: Tensor,
-    shortcut: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *parameters: Tensor | None,
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Return the output and the tensors for the gradient, and update the running statistics."""
-    of_norm = normalized(stages, x, weight, bias)
-    mean, _, scale, shift, *_ = of_norm
-    s, *of_attention = excited(stages, x, bias, of_norm, parameters)
-    by = torch.ones_like(mean) if s is None else s
-    y = stages.activated.activate(x, scale, shift, by, shortcut, stages.activation)
-    return y, (*of_norm, s, *of_attention)
 
 
 def excited(
@@ -118,24 +101,6 @@ def _squeezed(stages: Stages, x: Tensor, bias: Tensor | None, of_norm) -> Tensor
         m = (mean - mu).mul_(scale)  # scale mean + shift would cancel if the mean is large
         return m if bias is None else m.add_(bias)
     return stages.activated.activated_means(x, scale, shift, stages.activation)
-
-
-class Activated(Recorded):
-    """:func:`compute`, with a manual gradient."""
-
-    @staticmethod
-    def forward(ctx, stages: Stages, x: Tensor, shortcut: Tensor | None, *parameters) -> Tensor:
-        """Compute the output."""
-        ctx.stages, ctx.joined, ctx.parameters = stages, shortcut is not None, len(parameters)
-        y, kept = compute(stages, x, shortcut, *parameters)
-        ctx.save_for_backward(x, *parameters, *kept)
-        return y
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx, dy: Tensor):
-        """Sum the gradient over space, differentiate attention and norm, and write ``dx``."""
-        return gradients(ctx, ctx.saved_tensors, dy)
 
 
 def gradients(ctx, saved: Iterable[Any], dy: Tensor) -> tuple[Any, ...]:

@@ -2,18 +2,15 @@
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from composer_attn.ops import autograd_path, fused
-from composer_attn.ops.activated_functions import Activated, Stages, compute
 from composer_attn.ops.activations import IDENTITY, RELU, Activation, find_activation, phi
 from composer_attn.ops.backends import reference as passes
 from composer_attn.ops.backends.reference import spread
-from composer_attn.ops.backends.table import check_backend, find_activated, find_passes
+from composer_attn.ops.backends.table import check_backend
 from composer_attn.ops.excitations import Described
-from composer_attn.ops.pending_region import excitation_of
-from composer_attn.ops.recorded import in_full_precision
+from composer_attn.ops.pending_region import activate, excitation_of
 from composer_attn.ops.region_sites import begin
 from composer_attn.ops.squeeze_and_scale import channel_means, scale_channels
 
@@ -66,6 +63,7 @@ def normalize_activate_attend(
             single value per channel in training.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import SqueezeExcitation
         >>> x = torch.randn(4, 64, 8, 8)
         >>> norm, attention = nn.BatchNorm2d(64), SqueezeExcitation(64, 16)
@@ -98,6 +96,7 @@ def normalize_activate(
     other activations except the identity.
 
     Example:
+        >>> import torch
         >>> x, norm = torch.randn(4, 64, 8, 8), nn.BatchNorm2d(64)
         >>> y = normalize_activate(x, norm, "hardswish")
         >>> torch.allclose(y, nn.functional.hardswish(norm(x)), atol=1e-5)
@@ -131,6 +130,7 @@ def activate_attend(
     ``x`` is saved for backward.
 
     Example:
+        >>> import torch
         >>> from composer_attn.attention import EfficientChannelAttention
         >>> x, attention = torch.randn(4, 64, 8, 8), EfficientChannelAttention(64)
         >>> y = activate_attend(x, "relu6", attention)
@@ -167,17 +167,14 @@ def _region(
 
 def _by_hand(x, norm, activation, attention, backend, shortcut) -> Tensor:
     # The caller has checked that the attention has a manual gradient, if there is one.
-    by_hand: Any = None if attention is None else excitation_of(attention)
-    if norm is not None:
-        pending: Any = begin(x, norm, backend)
+    if norm is None:
+        pending: Any = activate(x, activation, backend)
+    else:
+        pending = begin(x, norm, backend)
         pending = pending if activation == IDENTITY else pending.activated(activation)
-        pending = pending if by_hand is None else pending.attended(*by_hand)
-        return pending.result(shortcut=shortcut)
-    excitation, parameters = by_hand
-    found = (find_passes(backend, x), find_activated(backend, x, activation))
-    given = (Stages(*found, activation, None, excitation), x, shortcut, None, None, *parameters)
-    with in_full_precision(x):
-        return Activated.apply(*given) if torch.is_grad_enabled() else compute(*given)[0]
+    by_hand: Any = None if attention is None else excitation_of(attention)
+    pending = pending if by_hand is None else pending.attended(*by_hand)
+    return pending.result(shortcut=shortcut)
 
 
 def _traced(x, norm, activation, attention, shortcut) -> Tensor:
