@@ -36,6 +36,42 @@ def _convolve(
 
 
 @triton.jit
+def convolved_block(
+    x, kernel, at, c, there, C, FLIPPED: tl.constexpr, SIZE: tl.constexpr, BN: tl.constexpr,
+    BC: tl.constexpr,
+):  # fmt: skip
+    """Return a block ``(BN, BC)`` of a convolution, whose own values in ``x`` are at ``at``."""
+    total = tl.zeros([BN, BC], x.dtype.element_ty)
+    for j in range(SIZE):
+        to = c + j - SIZE // 2
+        w = tl.load(kernel + (SIZE - 1 - j if FLIPPED else j))
+        inside = there & ((to >= 0) & (to < C))[None, :]
+        total += w * tl.load(x + at + j - SIZE // 2, mask=inside, other=0)
+    return total
+
+
+@triton.jit
+def part_of_kernel_gradient(
+    d_logits, means, parts, c, first, last, N, C, WIDTH,
+    SIZE: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Write what the channels ``first`` to ``last - 1`` of ``c`` contribute to the gradient.
+
+    ``d_logits`` points to channel 0, in rows of ``WIDTH`` numbers that have at least these.
+    """
+    for j in range(SIZE):
+        sums = tl.zeros([BN, BC], means.dtype.element_ty)
+        to = c + j - SIZE // 2
+        own = (c >= first) & (c < last) & (to >= 0) & (to < C)
+        for n0 in range(0, N, BN):
+            n = n0 + tl.arange(0, BN)
+            there = (n < N)[:, None] & own[None, :]
+            d = tl.load(d_logits + n[:, None] * WIDTH + c[None, :], mask=there, other=0)
+            sums += d * tl.load(means + n[:, None] * C + to[None, :], mask=there, other=0)
+        tl.store(parts + tl.program_id(0) * SIZE + j, tl.sum(tl.sum(sums, 1), 0))
+
+
+@triton.jit
 def _kernel_gradient(d_logits, means, parts, size, C, numel, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     gradient = tl.load(d_logits + i, mask=i < numel, other=0)

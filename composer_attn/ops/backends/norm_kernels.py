@@ -11,6 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from composer_attn.ops import normalization as plain
+from composer_attn.ops.backends.convolution_kernels import (
+    convolved_block,
+    part_of_kernel_gradient,
+)
 from composer_attn.ops.backends.elementwise_kernels import NO_GATE, gate_gradient
 from composer_attn.ops.backends.launch import Call, ceil_divide, next_power_of_2
 from composer_attn.ops.backends.layout import numbers
@@ -26,7 +30,7 @@ _WARPS = 4
 def _block(n0, c, N, C, BN: tl.constexpr):
     """Return the offsets of a block of samples and channels, and the mask of valid ones."""
     n = n0 + tl.arange(0, BN)
-    return n[:, None] * C + c[None, :], (n < N)[:, None] & (c < C)[None, :]
+    return n[:, None] * C + c[None, :], (n < N)[:, None] & ((c >= 0) & (c < C))[None, :]
 
 
 @triton.jit
@@ -96,14 +100,24 @@ def _normalization(
 
 @triton.jit
 def _normalization_gradient(
-    d_scale, d_shift, s, mean, variance, mu, inverse, weight,
-    d_s, d_mean, d_variance, d_weight, d_bias, N, C,
-    WEIGHT: tl.constexpr, FIXED: tl.constexpr, GATE: tl.constexpr,
+    d_scale, d_shift, s, mean, variance, mu, inverse, weight, kernel,
+    d_s, d_mean, d_variance, d_weight, d_bias, parts, N, C,
+    WEIGHT: tl.constexpr, FIXED: tl.constexpr, GATE: tl.constexpr, SIZE: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
+    """Differentiate a norm and a gate and, if ``SIZE`` is not 0, a convolution before the gate.
+
+    The convolution's gradient needs those of the logits of neighbouring channels: each program
+    computes these, too, and keeps all of its gradients in its own part of ``d_s``.
+    """
     S: tl.constexpr = s.dtype.element_ty
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    inside = c < C
+    # The channels first to last - 1 are those of this program.
+    own_channels: tl.constexpr = BC - SIZE // 2 * 2
+    first = tl.program_id(0) * own_channels
+    last = first + own_channels
+    c = first - SIZE // 2 + tl.arange(0, BC)
+    inside = (c >= 0) & (c < C)
+    own = (c >= first) & (c < last) & (c < C)
     m = tl.load(mu + c, mask=inside, other=0)[None, :]
     r = tl.load(inverse + c, mask=inside, other=0)
     w = r
@@ -119,35 +133,52 @@ def _normalization_gradient(
         products += tl.load(d_scale + at, mask=there, other=0) * e
         products += gradient * (e * tl.load(mean + at, mask=there, other=0) - m)
     d_b, d_w = tl.sum(sums, 0), tl.sum(products, 0)
-    tl.store(d_bias + c, d_b, mask=inside)
-    tl.store(d_weight + c, d_w * r, mask=inside)
+    tl.store(d_bias + c, d_b, mask=own)
+    tl.store(d_weight + c, d_w * r, mask=own)
     # Twice the gradient of var, and the gradient of mu, each divided among the N samples.
     d_var = tl.zeros([BC], S)
     d_mu = tl.zeros([BC], S)
     if not FIXED:
         d_var -= d_w * w * r * r / N
         d_mu -= w * d_b / N
+    d_logits, width = d_s, C
+    if SIZE > 0:
+        d_logits += tl.program_id(0) * N * BC + SIZE // 2 - first  # of channel 0
+        width = BC
     for n0 in range(0, N, BN):
         at, there = _block(n0, c, N, C, BN)
         e = tl.load(s + at, mask=there, other=0)
-        own = tl.load(mean + at, mask=there, other=0)
+        own_mean = tl.load(mean + at, mask=there, other=0)
         of_s = tl.load(d_shift + at, mask=there, other=0) * w[None, :]
         if FIXED:
             # Multiplying a sum that one sample made infinite by 0 would give NaN.
             of_mean = tl.zeros([BN, BC], S)
             of_variance = of_mean
         else:
-            d_scaled = d_mu[None, :] + d_var[None, :] * (e * own - m)
+            d_scaled = d_mu[None, :] + d_var[None, :] * (e * own_mean - m)
             of_s += d_scaled
             of_mean = d_scaled * e
             of_variance = e * e * d_var[None, :] / 2
         # The terms nearly cancel if the mean is large: add them before multiplying by it.
-        of_s = of_s * own + tl.load(d_scale + at, mask=there, other=0) * w[None, :]
+        of_s = of_s * own_mean + tl.load(d_scale + at, mask=there, other=0) * w[None, :]
         if not FIXED:
             of_s += d_var[None, :] * e * tl.load(variance + at, mask=there, other=0)
-        tl.store(d_s + at, gate_gradient(of_s, e, GATE), mask=there)
-        tl.store(d_mean + at, of_mean, mask=there)
-        tl.store(d_variance + at, of_variance, mask=there)
+        n = n0 + tl.arange(0, BN)
+        to = n[:, None] * width + c[None, :]
+        tl.store(d_logits + to, gate_gradient(of_s, e, GATE), mask=there)
+        tl.store(d_mean + at, of_mean, mask=there & own[None, :])
+        tl.store(d_variance + at, of_variance, mask=there & own[None, :])
+    if SIZE > 0:
+        tl.debug_barrier()  # threads read what others have written
+        for n0 in range(0, N, BN):
+            at, there = _block(n0, c, N, C, BN)
+            there = there & own[None, :]
+            n = n0 + tl.arange(0, BN)
+            to = n[:, None] * BC + c[None, :]
+            of_mean = convolved_block(d_logits, kernel, to, c, there, C, True, SIZE, BN, BC)
+            of_mean += tl.load(d_mean + at, mask=there, other=0)
+            tl.store(d_mean + at, of_mean, mask=there)
+        part_of_kernel_gradient(d_logits, mean, parts, c, first, last, N, C, BC, SIZE, BN, BC)
 
 
 def normalization(
@@ -192,8 +223,8 @@ def normalization_gradient(
     mean = given[3]  # contiguous
     found = plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
-    flags = {"WEIGHT": weight is not None, "FIXED": fixed, "GATE": NO_GATE}
-    normalizing_gradient(*mean.shape, **flags).on(*given, *found)
+    run = normalizing_gradient(*mean.shape, weight is not None, fixed, NO_GATE, 0)
+    run.on(*given, mean, *found, mean)
     return found
 
 
@@ -202,9 +233,44 @@ def normalizing(samples: int, channels: int, number: int, **constants: float | b
     return _between(_normalization, samples, channels, (number,), **constants)
 
 
-def normalizing_gradient(samples: int, channels: int, **constants: float | bool) -> Call:
-    """Prepare :func:`normalization_gradient`, followed by the gradient of a gate."""
-    return _between(_normalization_gradient, samples, channels, (), **constants)
+def normalizing_gradient(
+    samples: int, channels: int, weight: bool, fixed: bool, gate: int, size: int
+) -> Call:
+    """Prepare :func:`normalization_gradient`, followed by the gradient of a gate.
+
+    The call takes ``d_scale, d_shift, s, mean, variance, mu, inverse, weight, kernel, d_s, d_mean,
+    d_variance, d_weight, d_bias, parts``.
+
+    Args:
+        samples: number of samples.
+        channels: number of channels.
+        weight: whether the norm has a weight.
+        fixed: whether its statistics are independent of the batch.
+        gate: one of :data:`.elementwise_kernels.GATES`.
+        size: if not 0, the logits are a convolution of the means by a kernel of this size. Its
+            gradient is added to ``d_mean``, each program writes a row ``(size,)`` of ``parts``,
+            whose sum is the kernel's gradient, and ``d_s``, to be used by nothing else, has
+            :func:`numbers_of_gradient` numbers.
+    """
+    block = _block_of_gradient(samples, size)
+    programs = ceil_divide(channels, block["BC"] - size // 2 * 2)
+    flags = {"WEIGHT": weight, "FIXED": fixed, "GATE": gate, "SIZE": size}
+    return Call(_normalization_gradient, programs, (samples, channels), _WARPS, **flags, **block)
+
+
+def numbers_of_gradient(samples: int, channels: int, size: int) -> int:
+    """Return how many numbers of ``d_s`` :func:`normalizing_gradient` writes."""
+    if size == 0:
+        return samples * channels
+    width = _block_of_gradient(samples, size)["BC"]
+    return ceil_divide(channels, width - size // 2 * 2) * samples * width
+
+
+def _block_of_gradient(samples: int, size: int) -> dict[str, int]:
+    """Return a block's samples and channels, including the neighbours of its own channels."""
+    across = next_power_of_2(_CHANNELS + size // 2 * 2)
+    most = max(1, _SAMPLES * _CHANNELS // across)
+    return {"BN": min(most, next_power_of_2(samples)), "BC": across}
 
 
 def _between(

@@ -87,26 +87,6 @@ def single_layer_gradients(d_logits: Tensor, means: Tensor, parameters: Paramete
         return d_weight, None if bias is None else d_logits.sum(0)
 
 
-def kernel_gradient(
-    of: MapLaunches,
-    holders: tuple[Tensor, ...],
-    means: int,
-    d_logits: int,
-    d_means: int,
-    kernel: Tensor,
-    added: bool,
-) -> Tensor:
-    """Return a kernel's gradient, and write that of the means, or add it."""
-    size = kernel.numel()
-    run = of.once(_kernel_gradient, size)
-    parts = torch.empty((run.programs, size), dtype=of.of_numbers, device=kernel.device)
-    run((d_logits, means, parts.data_ptr()), (*holders, parts))
-    of.once(_convolved_back, size, added)(
-        (d_logits, kernel.data_ptr(), d_means), (*holders, kernel)
-    )
-    return parts.sum(0).view_as(kernel)
-
-
 def convolved(of: MapLaunches, size: int, gate: int) -> Call:
     """Prepare a convolution of the means, given ``means, kernel, s``."""
     return convolution_kernels.convolution(*of.sizes[:2], size, GATE=gate)
@@ -127,14 +107,6 @@ def layer(
         *(of.sizes[0], inner, outer, of.itemsize),
         rows=rows, bias=bias, after=after, back=back, gate=gate,
     )  # fmt: skip
-
-
-def _convolved_back(of: MapLaunches, size: int, added: bool) -> Call:
-    return convolution_kernels.convolution(*of.sizes[:2], size, FLIPPED=True, ADDED=added)
-
-
-def _kernel_gradient(of: MapLaunches, size: int) -> Call:
-    return convolution_kernels.kernel_gradient(*of.sizes[:2], size)
 
 
 def _both_layers(

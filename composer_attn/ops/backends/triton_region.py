@@ -1,11 +1,12 @@
 """Norm, activation and attention in Triton kernels, with as few launches as possible.
 
 The counterpart of :mod:`.cpp_region` for CUDA: for two layers there are six launches forward and
-five backward (:mod:`.map_launches`). All samples share the norm's numbers, which are lines
+five backward, for a convolution along the channels five and three (:mod:`.map_launches`). All
+samples share the norm's numbers, which are lines
 ``(C,)``.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from composer_attn.ops.backends.map_launches import (
 )
 from composer_attn.ops.backends.number_launches import (
     convolved,
-    kernel_gradient,
     layer,
     layer_gradients,
     norm_launch,
@@ -186,15 +186,21 @@ def gradient(
         run = of.once(maps.activated_sums, activation, attended is not None, gate)
         sums = (of_z, of_zx, d_logits, of_one, of_x)
         run((g.data_ptr(), x.data_ptr(), mu, scale, shift, s, *sums), (x, g, *numbers))
-        if layers is not None and attended is not None:
+        kernel = parameters[0] if layers is not None and layers.kind == "kernel" else None
+        if layers is not None and attended is not None and kernel is None:
             of_layers = _layer_gradients(
                 of, layers, parameters, (attended, scratch), (d_logits, d_hidden, d_m)
             )
-        run = of.once(_norm_gradient, weight is not None, fixed, attended is not None)
-        given = (of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, pointer(weight))
-        results = (slope, d_mean, d_variance, *[each.data_ptr() for each in of_norm])
-        of_weight = () if weight is None else (weight,)
-        run((*given, *results), (scratch, *numbers, *of_norm, *of_weight))
+        size = 0 if kernel is None else kernel.numel()
+        run = of.once(_norm_gradient, weight is not None, fixed, attended is not None, size)
+        parts = scratch.new_empty(run.programs, size)
+        of_kernel = (d_logits, pointer(kernel), pointer(attended))  # which begins with the means
+        given = (of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, pointer(weight), *of_kernel)
+        results = (slope, d_mean, d_variance, *[each.data_ptr() for each in (*of_norm, parts)])
+        present = [each for each in (weight, kernel) if each is not None]
+        run((*given, *results), (scratch, *numbers, *of_norm, parts, *present))
+        if kernel is not None:
+            of_layers = (parts.sum(0).view_as(kernel),)
         if needs_dx:
             dx = torch.empty_like(x)
             run = of.once(maps.activated_gradient, activation, attended is not None, not fixed)
@@ -214,8 +220,6 @@ def _layer_gradients(
     d_logits, d_hidden, d_m = results
     m, _, hidden, _ = addresses(numbers[0], _attended_offsets(of, layers))
     first = cast(Tensor, parameters[0])
-    if layers.kind == "kernel":
-        return (kernel_gradient(of, numbers, m, d_logits, d_m, first, added=False),)
     if layers.kind == "one":
         channels = of.sizes[1]
         run = of.once(layer, channels, channels, False, IDENTITY, IDENTITY, NO_GATE, True)
@@ -260,9 +264,9 @@ def sum_gradient(
     with of.here():
         run = of.once(maps.gradient_sums, True, False, y is not None)
         run((dy.data_ptr(), x.data_ptr(), mu, 0, 0, pointer(y), g.data_ptr(), b, d), holders)
-        run = of.once(_norm_gradient, weight is not None, fixed, False)
-        given = (b, d, 0, 0, 0, 0, mu, inverse, pointer(weight))
-        results = (slope, d_mean, d_variance, *[each.data_ptr() for each in of_norm])
+        run = of.once(_norm_gradient, weight is not None, fixed, False, 0)
+        given = (b, d, 0, 0, 0, 0, mu, inverse, pointer(weight), 0, 0, 0)
+        results = (slope, d_mean, d_variance, *[each.data_ptr() for each in of_norm], 0)
         run((*given, *results), (scratch, statistics, *of_norm, *of_weight))
         if needs_dx:
             dx = torch.empty_like(x)
@@ -292,5 +296,5 @@ def _normalized_means(of: MapLaunches, bias: bool) -> Call:
     return normalized_means(*of.sizes[:2], bias)
 
 
-def _norm_gradient(of: MapLaunches, weight: bool, fixed: bool, attended: bool) -> Call:
-    return norm_gradient(*of.sizes, weight, fixed, attended)
+def _norm_gradient(of: MapLaunches, *settings: Any) -> Call:
+    return norm_gradient(*of.sizes, *settings)

@@ -24,7 +24,6 @@ from composer_attn.ops.backends.map_launches import (
 )
 from composer_attn.ops.backends.number_launches import (
     convolved,
-    kernel_gradient,
     layer,
     layer_gradients,
     norm_launch,
@@ -68,6 +67,11 @@ class TritonSite(NamedTuple):
     def hidden(self) -> int:
         """How many numbers the hidden layer has."""
         return 0 if self.is_kernel else self.of.sizes[0] * self.width
+
+    @property
+    def kernel_size(self) -> int:
+        """Size of the kernel; 0 if there is none."""
+        return self.width if self.is_kernel else 0
 
     def views(self, work: Tensor) -> list[Any]:
         """Return views of a workspace: mean, variance, s, scale, shift; mu, inverse; hidden."""
@@ -189,7 +193,7 @@ def gradient(
     of = site.of
     x = like(x, of.last)
     dy, y = like(dy, of.last), None if y is None else like(y, of.last)
-    offsets = of.once(_scratch_offsets, site.hidden)
+    offsets = of.once(_scratch_offsets, site.hidden, site.kernel_size)
     scratch = torch.empty(offsets[-1], dtype=work.dtype, device=work.device)
     g, dx = dy if y is None else torch.empty_like(x), None
     d_weight, d_bias = [
@@ -206,12 +210,18 @@ def gradient(
         of_maps = (dy.data_ptr(), x.data_ptr(), mean, *of_mask, pointer(y), g.data_ptr())
         run = of.once(maps.gradient_sums, False, masked, y is not None)
         run((*of_maps, d_shift, d_scale), holders)
-        given = (d_scale, d_shift, s, mean, variance, mu, inverse, pointer(weight))
-        results = (d_s, d_mean, d_variance, d_weight.data_ptr(), d_bias.data_ptr())
-        run = of.once(_normalizing_gradient, weight is not None, fixed, site.gate)
-        of_weight = () if weight is None else (weight,)
-        run((*given, *results), (work, scratch, d_weight, d_bias, *of_weight))
-        of_layers = _layer_gradients(site, work, scratch, parameters)
+        kernel = parameters[0] if site.is_kernel else None
+        flags = (weight is not None, fixed, site.gate, site.kernel_size)
+        run = of.once(_normalizing_gradient, *flags)
+        parts = scratch.new_empty(run.programs, site.kernel_size)
+        given = (d_scale, d_shift, s, mean, variance, mu, inverse, pointer(weight), pointer(kernel))
+        results = (d_s, d_mean, d_variance, *[pointer(e) for e in (d_weight, d_bias, parts)])
+        present = [each for each in (weight, kernel) if each is not None]
+        run((*given, *results), (work, scratch, d_weight, d_bias, parts, *present))
+        if kernel is not None:
+            of_layers: Parameters = (parts.sum(0).view_as(kernel),)
+        else:
+            of_layers = _layer_gradients(site, work, scratch, parameters)
         if needs_dx:
             dx = torch.empty_like(x)
             run = of.once(maps.input_gradient, False, masked, not fixed)
@@ -227,11 +237,8 @@ def _layer_gradients(
     of, numbers = site.of, (work, scratch)
     mean, *_, hidden, _ = addresses(work, of.once(_offsets, site.hidden))
     _, _, d_logits, d_mean, _, d_hidden, _ = addresses(
-        scratch, of.once(_scratch_offsets, site.hidden)
+        scratch, of.once(_scratch_offsets, site.hidden, 0)
     )
-    if site.is_kernel:
-        kernel = cast(Tensor, parameters[0])
-        return [kernel_gradient(of, numbers, mean, d_logits, d_mean, kernel, added=True)]
     at = (d_logits, d_hidden, hidden, mean, d_mean)
     return layer_gradients(of, parameters, numbers, at, RELU, added=True)
 
@@ -242,11 +249,13 @@ def _offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
     return of.offsets(*[samples * channels] * 5, channels, channels, hidden)
 
 
-def _scratch_offsets(of: MapLaunches, hidden: int) -> tuple[int, ...]:
+def _scratch_offsets(of: MapLaunches, hidden: int, kernel_size: int) -> tuple[int, ...]:
     """The gradients of shift, scale, logits, mean, variance; of the hidden channels."""
     samples, channels, _ = of.sizes
-    return of.offsets(*[samples * channels] * 5, hidden)
+    each = samples * channels
+    of_logits = norm_kernels.numbers_of_gradient(samples, channels, kernel_size)
+    return of.offsets(each, each, of_logits, each, each, hidden)
 
 
-def _normalizing_gradient(of: MapLaunches, weight: bool, fixed: bool, gate: int) -> Call:
-    return norm_kernels.normalizing_gradient(*of.sizes[:2], WEIGHT=weight, FIXED=fixed, GATE=gate)
+def _normalizing_gradient(of: MapLaunches, *settings: Any) -> Call:
+    return norm_kernels.normalizing_gradient(*of.sizes[:2], *settings)
