@@ -5,6 +5,7 @@ import json
 
 import torch
 
+from composer_attn.attention import EfficientChannelAttention
 from composer_attn.ops import attend
 from composer_attn.ops.backends import activated_reference as activated
 from composer_attn.ops.backends import activated_triton_kernels, triton_kernels
@@ -115,9 +116,28 @@ def launches() -> dict[str, list[int]]:
     return found
 
 
+def kernels() -> dict[str, tuple[float, float]]:
+    """Return the largest difference of sites, by size of the kernel along the channels.
+
+    Of more samples and channels than a program handles, and of fewer channels than the kernel.
+    """
+    found = {}
+    for size, (samples, channels) in itertools.product((1, 5, 21), ((70, 67), (2, 3))):
+        shape = (samples, channels, 2, 1)
+        site, region = build(shape, "eca"), activated_regions.build(shape, "silu", attention="eca")
+        for each in (site, region):
+            each.attention = EfficientChannelAttention(channels, size, dtype=torch.float64)
+            torch.nn.init.normal_(next(each.attention.parameters()))
+        errors_of = differences(site, shape, "triton")
+        of_region = activated_regions.differences(region, shape, "triton")
+        largest = max(*errors_of.values(), *of_region.values())
+        found[f"kernel of {size} on {samples}x{channels}"] = (largest, 1e-12)
+    return found
+
+
 def sites() -> dict[str, tuple[float, float]]:
     """Return the largest difference of whole sites from the modules, and the tolerance."""
-    found = {}
+    found = kernels()
     ends = [{}, {"relu": True}, {"shortcut": True, "relu": True}]
     for i, (name, training) in enumerate(itertools.product(ATTENTIONS, (True, False))):
         for shape in (SHAPES[0], (5, 37, 3, 2)):
@@ -178,6 +198,7 @@ def in_autocast(attention: str) -> float:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)  # fills memory that nothing is written to with NaN
     found = table("cpu")
     shape = SHAPES[0]
     whole = differences(build(shape, relu=True, shortcut=True), shape, "triton", last=True)

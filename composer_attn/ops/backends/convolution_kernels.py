@@ -62,7 +62,7 @@ def part_of_kernel_gradient(
     for j in range(SIZE):
         sums = tl.zeros([BN, BC], means.dtype.element_ty)
         to = c + j - SIZE // 2
-        own = (c >= first) & (c < last) & (to >= 0) & (to < C)
+        own = (c >= first) & (c < last) & (c < C) & (to >= 0) & (to < C)
         for n0 in range(0, N, BN):
             n = n0 + tl.arange(0, BN)
             there = (n < N)[:, None] & own[None, :]

@@ -223,7 +223,9 @@ def normalization_gradient(
     mean = given[3]  # contiguous
     found = plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
-    run = normalizing_gradient(*mean.shape, weight is not None, fixed, NO_GATE, 0)
+    samples, channels = mean.shape
+    flags = (weight is not None, fixed, NO_GATE, 0)
+    run = normalizing_gradient(samples, channels, mean.element_size(), *flags)
     run.on(*given, mean, *found, mean)
     return found
 
@@ -234,7 +236,7 @@ def normalizing(samples: int, channels: int, number: int, **constants: float | b
 
 
 def normalizing_gradient(
-    samples: int, channels: int, weight: bool, fixed: bool, gate: int, size: int
+    samples: int, channels: int, itemsize: int, weight: bool, fixed: bool, gate: int, size: int
 ) -> Call:
     """Prepare :func:`normalization_gradient`, followed by the gradient of a gate.
 
@@ -244,6 +246,7 @@ def normalizing_gradient(
     Args:
         samples: number of samples.
         channels: number of channels.
+        itemsize: size of a number, in bytes.
         weight: whether the norm has a weight.
         fixed: whether its statistics are independent of the batch.
         gate: one of :data:`.elementwise_kernels.GATES`.
@@ -252,8 +255,11 @@ def normalizing_gradient(
             whose sum is the kernel's gradient, and ``d_s``, to be used by nothing else, has
             :func:`numbers_of_gradient` numbers.
     """
-    block = _block_of_gradient(samples, size)
-    programs = ceil_divide(channels, block["BC"] - size // 2 * 2)
+    across = _channels_of_gradient(size)
+    # Between the convolution's loops, numbers of 8 bytes would not fit the registers.
+    most = _SAMPLES * _CHANNELS // across * 4 // (itemsize if size else 4)
+    block = {"BN": min(max(1, most), next_power_of_2(samples)), "BC": across}
+    programs = ceil_divide(channels, across - size // 2 * 2)
     flags = {"WEIGHT": weight, "FIXED": fixed, "GATE": gate, "SIZE": size}
     return Call(_normalization_gradient, programs, (samples, channels), _WARPS, **flags, **block)
 
@@ -262,15 +268,13 @@ def numbers_of_gradient(samples: int, channels: int, size: int) -> int:
     """Return how many numbers of ``d_s`` :func:`normalizing_gradient` writes."""
     if size == 0:
         return samples * channels
-    width = _block_of_gradient(samples, size)["BC"]
-    return ceil_divide(channels, width - size // 2 * 2) * samples * width
+    across = _channels_of_gradient(size)
+    return ceil_divide(channels, across - size // 2 * 2) * samples * across
 
 
-def _block_of_gradient(samples: int, size: int) -> dict[str, int]:
-    """Return a block's samples and channels, including the neighbours of its own channels."""
-    across = next_power_of_2(_CHANNELS + size // 2 * 2)
-    most = max(1, _SAMPLES * _CHANNELS // across)
-    return {"BN": min(most, next_power_of_2(samples)), "BC": across}
+def _channels_of_gradient(size: int) -> int:
+    """Return the channels of a block, including the neighbours of its own."""
+    return next_power_of_2(_CHANNELS + size // 2 * 2)
 
 
 def _between(

@@ -54,7 +54,7 @@ def layer_gradients(
     at: tuple[int, int, int, int, int],
     inner: Activation,
     added: bool,
-) -> list[Tensor | None]:
+) -> Parameters:
     """Return the gradients of two layers' parameters, and write that of the means.
 
     Args:
@@ -76,7 +76,7 @@ def layer_gradients(
     run = of.once(_both_layers, width, (b1 != 0, b2 != 0), inner, added)
     results = [pointer(each) for each in found]
     run((d_logits, d_hidden, hidden, means, w1, d_means, *results), holders)
-    return found
+    return tuple(found)
 
 
 def single_layer_gradients(d_logits: Tensor, means: Tensor, parameters: Parameters) -> Parameters:

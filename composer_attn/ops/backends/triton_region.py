@@ -2,8 +2,7 @@
 
 The counterpart of :mod:`.cpp_region` for CUDA: for two layers there are six launches forward and
 five backward, for a convolution along the channels five and three (:mod:`.map_launches`). All
-samples share the norm's numbers, which are lines
-``(C,)``.
+samples share the norm's numbers, which are lines ``(C,)``.
 """
 
 from typing import Any, cast
@@ -226,7 +225,7 @@ def _layer_gradients(
         run((d_logits, first.data_ptr(), 0, 0, d_m), (*numbers, first))
         return _outer(of, *numbers, parameters)
     at = (d_logits, d_hidden, hidden, m, d_m)
-    return tuple(layer_gradients(of, parameters, numbers, at, layers.inner, added=False))
+    return layer_gradients(of, parameters, numbers, at, layers.inner, added=False)
 
 
 def _outer(

@@ -1,8 +1,8 @@
 """A whole site in Triton kernels: attention and batch norm with as few launches as possible.
 
 The counterpart of :mod:`.cpp_site` for CUDA. All ``(N, C)`` numbers of a site stay in one
-workspace. For SE there are five launches forward and five backward, for ECA four and five
-(:mod:`.map_launches`).
+workspace. For SE there are five launches forward and five backward, for ECA four and three
+(:mod:`.map_launches`), and one by torch for the gradient of the kernel.
 """
 
 from typing import Any, NamedTuple, cast
@@ -232,7 +232,7 @@ def gradient(
 
 def _layer_gradients(
     site: TritonSite, work: Tensor, scratch: Tensor, parameters: Parameters
-) -> list[Tensor | None]:
+) -> Parameters:
     """Return the gradients of the layers' parameters, and add that of the means to ``d_mean``."""
     of, numbers = site.of, (work, scratch)
     mean, *_, hidden, _ = addresses(work, of.once(_offsets, site.hidden))
@@ -258,4 +258,4 @@ def _scratch_offsets(of: MapLaunches, hidden: int, kernel_size: int) -> tuple[in
 
 
 def _normalizing_gradient(of: MapLaunches, *settings: Any) -> Call:
-    return norm_kernels.normalizing_gradient(*of.sizes[:2], *settings)
+    return norm_kernels.normalizing_gradient(*of.sizes[:2], of.itemsize, *settings)
