@@ -225,7 +225,7 @@ def normalization_gradient(
     given += [_or(value, mean) for value in (mu, inverse, weight)]
     samples, channels = mean.shape
     flags = (weight is not None, fixed, NO_GATE, 0)
-    run = normalizing_gradient(samples, channels, mean.element_size(), *flags)
+    run = normalizing_gradient(samples, channels, *flags)
     run.on(*given, mean, *found, mean)
     return found
 
@@ -236,7 +236,7 @@ def normalizing(samples: int, channels: int, number: int, **constants: float | b
 
 
 def normalizing_gradient(
-    samples: int, channels: int, itemsize: int, weight: bool, fixed: bool, gate: int, size: int
+    samples: int, channels: int, weight: bool, fixed: bool, gate: int, size: int
 ) -> Call:
     """Prepare :func:`normalization_gradient`, followed by the gradient of a gate.
 
@@ -246,7 +246,6 @@ def normalizing_gradient(
     Args:
         samples: number of samples.
         channels: number of channels.
-        itemsize: size of a number, in bytes.
         weight: whether the norm has a weight.
         fixed: whether its statistics are independent of the batch.
         gate: one of :data:`.elementwise_kernels.GATES`.
@@ -256,8 +255,8 @@ def normalizing_gradient(
             :func:`numbers_of_gradient` numbers.
     """
     across = _channels_of_gradient(size)
-    # Between the convolution's loops, numbers of 8 bytes would not fit the registers.
-    most = _SAMPLES * _CHANNELS // across * 4 // (itemsize if size else 4)
+    # Together with the convolution's loops, a block of as many numbers would not fit the registers.
+    most = _SAMPLES * _CHANNELS // across // (2 if size else 1)
     block = {"BN": min(max(1, most), next_power_of_2(samples)), "BC": across}
     programs = ceil_divide(channels, across - size // 2 * 2)
     flags = {"WEIGHT": weight, "FIXED": fixed, "GATE": gate, "SIZE": size}

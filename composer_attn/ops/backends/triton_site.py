@@ -258,4 +258,4 @@ def _scratch_offsets(of: MapLaunches, hidden: int, kernel_size: int) -> tuple[in
 
 
 def _normalizing_gradient(of: MapLaunches, *settings: Any) -> Call:
-    return norm_kernels.normalizing_gradient(*of.sizes[:2], of.itemsize, *settings)
+    return norm_kernels.normalizing_gradient(*of.sizes[:2], *settings)
