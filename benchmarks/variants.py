@@ -127,6 +127,7 @@ def _table() -> dict[str, Variant]:
         Variant("own_fused_norms_recompute", _plain, fused=True, norms=True, recompute=True),
         Variant("eca_replaced", _eca_replaced),
         Variant("eca_replaced_fused", _eca_replaced, fused=True),
+        Variant("eca_replaced_fused_recompute", _eca_replaced, fused=True, recompute=True),
     ]
     for (name, build), compiled in product((_PEERS | _OURS).items(), (False, True)):
         full = f"{name}_folded" + "_compiled" * compiled
@@ -150,7 +151,7 @@ FOLDED = ("plain_folded", "se", "se_folded", "eca", "eca_folded", "timm_se", "ti
 
 OWN = (
     *("own", "own_fused", "own_fused_norms", "own_fused_recompute", "own_fused_norms_recompute"),
-    *("eca_replaced", "eca_replaced_fused"),
+    *("eca_replaced", "eca_replaced_fused", "eca_replaced_fused_recompute"),
 )
 
 
