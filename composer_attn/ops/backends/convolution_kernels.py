@@ -19,7 +19,7 @@ _ROW, _PART = 512, 4096
 @triton.jit
 def _convolve(
     x, kernel, y, size, C,
-    FLIPPED: tl.constexpr, ADDED: tl.constexpr, GATE: tl.constexpr, B: tl.constexpr,
+    FLIPPED: tl.constexpr, GATE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     S: tl.constexpr = x.dtype.element_ty
     pieces = tl.cdiv(C, B)
@@ -30,8 +30,6 @@ def _convolve(
         at = c + j - size // 2
         w = tl.load(kernel + (size - 1 - j if FLIPPED else j))
         total += w * tl.load(x + row + at, mask=(at >= 0) & (at < C), other=0)
-    if ADDED:
-        total += tl.load(y + row + c, mask=c < C, other=0)
     tl.store(y + row + c, gate(total, GATE), mask=c < C)
 
 
@@ -105,11 +103,11 @@ def convolution(samples: int, channels: int, size: int, **flags: bool | int) -> 
         samples: rows of ``x``.
         channels: columns of ``x``.
         size: size of the kernel.
-        flags: ``FLIPPED``, whether to flip the kernel; ``ADDED``, whether to add the result to
-            ``y``; ``GATE``, one of :data:`.elementwise_kernels.GATES`, applied at the end.
+        flags: ``FLIPPED``, whether to flip the kernel; ``GATE``, one of
+            :data:`.elementwise_kernels.GATES`, applied at the end.
     """
     programs = samples * ceil_divide(channels, _ROW)
-    constants = {"FLIPPED": False, "ADDED": False, "GATE": NO_GATE} | flags
+    constants = {"FLIPPED": False, "GATE": NO_GATE} | flags
     return Call(_convolve, programs, (size, channels), _WARPS, **constants, B=_ROW)
 
 

@@ -192,13 +192,13 @@ def gradient(
             )
         size = 0 if kernel is None else kernel.numel()
         run = of.once(_norm_gradient, weight is not None, fixed, attended is not None, size)
-        parts = scratch.new_empty(run.programs, size)
+        parts = None if kernel is None else scratch.new_empty(run.programs, size)
         of_kernel = (d_logits, pointer(kernel), pointer(attended))  # which begins with the means
         given = (of_z, of_zx, s, of_one, of_x, d_m, mu, inverse, pointer(weight), *of_kernel)
-        results = (slope, d_mean, d_variance, *[each.data_ptr() for each in (*of_norm, parts)])
-        present = [each for each in (weight, kernel) if each is not None]
-        run((*given, *results), (scratch, *numbers, *of_norm, parts, *present))
-        if kernel is not None:
+        results = (slope, d_mean, d_variance, *[pointer(each) for each in (*of_norm, parts)])
+        present = [each for each in (weight, kernel, parts) if each is not None]
+        run((*given, *results), (scratch, *numbers, *of_norm, *present))
+        if kernel is not None and parts is not None:
             of_layers = (parts.sum(0).view_as(kernel),)
         if needs_dx:
             dx = torch.empty_like(x)

@@ -213,15 +213,15 @@ def gradient(
         kernel = parameters[0] if site.is_kernel else None
         flags = (weight is not None, fixed, site.gate, site.kernel_size)
         run = of.once(_normalizing_gradient, *flags)
-        parts = scratch.new_empty(run.programs, site.kernel_size)
+        parts = None if kernel is None else scratch.new_empty(run.programs, site.width)
         given = (d_scale, d_shift, s, mean, variance, mu, inverse, pointer(weight), pointer(kernel))
         results = (d_s, d_mean, d_variance, *[pointer(e) for e in (d_weight, d_bias, parts)])
-        present = [each for each in (weight, kernel) if each is not None]
-        run((*given, *results), (work, scratch, d_weight, d_bias, parts, *present))
-        if kernel is not None:
-            of_layers: Parameters = (parts.sum(0).view_as(kernel),)
-        else:
+        present = [each for each in (weight, kernel, parts) if each is not None]
+        run((*given, *results), (work, scratch, d_weight, d_bias, *present))
+        if kernel is None or parts is None:
             of_layers = _layer_gradients(site, work, scratch, parameters)
+        else:
+            of_layers = (parts.sum(0).view_as(kernel),)
         if needs_dx:
             dx = torch.empty_like(x)
             run = of.once(maps.input_gradient, False, masked, not fixed)
