@@ -75,10 +75,10 @@ def test_variants_are_what_they_are_called():
 
 def test_variants_with_own_attention_fuse_it():
     ours = ["own_fused", "own_fused_norms", "own_fused_recompute", "own_fused_norms_recompute"]
-    names = ["own", *ours, "eca_replaced", "eca_replaced_fused"]
+    names = ["own", *ours, "eca_replaced", "eca_replaced_fused", "eca_replaced_fused_recompute"]
     assert [variant.name for variant in chosen("with_own")] == ["plain", *names]
     found = [VARIANTS[name].make("timm/seresnet18", "reference") for name in names]
     # 8 attentions, each with a norm, and 8 first norms of blocks, the stem's and 3 shortcuts'; to
     # recompute, 20 convolutions.
     joined = [sum(map(is_fused, model.modules())) for model in found]
-    assert joined == [0, 16, 25, 16 + 20, 25 + 20, 0, 8]
+    assert joined == [0, 16, 25, 16 + 20, 25 + 20, 0, 8, 8 + 20]
