@@ -1,7 +1,6 @@
 """Where one rank goes astray, all end, and the first cause is there to read."""
 
 import os
-import re
 import time
 
 import pytest
@@ -39,12 +38,13 @@ def alive(group: int) -> bool:
 ASTRAY = {
     "another config": "the ranks do not agree: optimizer.lr is 0.01 on rank 0, 0.5 on rank 1",
     "another version": "version of composer-attn is 0.1.0 on rank 0, 0.0.9 on rank 1",
-    "another surgery": "only on rank 0 ComposerAttnECA\\(",
+    "another surgery": "only on rank 0 ComposerAttnECA(",
     "killed at surgery": "Rank 1 crashed with exit code -9",
     "killed in training": "Rank 1 crashed with exit code -9",
     "killed in saving": "Rank 0 crashed with exit code -25",
     "full disk": "ep0-ba4-rank0.pt cannot be written: File too large",
-    "no answer": "Timed out waiting|Application timeout",  # by whichever of gloo's threads is first
+    # Whichever of gloo's threads is first.
+    "no answer": ("Timed out waiting", "Application timeout"),
 }
 FAST = "another config"
 
@@ -57,7 +57,8 @@ FAST = "another config"
 def test_all_ranks_end_and_say_why(case, says, tmp_path):
     code, printed = launch(case, tmp_path)
     assert code != 0
-    assert re.search(says, " ".join(printed.split())), printed
+    causes = (says,) if isinstance(says, str) else says
+    assert any(cause in " ".join(printed.split()) for cause in causes), printed
     assert len(list(tmp_path.glob("process-*"))) == 2  # both had been there
 
 
