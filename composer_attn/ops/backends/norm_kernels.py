@@ -224,15 +224,16 @@ def normalization_gradient(
     found = plain.empty_gradients(mean)
     given += [_or(value, mean) for value in (mu, inverse, weight)]
     samples, channels = mean.shape
-    flags = (weight is not None, fixed, NO_GATE, 0)
-    run = normalizing_gradient(samples, channels, *flags)
+    run = normalizing_gradient(samples, channels, weight is not None, fixed, NO_GATE, 0)
     run.on(*given, mean, *found, mean)
     return found
 
 
 def normalizing(samples: int, channels: int, number: int, **constants: float | bool) -> Call:
     """Prepare :func:`normalization` of ``number`` values per channel."""
-    return _between(_normalization, samples, channels, (number,), **constants)
+    blocks = {"BN": min(_SAMPLES, next_power_of_2(samples)), "BC": _CHANNELS}
+    programs, sizes = ceil_divide(channels, _CHANNELS), (number, samples, channels)
+    return Call(_normalization, programs, sizes, _WARPS, **constants, **blocks)
 
 
 def normalizing_gradient(
@@ -274,15 +275,6 @@ def numbers_of_gradient(samples: int, channels: int, size: int) -> int:
 def _channels_of_gradient(size: int) -> int:
     """Return the channels of a block, including the neighbours of its own."""
     return next_power_of_2(_CHANNELS + size // 2 * 2)
-
-
-def _between(
-    kernel, samples: int, channels: int, numbers: tuple[int, ...], **constants: float | bool
-) -> Call:
-    """Prepare a kernel with one program per block of channels."""
-    blocks = {"BN": min(_SAMPLES, next_power_of_2(samples)), "BC": _CHANNELS}
-    programs, sizes = ceil_divide(channels, _CHANNELS), (*numbers, samples, channels)
-    return Call(kernel, programs, sizes, _WARPS, **constants, **blocks)
 
 
 def _in_kernel(running: Running) -> bool:
